@@ -1,0 +1,209 @@
+"""Records that cross module borders: studies, arrays with geometry, features, batches, predictions.
+
+Guarantee: importing this module imports neither torch nor pandas. Shapes use jaxtyping; dimension letters are the same
+everywhere: `b` batch, `n` samples, `c` channels, `d h w` depth, height and width of a volume, `p` image tokens,
+`l` text tokens, `d` feature width, `k` labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from jaxtyping import Bool, Float, Int, UInt8
+
+PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = 1.0, 0.0, -1.0, float("nan")
+"""Values of a label. They are never filled in silently; a task names the policy that collapses them."""
+
+UNKNOWN_PATIENT = "unknown"
+"""Patient of a study whose data set does not say whose it is."""
+
+
+class Intensity(StrEnum):
+    """What the numbers of an image array mean."""
+
+    HU = "hu"
+    STORED = "stored"
+    UNIT = "unit"
+
+
+class Space(StrEnum):
+    """Axis convention of an array: `IMAGE` is rows from the top, columns from the left; `RAS` is right-anterior-superior."""
+
+    IMAGE = "image"
+    RAS = "ras"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One image of a study: a path relative to the data set's root, never pixels."""
+
+    image_id: str
+    path: str
+    modality: str = "CR"
+    view: str | None = None
+    """PA, AP, LATERAL or None where the data set does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A bounding box in pixels of the image file: x, y of the top-left corner, then width and height."""
+
+    image_id: str
+    label: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    """One statement of a report: a finding (or observation) at an anatomical place, present (1), absent (0) or uncertain (-1)."""
+
+    anatomy: str
+    finding: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One examination. Labels hold 1 present, 0 absent, -1 uncertain, NaN not mentioned."""
+
+    study_id: str
+    patient_id: str
+    images: tuple[ImageRef, ...] = ()
+    report: str | None = None
+    labels: Mapping[str, float] = field(default_factory=dict)
+    boxes: tuple[Box, ...] = ()
+    masks: Mapping[str, str] = field(default_factory=dict)
+    """Mask name -> path relative to the root."""
+    triplets: tuple[Triplet, ...] = ()
+    age: float | None = None
+    """Years."""
+    sex: str | None = None
+    """M, F or None."""
+    site: str | None = None
+    split: str | None = None
+    """train, val or test; None where the data set gives no split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Radiograph:
+    """A 2D image `[h w]` with its geometry and the meaning of its numbers.
+
+    `spacing_mm` is (row, column) distance in mm, None where the file does not say. `provenance` records every choice that
+    made the array (path, format, transfer syntax, VOI transformation, inversion, spacing tag, frame).
+    """
+
+    array: Float[np.ndarray, "h w"]
+    spacing_mm: tuple[float, float] | None
+    intensity: Intensity
+    provenance: Mapping[str, Any]
+    space: Space = Space.IMAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Output of an image tower: `grid` is the layout of the tokens, (h, w) in 2D and (d, h, w) in 3D; tokens are row-major."""
+
+    tokens: Float[torch.Tensor, "b p d"]
+    pooled: Float[torch.Tensor, "b d"]
+    grid: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """Output of a text tower. `mask` is True at real tokens; `word_ids` maps tokens to words, -1 at special tokens and pads."""
+
+    tokens: Float[torch.Tensor, "b l d"]
+    pooled: Float[torch.Tensor, "b d"]
+    mask: Bool[torch.Tensor, "b l"]
+    word_ids: Int[torch.Tensor, "b l"] | None = None
+
+
+@dataclass(slots=True)
+class TextBatch:
+    """Token ids of `b` texts; `mask` is True at real tokens. `labels` are the findings of each text (NaN not mentioned)."""
+
+    ids: Int[torch.Tensor, "b l"]
+    mask: Bool[torch.Tensor, "b l"]
+    labels: Float[torch.Tensor, "b k"] | None = None
+    texts: Sequence[str] = ()
+
+    def to(self, device: torch.device | str) -> TextBatch:
+        """Move the tensors to a device."""
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return TextBatch(self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), labels, self.texts)
+
+
+@dataclass(slots=True)
+class Batch:
+    """One training batch. `pixels` are uint8 as stored (normalisation happens on the device).
+
+    In a paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on their
+    own and labels tie the two. `text_augmented` is a second, augmented reading of the same texts.
+    """
+
+    index: Int[torch.Tensor, "b"]
+    """Row of each sample in the data set: with seed and epoch it decides the sample's augmentation."""
+    pixels: UInt8[torch.Tensor, "b c h w"]
+    labels: Float[torch.Tensor, "b k"] | None = None
+    text: TextBatch | None = None
+    text_augmented: TextBatch | None = None
+    paired: bool = True
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move the tensors to a device."""
+        return Batch(
+            index=self.index.to(device, non_blocking=True),
+            pixels=self.pixels.to(device, non_blocking=True),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            text=None if self.text is None else self.text.to(device),
+            text_augmented=None if self.text_augmented is None else self.text_augmented.to(device),
+            paired=self.paired,
+            extra={name: tensor.to(device, non_blocking=True) for name, tensor in self.extra.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of a task, one row per sample. Every metric is computed from these and nothing else.
+
+    `labels` hold 1, 0 or NaN (left out of that label's score); `scores` are probabilities in [0, 1].
+    """
+
+    sample_ids: Sequence[str]
+    patient_ids: Sequence[str]
+    label_names: Sequence[str]
+    labels: Float[np.ndarray, "n k"]
+    scores: Float[np.ndarray, "n k"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per sample: `sample_id`, `patient_id`, then `label:<name>` and `score:<name>` per label."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"sample_id": list(self.sample_ids), "patient_id": list(self.patient_ids)}
+        for k, name in enumerate(self.label_names):
+            columns[f"label:{name}"] = self.labels[:, k]
+            columns[f"score:{name}"] = self.scores[:, k]
+        return pd.DataFrame(columns)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Predictions:
+        """Inverse of `to_frame`."""
+        names = [column.removeprefix("label:") for column in frame.columns if column.startswith("label:")]
+        return cls(
+            sample_ids=frame["sample_id"].tolist(),
+            patient_ids=frame["patient_id"].tolist(),
+            label_names=names,
+            labels=frame[[f"label:{name}" for name in names]].to_numpy(dtype="float64"),
+            scores=frame[[f"score:{name}" for name in names]].to_numpy(dtype="float64"),
+        )
