@@ -1,0 +1,1 @@
+"""Configuration: plain YAML, a pydantic schema without torch, one-level `base:`, `key.path=value` overrides."""

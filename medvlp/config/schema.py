@@ -1,0 +1,261 @@
+"""What may stand in a configuration file, by kind: `prepare`, `pretrain`, `task`, `suite`.
+
+Guarantee: importing this module imports no torch. Every field has a range and a default or is required; rules that join
+two fields are checked here, so that a bad file starts nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from medvlp.config.base import Config
+from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Protocol = Literal["linear_probe", "knn", "few_shot", "fine_tune", "zero_shot"]
+
+
+class PrepareConfig(Config):
+    """`medvlp data prepare`: raw data set -> prepared store."""
+
+    kind: Literal["prepare"] = "prepare"
+    source: str = Field(description="Name of the data set, as in `medvlp data cards`.")
+    root: Path = Field(description="Folder or archive of the raw data set.")
+    out: Path = Field(description="Folder of the prepared store.")
+    image: StoredImageConfig = StoredImageConfig()
+    shard_images: int = Field(512, ge=1, le=65536, description="Images per shard: the unit of work and of resume.")
+    num_workers: int = Field(0, ge=0, description="Processes; 0 takes one per core.")
+    max_quarantine_share: float = Field(0.01, ge=0, le=1, description="Larger shares of bad studies fail the stage at its end.")
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of training patients set aside where no val split exists.")
+    split_seed: int = 0
+    limit: int | None = Field(None, ge=1, description="Only the first studies, for a trial.")
+
+
+class RunConfig(Config):
+    """Where a run lives and from which seed it starts."""
+
+    dir: Path
+    seed: int = 0
+    name: str | None = None
+
+
+class AugmentConfig(Config):
+    """Random changes of a training image and of its text. Each is off at its neutral value."""
+
+    crop_scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="Share of the area that a crop keeps.")
+    crop_ratio: tuple[Positive, Positive] = Field((0.85, 1.18), description="Width by height of a crop, log-uniform.")
+    rotate_degrees: float = Field(0.0, ge=0, le=45)
+    flip: bool = Field(False, description="Left-right flips; refused where text names sides.")
+    brightness: float = Field(0.2, ge=0, lt=1)
+    contrast: float = Field(0.2, ge=0, lt=1)
+    invert: float = Field(0.0, ge=0, le=1, description="Probability of a grey-value inversion.")
+    shuffle_sentences: bool = False
+    drop_words: float = Field(0.0, ge=0, lt=1, description="Probability that a word of the augmented text is dropped.")
+
+
+class PretrainDataConfig(Config):
+    """What a method is trained on."""
+
+    store: Path
+    reports: Path | None = Field(None, description="Report collection (tgz or folder) for unpaired methods.")
+    split: str = "train"
+    labels: tuple[str, ...] = Field((), description="Label columns used; empty takes those of the card.")
+    sections: tuple[Literal["findings", "impression"], ...] = ("findings", "impression")
+    augment: AugmentConfig = AugmentConfig()
+    num_workers: int = Field(2, ge=0, le=64, description="Loader threads; 0 loads in the training thread.")
+    prefetch: int = Field(4, ge=1, le=64, description="Batches made ahead.")
+
+
+class ImageTowerConfig(Config):
+    """An image backbone by its timm name."""
+
+    name: str = "resnet18"
+    weights: Path | None = Field(None, description="Local folder or safetensors file to start from.")
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    input: ModelInputConfig = ModelInputConfig()
+
+
+class TextTowerConfig(Config):
+    """A BERT-family text tower: a local Hugging Face folder, or a fresh one with a tokenizer trained on the corpus."""
+
+    folder: Path | None = Field(None, description="Local Hugging Face model and tokenizer folder.")
+    hidden: int = Field(256, ge=16)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    vocab_size: int = Field(4096, ge=64)
+    max_tokens: int = Field(96, ge=4, le=4096)
+    pool: Literal["cls", "mean", "layers_1_2_12"] = "mean"
+    freeze_layers: int = Field(0, ge=0, description="Embeddings and this many first layers stay fixed.")
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _width_divides(self) -> TextTowerConfig:
+        if self.folder is None and self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class ProjectionConfig(Config):
+    """Projection from tower width to the shared space."""
+
+    dim: int = Field(256, ge=2)
+    hidden: int | None = Field(None, ge=2, description="Width of a hidden ReLU layer; None is one linear map.")
+    bias: bool = True
+
+
+class MethodConfig(Config):
+    """Towers, objectives and switches of a method. What may stand in `objectives` and `options` is what the method's own
+    YAML in `configs/methods` declares; the loader checks it.
+    """
+
+    name: str
+    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig | None = TextTowerConfig()
+    projection: ProjectionConfig = ProjectionConfig()
+    objectives: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Term -> weight and its constants.")
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class OptimizerConfig(Config):
+    """Optimiser and learning-rate schedule: linear warm-up, then a cosine to `min_lr_ratio`."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive = 3e-4
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    warmup_steps: int = Field(50, ge=0)
+    min_lr_ratio: float = Field(0.01, ge=0, le=1)
+    clip_norm: float | None = Field(1.0, gt=0)
+
+
+class TrainConfig(Config):
+    """The training loop."""
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(64, ge=1, description="Samples per optimiser step over all ranks.")
+    accumulate: int = Field(1, ge=1, description="Micro-batches per optimiser step.")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of an averaged copy; the copy is what is saved in model/.")
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: int = Field(200, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    log_every: int = Field(10, ge=1)
+    validate_every: int = Field(200, ge=1)
+
+    @model_validator(mode="after")
+    def _batch_splits(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of accumulate ({self.accumulate})")
+        return self
+
+
+class TrackConfig(Config):
+    """Where curves go. A local `metrics.jsonl` is always written."""
+
+    mlflow: bool = True
+    uri: str | None = Field(None, description="Tracking server; default MLFLOW_TRACKING_URI, else a SQLite file beside the run.")
+    experiment: str = "medvlp"
+    system_metrics: bool = True
+
+
+class PretrainConfig(Config):
+    """`medvlp pretrain`."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    run: RunConfig
+    data: PretrainDataConfig
+    method: MethodConfig
+    train: TrainConfig = TrainConfig()
+    track: TrackConfig = TrackConfig()
+
+    @model_validator(mode="after")
+    def _no_flip_with_text(self) -> PretrainConfig:
+        if self.data.augment.flip and self.method.text is not None:
+            raise ValueError("data.augment.flip must be false: the texts name left and right, a flipped image contradicts them")
+        return self
+
+
+class LabelConfig(Config):
+    """A binary question: samples with `positive` against samples with `negative`; all others are left out."""
+
+    name: str
+    positive: str = Field(description="Label column that must be 1.")
+    negative: str | None = Field(None, description="Label column that must be 1 for a negative; None: `positive` must be 0.")
+    prompts: dict[Literal["positive", "negative"], tuple[str, ...]] = Field(default_factory=dict)
+
+
+class FineTuneConfig(Config):
+    """End-to-end training of encoder and linear head; the step with the best validation score is kept."""
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: Positive = 3e-4
+    encoder_lr_ratio: Positive = 1.0
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_steps: int = Field(20, ge=0)
+    augment: AugmentConfig = AugmentConfig()
+
+
+class TaskConfig(Config):
+    """One task of the benchmark. `version` rises with every change that can move a number."""
+
+    kind: Literal["task"] = "task"
+    name: str
+    version: int = Field(ge=1)
+    type: str = Field("classification", description="Module of medvlp.tasks.")
+    dataset: str
+    labels: tuple[LabelConfig, ...] = Field(min_length=1)
+    uncertain: Literal["ignore", "positive", "negative"] = "ignore"
+    not_mentioned: Literal["ignore", "negative"] = "ignore"
+    views: tuple[str, ...] = Field((), description="Views used; empty uses all.")
+    linear_probe_c: tuple[Positive, ...] = Field((0.001, 0.01, 0.1, 1.0, 10.0), description="Inverse penalties tried on val.")
+    knn_k: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10, 20, 50)
+    fine_tune: FineTuneConfig = FineTuneConfig()
+
+
+class SuiteEntry(Config):
+    """One task with the protocols, label fractions, seeds and draws to run it at."""
+
+    task: str
+    protocols: tuple[Protocol, ...] = Field(min_length=1)
+    fractions: tuple[Fraction, ...] = (1.0,)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    draws: int = Field(1, ge=1, description="Label subsets drawn per fraction below 1.")
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Samples per class in few_shot.")
+    set: dict[str, Any] = Field(default_factory=dict, description="Task fields replaced for this suite, e.g. fine_tune.epochs.")
+
+
+class SuiteConfig(Config):
+    """`medvlp bench run`."""
+
+    kind: Literal["suite"] = "suite"
+    name: str
+    version: int = Field(ge=1)
+    description: str = ""
+    entries: tuple[SuiteEntry, ...] = Field(min_length=1)
+    baselines: tuple[Literal["random", "metadata", "image_statistics", "majority"], ...] = (
+        "random",
+        "metadata",
+        "image_statistics",
+        "majority",
+    )
+    bootstrap_resamples: int = Field(1000, ge=10)
+    bootstrap_seed: int = 0
+    alpha: float = Field(0.05, gt=0, lt=1)
+
+
+KINDS: dict[str, type[Config]] = {
+    "prepare": PrepareConfig,
+    "pretrain": PretrainConfig,
+    "task": TaskConfig,
+    "suite": SuiteConfig,
+}
