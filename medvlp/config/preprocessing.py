@@ -1,7 +1,7 @@
 """The one preprocessing of an image, as data: file -> stored square of grey values -> model input.
 
-Guarantee: a `Preprocessing` is complete. Saved with a store and with the weights, it makes the same pixels from a file in
-training, inference and benchmark; nothing about it is decided elsewhere.
+Guarantee: a `Preprocessing` is complete. Saved with a store and with the weights, it makes the same pixels from a file
+in training, inference and benchmark; nothing about it is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class StoredImageConfig(Config):
 
     size: int = Field(256, ge=16, le=4096, description="Side of the stored square in pixels.")
     aspect: Literal["pad", "squash", "crop"] = Field(
-        "pad", description="pad the short side with black, squash both to size, or crop the long side around the centre."
+        "pad",
+        description="pad the short side with black, squash both to size, or crop the long side around the centre.",
     )
     interpolation: Literal["area", "bilinear", "lanczos"] = Field("area", description="Resampling filter.")
     dtype: Literal["uint8", "uint16"] = "uint8"
@@ -27,7 +28,9 @@ class StoredImageConfig(Config):
     )
     voi_index: int = Field(0, ge=0, description="Which of several windows or VOI LUTs.")
     frame: int | None = Field(None, ge=0, description="Frame of a multi-frame file; None refuses such a file.")
-    colour: Literal["refuse", "luminance"] = Field("refuse", description="Colour files: refuse, or convert to luminance.")
+    colour: Literal["refuse", "luminance"] = Field(
+        "refuse", description="Colour files: refuse, or convert to luminance."
+    )
 
 
 class ModelInputConfig(Config):

@@ -36,4 +36,6 @@ def locate(path: str | Path) -> Path:
         return shipped(str(given))
     folder = shipped(str(given.parent)) if not given.is_absolute() else given.parent
     near = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
-    raise UserError(f"There is no file '{path}'.", given.absolute(), f"There are: {', '.join(near)}." if near else "Check the path.")
+    raise UserError(
+        f"There is no file '{path}'.", given.absolute(), f"There are: {', '.join(near)}." if near else "Check the path."
+    )

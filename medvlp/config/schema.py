@@ -29,8 +29,12 @@ class PrepareConfig(Config):
     image: StoredImageConfig = StoredImageConfig()
     shard_images: int = Field(512, ge=1, le=65536, description="Images per shard: the unit of work and of resume.")
     num_workers: int = Field(0, ge=0, description="Processes; 0 takes one per core.")
-    max_quarantine_share: float = Field(0.01, ge=0, le=1, description="Larger shares of bad studies fail the stage at its end.")
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of training patients set aside where no val split exists.")
+    max_quarantine_share: float = Field(
+        0.01, ge=0, le=1, description="Larger shares of bad studies fail the stage at its end."
+    )
+    val_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of training patients set aside where no val split exists."
+    )
     split_seed: int = 0
     limit: int | None = Field(None, ge=1, description="Only the first studies, for a trial.")
 
@@ -108,8 +112,10 @@ class ProjectionConfig(Config):
 
 
 class MethodConfig(Config):
-    """Towers, objectives and switches of a method. What may stand in `objectives` and `options` is what the method's own
-    YAML in `configs/methods` declares; the loader checks it.
+    """Towers, objectives and switches of a method.
+
+    What may stand in `objectives` and `options` is what the method's own YAML in `configs/methods` declares; the loader
+    checks it.
     """
 
     name: str
@@ -141,7 +147,9 @@ class TrainConfig(Config):
     accumulate: int = Field(1, ge=1, description="Micro-batches per optimiser step.")
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
-    ema: float | None = Field(None, gt=0, lt=1, description="Decay of an averaged copy; the copy is what is saved in model/.")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Decay of an averaged copy; the copy is what is saved in model/."
+    )
     gradient_checkpointing: bool = False
     compile: bool = False
     strategy: Literal["ddp", "fsdp2"] = "ddp"
@@ -162,7 +170,9 @@ class TrackConfig(Config):
     """Where curves go. A local `metrics.jsonl` is always written."""
 
     mlflow: bool = True
-    uri: str | None = Field(None, description="Tracking server; default MLFLOW_TRACKING_URI, else a SQLite file beside the run.")
+    uri: str | None = Field(
+        None, description="Tracking server; default MLFLOW_TRACKING_URI, else a SQLite file beside the run."
+    )
     experiment: str = "medvlp"
     system_metrics: bool = True
 
@@ -180,7 +190,9 @@ class PretrainConfig(Config):
     @model_validator(mode="after")
     def _no_flip_with_text(self) -> PretrainConfig:
         if self.data.augment.flip and self.method.text is not None:
-            raise ValueError("data.augment.flip must be false: the texts name left and right, a flipped image contradicts them")
+            raise ValueError(
+                "data.augment.flip must be false: the texts name left and right, a flipped image contradicts them"
+            )
         return self
 
 
@@ -189,7 +201,9 @@ class LabelConfig(Config):
 
     name: str
     positive: str = Field(description="Label column that must be 1.")
-    negative: str | None = Field(None, description="Label column that must be 1 for a negative; None: `positive` must be 0.")
+    negative: str | None = Field(
+        None, description="Label column that must be 1 for a negative; None: `positive` must be 0."
+    )
     prompts: dict[Literal["positive", "negative"], tuple[str, ...]] = Field(default_factory=dict)
 
 
@@ -217,7 +231,9 @@ class TaskConfig(Config):
     uncertain: Literal["ignore", "positive", "negative"] = "ignore"
     not_mentioned: Literal["ignore", "negative"] = "ignore"
     views: tuple[str, ...] = Field((), description="Views used; empty uses all.")
-    linear_probe_c: tuple[Positive, ...] = Field((0.001, 0.01, 0.1, 1.0, 10.0), description="Inverse penalties tried on val.")
+    linear_probe_c: tuple[Positive, ...] = Field(
+        (0.001, 0.01, 0.1, 1.0, 10.0), description="Inverse penalties tried on val."
+    )
     knn_k: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10, 20, 50)
     fine_tune: FineTuneConfig = FineTuneConfig()
 
@@ -231,7 +247,9 @@ class SuiteEntry(Config):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     draws: int = Field(1, ge=1, description="Label subsets drawn per fraction below 1.")
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Samples per class in few_shot.")
-    set: dict[str, Any] = Field(default_factory=dict, description="Task fields replaced for this suite, e.g. fine_tune.epochs.")
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="Task fields replaced for this suite, e.g. fine_tune.epochs."
+    )
 
 
 class SuiteConfig(Config):

@@ -1,0 +1,182 @@
+"""From a YAML file and `key.path=value` overrides to a frozen configuration, or to the list of all its mistakes.
+
+Guarantee: a config stays data (`yaml.safe_load`, nothing evaluated); a file that is wrong in five places is reported
+with five mistakes, each with file, key path, value, what is allowed and the nearest right key, before anything starts.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from pydantic import BaseModel, ValidationError
+
+from medvlp.config.base import Config
+from medvlp.config.methods import merge_method
+from medvlp.config.resources import locate
+from medvlp.config.schema import KINDS
+from medvlp.config.tree import Tree, merge, parse_override, read_yaml
+from medvlp.errors import UserError, nearest
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked configuration and the required keys that were still missing (their values are placeholders)."""
+
+    config: Config
+    missing: tuple[str, ...]
+
+
+def read_config_tree(path: str | Path) -> tuple[Path, Tree]:
+    """Return a file's path and its mapping with `base:` resolved (one level; the base names none itself)."""
+    file = locate(path)
+    tree = read_yaml(file)
+    base_name = tree.pop("base", None)
+    if base_name is None:
+        return file, tree
+    base_file = file.parent / str(base_name)
+    if not base_file.is_file():
+        raise UserError(
+            f"The base file '{base_name}' does not exist.", f"{file}: base", f"It is looked for at {base_file}."
+        )
+    base = read_yaml(base_file)
+    if "base" in base:
+        raise UserError("A base file must not have a base itself.", f"{base_file}: base", "Merge the two files.")
+    return file, merge(base, tree)
+
+
+@overload
+def load_config(
+    path: str | Path | None, overrides: Sequence[str] = (), kind: type[C] = ..., given: Tree | None = None
+) -> C: ...
+@overload
+def load_config(
+    path: str | Path | None, overrides: Sequence[str] = (), kind: None = None, given: Tree | None = None
+) -> Config: ...
+def load_config(
+    path: str | Path | None, overrides: Sequence[str] = (), kind: type[Config] | None = None, given: Tree | None = None
+) -> Config:
+    """Load and check a configuration.
+
+    Args:
+        path: YAML file; None starts from `given` alone.
+        overrides: `key.path=value` texts, applied last, in order.
+        kind: The schema that the file must follow; None reads it from the key `kind`.
+        given: Values from command-line options, laid over the file before the overrides.
+
+    Raises:
+        UserError: Lists every mistake.
+    """
+    loaded = check_config(path, overrides, kind, given)
+    if loaded.missing:
+        lines = [f"{path or 'command line'}: {key} is missing (required)" for key in loaded.missing]
+        raise UserError(
+            _counted(lines),
+            path or "command line",
+            "Give them, for example on the command line: " + " ".join(f"{k}=..." for k in loaded.missing),
+        )
+    return loaded.config
+
+
+def check_config(
+    path: str | Path | None, overrides: Sequence[str] = (), kind: type[Config] | None = None, given: Tree | None = None
+) -> Loaded:
+    """As `load_config`, but required keys that are absent are returned instead of being a mistake."""
+    where: object = "command line"
+    tree: Tree = {}
+    if path is not None:
+        where, tree = read_config_tree(path)
+    tree = merge(tree, given or {})
+    for text in overrides:
+        tree = merge(tree, parse_override(text))
+    schema = _schema(tree, where, kind)
+    mistakes: list[str] = []
+    if "method" in schema.model_fields:
+        tree, mistakes = merge_method(tree)
+    missing: list[str] = []
+    try:
+        config = schema.model_validate(tree)
+    except ValidationError as error:
+        found = error.errors()
+        missing = [_dotted(e["loc"]) for e in found if e["type"] == "missing"]
+        mistakes += [_describe(schema, e) for e in found if e["type"] != "missing"]
+        if mistakes:
+            mistakes += [f"{key} is missing (required)" for key in missing]
+        else:
+            for key in missing:
+                tree = merge(tree, parse_override(f"{key}='<{key}>'"))
+            try:
+                config = schema.model_validate(tree)
+            except ValidationError as second:
+                mistakes = [_describe(schema, e) for e in second.errors()]
+    if mistakes:
+        raise UserError(
+            _counted([f"{where}: {line}" for line in mistakes]),
+            where,
+            "Mend them all; `medvlp config show FILE` prints every key.",
+        )
+    return Loaded(config, tuple(missing))
+
+
+def _schema(tree: Tree, where: object, kind: type[Config] | None) -> type[Config]:
+    named = tree.get("kind")
+    if named is None and kind is not None:
+        return kind
+    if named not in KINDS:
+        hint = nearest(str(named), list(KINDS)) if named is not None else ""
+        raise UserError(f"The key 'kind' is {named!r}.{hint}", where, f"Write kind: and one of {', '.join(KINDS)}.")
+    if kind is not None and KINDS[named] is not kind:
+        wanted = next(name for name, schema in KINDS.items() if schema is kind)
+        raise UserError(
+            f"This is a file of kind '{named}', not '{wanted}'.", where, f"Give a file with kind: {wanted}."
+        )
+    return KINDS[named]
+
+
+def _counted(lines: list[str]) -> str:
+    head = "1 mistake:" if len(lines) == 1 else f"{len(lines)} mistakes:"
+    return "\n".join([head, *(f"  {number}. {line}" for number, line in enumerate(lines, 1))])
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in loc)
+
+
+def _describe(schema: type[Config], error: Any) -> str:
+    key, value = _dotted(error["loc"]), error["input"]
+    if error["type"] == "extra_forbidden":
+        allowed = _keys_at(schema, error["loc"][:-1])
+        return f"{key} is not a key here.{nearest(str(error['loc'][-1]), allowed)} Allowed: {', '.join(allowed)}."
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(value, dict) else f" = {value!r}"
+    return f"{key or 'the file'}{shown}: {message}."
+
+
+def _keys_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys allowed at a place of the schema."""
+    annotation: Any = schema
+    for part in loc:
+        model = _model_in(annotation)
+        if model is None:
+            return []
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+    model = _model_in(annotation)
+    return list(model.model_fields) if model else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the first model class inside an annotation such as `tuple[Model, ...]` or `Model | None`."""
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    ):
+        return annotation
+    return next((model for part in typing.get_args(annotation) if (model := _model_in(part))), None)

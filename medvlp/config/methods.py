@@ -1,0 +1,88 @@
+"""The method section of a configuration: a name, and changes to what the method's own YAML declares.
+
+Guarantee: a key of `objectives` or `options` that the method does not declare, or a value of another type than
+declared, is a mistake; a method's YAML in `configs/methods` (or beside the module of a plug-in) is all that declares it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medvlp.config.resources import shipped
+from medvlp.config.tree import Tree, merge, read_yaml
+from medvlp.errors import UserError, nearest
+
+METHOD_GROUP = "medvlp.methods"
+
+
+def method_file(name: str) -> Path:
+    """Return the YAML file that declares a method.
+
+    Raises:
+        UserError: No such method, with the nearest name.
+    """
+    file = shipped(f"configs/methods/{name}.yaml")
+    if file.is_file():
+        return file
+    from medvlp.registry import Registry
+
+    registry: Registry[Any] = Registry("method", "medvlp.methods", "medvlp.methods.base:Method", METHOD_GROUP)
+    file = registry.folder(name) / f"{name}.yaml"
+    if not file.is_file():
+        raise UserError(f"The method '{name}' has no YAML file.", file, "Declare its objectives and options there.")
+    return file
+
+
+def merge_method(tree: Tree) -> tuple[Tree, list[str]]:
+    """Lay the method section of `tree` over the method's own declaration.
+
+    Args:
+        tree: A whole configuration; `method` is a name or a mapping with the key `name`.
+
+    Returns:
+        The completed configuration, and one line for each key or value that the method does not allow.
+    """
+    given = tree.get("method")
+    if isinstance(given, str):
+        given = {"name": given}
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        return tree, []
+    try:
+        declared = read_yaml(method_file(given["name"]))
+    except UserError as error:
+        return {**tree, "method": given}, [f"method.name = {given['name']!r}: {error.what} {error.fix}"]
+    mistakes: list[str] = []
+    changes = dict(given)
+    for section in ("objectives", "options"):
+        if isinstance(given.get(section), dict):
+            changes[section] = _checked(given[section], declared.get(section, {}), f"method.{section}", mistakes)
+    return {**tree, "method": merge(declared, changes)}, mistakes
+
+
+def _checked(given: Tree, declared: Tree, path: str, mistakes: list[str]) -> Tree:
+    checked: Tree = {}
+    for key, value in given.items():
+        where = f"{path}.{key}"
+        if key not in declared:
+            allowed = list(declared)
+            hint = nearest(str(key), allowed)
+            mistakes.append(f"{where} is not a key of this method.{hint} Allowed: {', '.join(allowed) or 'none'}.")
+        elif isinstance(declared[key], dict) and isinstance(value, dict):
+            checked[key] = _checked(value, declared[key], where, mistakes)
+        else:
+            checked[key] = _as_declared(value, declared[key], where, mistakes)
+    return checked
+
+
+def _as_declared(value: Any, declared: Any, where: str, mistakes: list[str]) -> Any:
+    kind = type(declared)
+    if declared is None or value is None or (type(value) is kind):
+        return value
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            pass
+    mistakes.append(f"{where} = {value!r}: must be of type {kind.__name__}, like the default {declared!r}.")
+    return declared

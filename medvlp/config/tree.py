@@ -1,0 +1,75 @@
+"""Plain YAML mappings: read one, lay one over another, make one from `key.path=value`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medvlp.errors import UserError
+
+Tree = dict[str, Any]
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is a mistake, not a silent choice of the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> Tree:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        UserError: The file cannot be read, is no YAML, or holds no mapping.
+    """
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The file cannot be read: {error}.", path, "Give a YAML text file.") from error
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"The file is not valid YAML: {' '.join(str(error).split())}.", path, "Mend the line named above."
+        ) from error
+    if not isinstance(tree, dict):
+        raise UserError("The file holds no mapping of keys to values.", path, "Write `key: value` lines.")
+    return tree
+
+
+def merge(base: Tree, changes: Tree) -> Tree:
+    """Return `base` with `changes` laid over it, mapping by mapping; other values replace."""
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = (
+            merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
+    return merged
+
+
+def parse_override(text: str) -> Tree:
+    """Return the nested mapping of one `key.path=value`; the value is read as YAML."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(
+            f"'{text}' is not of the form key.path=value.", "command line", "Write for example train.steps=100."
+        )
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"The value of '{key}' is not valid YAML: {value}.", "command line", "Quote it for the shell."
+        ) from error
+    for part in reversed(parts):
+        tree = {part: tree}
+    return dict(tree)
