@@ -31,13 +31,14 @@ class Registry(Generic[T]):
 
     Args:
         kind: What the entries are called in messages, e.g. "data set".
-        package: Package whose modules are the built-in entries; `base` and names with a leading underscore are none.
+        package: Package whose modules are the built-in entries; `base`, `helpers` and names with a leading underscore are none.
         base: `module:Class` that every entry must subclass.
         group: Entry-point group through which other packages add entries.
+        helpers: Modules of the package that are no entries.
     """
 
-    def __init__(self, kind: str, package: str, base: str, group: str) -> None:
-        self.kind, self.package, self.base, self.group = kind, package, base, group
+    def __init__(self, kind: str, package: str, base: str, group: str, helpers: tuple[str, ...] = ()) -> None:
+        self.kind, self.package, self.base, self.group, self.helpers = kind, package, base, group, {"base", *helpers}
 
     @cached_property
     def _modules(self) -> dict[str, str]:
@@ -47,7 +48,7 @@ class Registry(Generic[T]):
         modules = {
             module.name: f"{self.package}.{module.name}"
             for module in pkgutil.iter_modules(list(spec.submodule_search_locations))
-            if module.name != "base" and not module.name.startswith("_")
+            if module.name not in self.helpers and not module.name.startswith("_")
         }
         for entry in importlib.metadata.entry_points(group=self.group):
             if entry.name in modules:

@@ -1,0 +1,133 @@
+"""Data cards: one Markdown file per data set whose YAML front matter the code reads.
+
+Guarantee: label lists, split sizes and edition counts stand in the card and nowhere else; a card with a mistake is a
+`UserError` that lists all its mistakes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr, ValidationError
+
+from medvlp.config.base import Config
+from medvlp.config.resources import shipped
+from medvlp.errors import UserError, nearest
+
+
+class SplitSize(Config):
+    """Size of an official split of the full data set."""
+
+    images: int | None = Field(None, ge=0)
+    studies: int | None = Field(None, ge=0)
+    patients: int | None = Field(None, ge=0)
+
+
+class Card(Config):
+    """Front matter of a data card. `text` is the whole file, `body` the Markdown below the front matter."""
+
+    name: str
+    title: str
+    modality: str = Field(description="CR, CT or text; of the images unless a study says otherwise.")
+    tasks: tuple[str, ...] = ()
+    source: str = Field(description="Where the data set comes from.")
+    licence: str
+    access: str
+    layout: tuple[str, ...] = Field(description="Files and folders below the root, one per line.")
+    labels: tuple[str, ...] = Field((), description="Label names in the official order.")
+    label_semantics: str = Field("", description="What 1, 0, -1 and NaN mean here.")
+    label_aliases: dict[str, str] = Field(default_factory=dict, description="Spelling in some file -> official name.")
+    normal_label: str | None = Field(None, description="Label that says that none of the others is present.")
+    splits: dict[str, SplitSize] = Field(default_factory=dict, description="Official splits of the full data set.")
+    counts: dict[str, int] = Field(default_factory=dict, description="Further counts of the full data set.")
+    units: dict[str, str] = Field(default_factory=dict)
+    known_faults: tuple[str, ...] = ()
+    overlaps: tuple[str, ...] = Field((), description="Data sets that share images or patients with this one.")
+    citation: str = ""
+    adapter: dict[str, Any] = Field(
+        default_factory=dict, description="Further facts that this data set's adapter reads."
+    )
+
+    _text: str = PrivateAttr("")
+
+    @property
+    def text(self) -> str:
+        """The whole card as it stands in the file."""
+        return self._text
+
+    @property
+    def body(self) -> str:
+        """The Markdown part, for people."""
+        return self._text.split("\n---\n", 1)[-1].strip()
+
+    @property
+    def text_sha256(self) -> str:
+        """SHA-256 of the card's text."""
+        return hashlib.sha256(self._text.encode()).hexdigest()
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """All label names of a study: the official ones, then `normal_label` where it is not one of them."""
+        extra = () if self.normal_label is None or self.normal_label in self.labels else (self.normal_label,)
+        return self.labels + extra
+
+
+def load_card(name: str) -> Card:
+    """Return the card of a data set: `data_cards/<name>.md`, or `<name>.md` beside the module of an entry point.
+
+    Raises:
+        UserError: There is no such card, or it is wrong.
+    """
+    path = shipped(f"data_cards/{name}.md")
+    if not path.is_file():
+        from medvlp.sources import SOURCES
+
+        path = SOURCES.folder(name) / f"{name}.md"
+    card = read_card(path)
+    if card.name != name:
+        raise UserError(
+            f"The card says name: {card.name}, expected {name}.", path, "Correct `name` in the front matter."
+        )
+    return card
+
+
+def read_card(path: Path) -> Card:
+    """Read a card from a Markdown file.
+
+    Raises:
+        UserError: The file is missing, has no front matter, or the front matter is wrong (all mistakes are listed).
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError("There is no data card.", path, "Write one, as docs/how-to/add-a-data-set.md says.") from None
+    parts = text.split("---\n", 2)
+    if len(parts) != 3 or parts[0].strip():
+        raise UserError(
+            "A data card starts with YAML front matter between two lines '---'.", path, "Add the front matter."
+        )
+    try:
+        fields = yaml.safe_load(parts[1])
+    except yaml.YAMLError as error:
+        raise UserError(f"The front matter is no YAML: {error}", path, "Correct it.") from None
+    if not isinstance(fields, dict):
+        raise UserError("The front matter must be a mapping.", path, "Write `name: ...` and the other fields.")
+    try:
+        card = Card.model_validate(fields)
+    except ValidationError as error:
+        mistakes = [_mistake(detail["loc"], detail["msg"], detail["type"]) for detail in error.errors()]
+        raise UserError(
+            "The front matter is wrong:\n    " + "\n    ".join(mistakes), path, "Correct these fields."
+        ) from None
+    card._text = text
+    return card
+
+
+def _mistake(location: tuple[int | str, ...], message: str, kind: str) -> str:
+    key = ".".join(str(part) for part in location)
+    hint = nearest(str(location[-1]), list(Card.model_fields)) if kind == "extra_forbidden" else ""
+    return f"{key}: {message}.{hint}"
