@@ -1,0 +1,68 @@
+"""`medvlp data`: raw data set -> prepared store, and what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvlp.cli._common import Overrides, print_table, say
+
+app = typer.Typer(help="Prepare data sets, look at them, and audit them for leaks and shortcuts.", no_args_is_help=True)
+
+
+@app.command(
+    "prepare",
+    epilog="Example: medvlp data prepare nih_chestxray14 --root ChestXray14 --out stores/nih image.size=256",
+)
+def prepare(
+    source: Annotated[str, typer.Argument(help="Name of the data set.")],
+    root: Annotated[Path, typer.Option(help="Folder or archive of the raw data set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared store.")],
+    overrides: Overrides = None,
+) -> None:
+    """Turn a raw data set into a prepared store; run it again to go on after an interruption."""
+    from medvlp.config.load import load_config
+    from medvlp.config.schema import PrepareConfig
+    from medvlp.store.prepare import prepare as prepare_store
+
+    given = {"kind": "prepare", "source": source, "root": str(root), "out": str(out)}
+    summary = prepare_store(load_config(None, overrides or [], PrepareConfig, given))
+    say(f"{summary.studies} studies with {summary.images} images are in {summary.store}")
+    if summary.quarantined:
+        say(f"{summary.quarantined} left out, with reasons: {summary.store / 'quarantine.jsonl'}")
+    say(f"Store hash: {summary.hash}")
+    say(f"Next: medvlp data audit {summary.store}    medvlp data show {summary.store} --html store.html")
+
+
+@app.command("audit", epilog="Example: medvlp data audit stores/nih stores/phantom --json audit.json")
+def audit(
+    stores: Annotated[list[Path], typer.Argument(help="Prepared stores, examined alone and against each other.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report there too.")] = None,
+) -> None:
+    """Look for leaks between splits and stores, and for shortcuts that predict a label without any disease."""
+    import json
+
+    from medvlp.store.audit import audit as audit_stores
+
+    report = audit_stores(stores)
+    for table in report.to_tables():
+        print_table(table.title, table.columns, table.rows)
+    for finding in report.findings:
+        say(f"- {finding}")
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+        say(f"The whole report is in {json_file}")
+
+
+@app.command("show", epilog="Example: medvlp data show stores/nih --html nih.html")
+def show(
+    store: Annotated[Path, typer.Argument(help="A prepared store.")],
+    html: Annotated[Path, typer.Option(help="The page to write; it needs no other file.")],
+) -> None:
+    """Write one HTML page with a contact sheet, histograms and the label table of a store."""
+    from medvlp.store.show import show as show_store
+
+    show_store(store, html)
+    say(f"Open {html} in a browser.")

@@ -1,0 +1,50 @@
+"""`medvlp pretrain` and `medvlp embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvlp.cli._common import Overrides, say
+
+PRETRAIN_EXAMPLE = (
+    "Example: medvlp pretrain configs/pretrain/medclip_nih_iu.yaml data.store=stores/nih "
+    "data.reports=NLMCXR_reports.tgz run.dir=runs/medclip. On several GPUs: "
+    "torchrun --nproc-per-node 8 -m medvlp pretrain ..."
+)
+EMBED_EXAMPLE = "Example: medvlp embed runs/medclip x.dcm radiographs/ --out features.parquet"
+
+
+def pretrain(
+    file: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="YAML file of kind pretrain; shipped ones by their relative path.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Pre-train a method; run it again to resume from the last checkpoint."""
+    from medvlp.config.load import load_config
+    from medvlp.config.schema import PretrainConfig
+    from medvlp.train import pretrain as run
+
+    folder = run(load_config(file, overrides or [], PretrainConfig))
+    say(f"The model is in {folder / 'model'}, its curves in {folder / 'metrics.jsonl'}")
+    say(f"Next: medvlp bench run SUITE --store STORE --encoder {folder} --out RESULTS")
+    say(f"      medvlp embed {folder} x.dcm --out features.parquet")
+
+
+def embed(
+    encoder: Annotated[str, typer.Argument(help="A run folder, or random:NAME, timm:FOLDER, hf:FOLDER.")],
+    paths: Annotated[list[Path], typer.Argument(help="Radiographs (DICOM, PNG, JPEG) and folders of them.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+) -> None:
+    """Write the features of radiographs, preprocessed as in training; a broken file never stops the others."""
+    from medvlp.infer.embed import embed as embed_files
+
+    summary = embed_files(encoder, paths, out, device=device, batch_size=batch_size)
+    say(f"Features of {summary.embedded} images are in {out}")
+    if summary.quarantined:
+        say(f"{summary.quarantined} files could not be read, with reasons: {summary.quarantine}")
