@@ -1,0 +1,140 @@
+"""Batches of images from a prepared store, by threads.
+
+Guarantee: the order is a function of (seed, epoch) and each sample's augmentation one of (seed, epoch, sample id), so
+the number of workers, the number of ranks and a resume change no pixel. Rank r of w takes the r-th w-th of every global
+batch. A loader that is left in the middle of an epoch, also by an exception, leaves no thread behind.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from medvlp.data.augment import apply, draw
+from medvlp.data.counter import permutation
+from medvlp.data.transforms import resize_pixels, to_tensor
+from medvlp.types import Batch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jaxtyping import Int
+
+    from medvlp.config.schema import AugmentConfig
+
+
+class PixelStore(Protocol):
+    """What the loader needs of a store."""
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """One row per image; column `index` is its place in the array."""
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images `[b h w]` at these places, in this order; safe to call from several threads."""
+
+
+class ImageLoader:
+    """Batches of one epoch after another.
+
+    Args:
+        store: Prepared store.
+        rows: Positions in the images table, `[n]`, that make up the data set.
+        batch_size: Samples per global batch, a multiple of `world_size`. In training a data set that is smaller makes
+            one batch of all its samples (cut to a multiple of `world_size`).
+        input_size: Side `s` of the output in pixels.
+        seed: Seed of order and augmentation.
+        augment: Strength of the changes; None is evaluation: the order of `rows`, no change, a short last batch kept.
+        num_workers: Threads; 0 loads in the caller's thread.
+        prefetch: Batches made ahead.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        pin_memory: Put the pixels into page-locked memory, for asynchronous copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        store: PixelStore,
+        rows: Int[np.ndarray, " n"],
+        *,
+        batch_size: int,
+        input_size: int,
+        seed: int,
+        augment: AugmentConfig | None,
+        num_workers: int = 2,
+        prefetch: int = 4,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        self.rows = np.asarray(rows, dtype=np.int64)
+        if not len(self.rows):
+            raise ValueError("a loader needs at least one sample")
+        if augment is not None:
+            batch_size = min(batch_size, len(self.rows) // world_size * world_size)
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(f"a global batch of {batch_size} does not split over {world_size} ranks")
+        self.store, self.batch_size, self.input_size, self.seed = store, batch_size, input_size, seed
+        self.augment, self.num_workers, self.prefetch = augment, num_workers, max(1, prefetch)
+        self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
+        self._places = store.images["index"].to_numpy()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches per epoch; training leaves out the samples of a last, short one."""
+        n = len(self.rows)
+        return n // self.batch_size if self.augment is not None else -(-n // self.batch_size)
+
+    def batch_rows(self, epoch: int, step: int) -> Int[np.ndarray, " b"]:
+        """Return the positions in the images table of this rank's part of a global batch."""
+        return self._parts(self._order(epoch), step)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `start_step` on.
+
+        `pixels` are `[b 1 s s]`, uint8 or, from a uint16 store, int32.
+        """
+        order = self._order(epoch)
+        jobs = (self._parts(order, step) for step in range(start_step, self.steps_per_epoch))
+        if self.num_workers == 0:
+            for rows in jobs:
+                yield self._load(epoch, rows)
+            return
+        import cv2
+
+        cv2.setNumThreads(1)  # parallel over batches already: nested threads only get in each other's way
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="medvlp-loader")
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            for rows in jobs:
+                waiting.append(pool.submit(self._load, epoch, rows))
+                if len(waiting) > self.prefetch:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return self.rows if self.augment is None else self.rows[permutation(self.seed, epoch, len(self.rows))]
+
+    def _parts(self, order: np.ndarray, step: int) -> np.ndarray:
+        batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+        return np.array_split(batch, self.world_size)[self.rank]
+
+    def _load(self, epoch: int, rows: np.ndarray) -> Batch:
+        import torch
+
+        stored = self.store.read(self._places[rows])
+        if self.augment is None:
+            made = resize_pixels(stored, self.input_size)
+        else:
+            made = np.empty((len(rows), self.input_size, self.input_size), stored.dtype)
+            changes = draw(self.augment, self.seed, epoch, rows, stored.shape[1])
+            for i, image in enumerate(stored):
+                apply(image, changes, i, made[i])
+        pixels = to_tensor(made)
+        return Batch(index=torch.from_numpy(rows.copy()), pixels=pixels.pin_memory() if self.pin_memory else pixels)
