@@ -1,0 +1,113 @@
+"""Image files on disk -> arrays whose geometry and intensity are named, or an error that says why.
+
+Guarantee: a file is recognised by its content, not by its name; what cannot be read completely and unambiguously raises
+`UserError` with path and reason. Importing this package imports neither numpy nor any decoder.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvlp.errors import UserError
+
+if TYPE_CHECKING:
+    from medvlp.config.preprocessing import StoredImageConfig
+    from medvlp.types import Radiograph
+
+__all__ = ["find_images", "is_image_file", "read_radiograph", "stored_transform", "to_stored"]
+
+_HEAD = 1024
+_DICOM_GROUPS = (2, 8)
+_VALUE_REPRESENTATIONS = frozenset(
+    re.findall("..", "AEASATCSDADSDTFLFDISLOLTOBODOFOLOVOWPNSHSLSQSSSTSVTMUCUIULUNURUSUTUV")
+)
+
+
+def read_radiograph(path: str | Path, config: StoredImageConfig | None = None) -> Radiograph:
+    """Read one 2D image from DICOM, PNG or JPEG.
+
+    Args:
+        path: The file; its format is told from its first bytes.
+        config: What to do where a file leaves a choice: `voi`, `voi_index`, `frame`, `colour`. Default: that class's.
+
+    Returns:
+        A `Radiograph` `[h w]` float32, MONOCHROME1 already inverted, every choice in `provenance`.
+
+    Raises:
+        UserError: The file is missing, truncated, broken, of another format, or ambiguous under `config`.
+    """
+    from medvlp.config.preprocessing import StoredImageConfig
+
+    path, config = Path(path), config or StoredImageConfig()
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError:
+        raise UserError("A folder was given where an image file is needed.", path, "Name one file in it.") from None
+    except OSError as error:
+        raise UserError(
+            f"The image cannot be opened: {error.strerror}.", path, "Check path and access rights."
+        ) from None
+    kind = _format(data[:_HEAD])
+    if kind == "dicom":
+        from medvlp.io.dicom import read_dicom
+
+        return read_dicom(data, path, config)
+    if kind in ("png", "jpeg"):
+        from medvlp.io.raster import read_raster
+
+        return read_raster(data, path, config)
+    what = "The file is empty." if not data else "The file is neither DICOM nor PNG nor JPEG."
+    raise UserError(what, path, "Restore the file, or convert it to one of these formats.")
+
+
+def is_image_file(path: str | Path) -> bool:
+    """Return whether the first bytes of a file are those of a DICOM, PNG or JPEG file (a DICOMDIR is none)."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return path.name.upper() != "DICOMDIR" and _format(head) is not None
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """Return the image files under a folder, at any depth and with any suffix, sorted; hidden files are left out.
+
+    Raises:
+        UserError: The folder does not exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError("The folder does not exist.", folder, "Check the path.")
+    found = (path for path in folder.rglob("*") if not path.name.startswith(".") and path.is_file())
+    return sorted(path for path in found if is_image_file(path))
+
+
+def _format(head: bytes) -> str | None:
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head[128:132] == b"DICM" or _starts_with_element(head):
+        return "dicom"
+    return None
+
+
+def _starts_with_element(head: bytes) -> bool:
+    """Tell a DICOM file without preamble: it starts with a little-endian element of group 2 or 8, sanely long."""
+    if len(head) < 8 or int.from_bytes(head[:2], "little") not in _DICOM_GROUPS:
+        return False
+    if head[4:6].decode("latin-1") in _VALUE_REPRESENTATIONS:
+        return True
+    return int.from_bytes(head[4:8], "little") <= 256 and head[2:4] <= b"\x20\x00"
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("to_stored", "stored_transform"):
+        from medvlp.io import stored
+
+        return getattr(stored, name)
+    raise AttributeError(f"module 'medvlp.io' has no attribute '{name}'")

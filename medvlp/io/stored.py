@@ -1,0 +1,94 @@
+"""A radiograph of any size -> the square of grey values that a store keeps.
+
+Guarantee: the place of every pixel is given by `stored_transform` alone, so boxes and masks can follow; UNIT is scaled
+by full scale, STORED and HU by the image's own range as recorded in its provenance; padding of the file becomes black.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from medvlp.types import Intensity
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8, UInt16
+
+    from medvlp.config.preprocessing import StoredImageConfig
+    from medvlp.types import Radiograph
+
+_PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+
+
+def to_stored(
+    radiograph: Radiograph, config: StoredImageConfig
+) -> UInt8[np.ndarray, "s s"] | UInt16[np.ndarray, "s s"]:
+    """Return the image as `[size size]` grey values, 0 black to full scale white.
+
+    Shrinking is anti-aliased with every filter; `area` enlarges bilinearly.
+
+    Args:
+        radiograph: Image with `provenance["range"]` (values of black and white) and, where the file has padding pixels,
+            `provenance["padding"]` with their `low` and `high` value.
+        config: Side, aspect policy, filter and type of the result.
+    """
+    unit = _unit_range(radiograph)
+    height, width = unit.shape
+    new_height, new_width, top, left = _layout(height, width, config)
+    resized = _resize(unit, new_height, new_width, config.interpolation)
+    size = config.size
+    square = np.zeros((size, size), dtype=np.float32)
+    rows, columns = min(new_height, size), min(new_width, size)
+    square[max(top, 0) : max(top, 0) + rows, max(left, 0) : max(left, 0) + columns] = resized[
+        max(-top, 0) : max(-top, 0) + rows, max(-left, 0) : max(-left, 0) + columns
+    ]
+    full_scale = 255 if config.dtype == "uint8" else 65535
+    return np.rint(np.clip(square, 0, 1) * full_scale).astype(config.dtype)
+
+
+def stored_transform(height: int, width: int, config: StoredImageConfig) -> tuple[float, float, float, float]:
+    """Return `(scale_y, scale_x, offset_y, offset_x)` from pixels of the file to pixels of the stored square.
+
+    Coordinates are continuous, (0, 0) is the top-left corner of the first pixel: `y_stored = y * scale_y + offset_y`.
+    Points that a crop cuts off fall outside `[0, size]`.
+    """
+    new_height, new_width, top, left = _layout(height, width, config)
+    return new_height / height, new_width / width, float(top), float(left)
+
+
+def _layout(height: int, width: int, config: StoredImageConfig) -> tuple[int, int, int, int]:
+    """Return the resized image's size and where its top-left corner lies in the square (negative where cropped)."""
+    size = config.size
+    if config.aspect == "squash":
+        return size, size, 0, 0
+    side = max(height, width) if config.aspect == "pad" else min(height, width)
+    new_height, new_width = max(1, round(height * size / side)), max(1, round(width * size / side))
+    return new_height, new_width, (size - new_height) // 2, (size - new_width) // 2
+
+
+def _unit_range(radiograph: Radiograph) -> Float[np.ndarray, "h w"]:
+    image = np.asarray(radiograph.array, dtype=np.float32)
+    if radiograph.intensity is Intensity.UNIT:
+        return image
+    low, high = radiograph.provenance["range"]
+    unit = np.clip((image - low) / (high - low), 0, 1) if high > low else np.zeros_like(image)
+    padding = radiograph.provenance.get("padding")
+    if padding:
+        unit[(image >= padding["low"]) & (image <= padding["high"])] = 0
+    return unit.astype(np.float32, copy=False)
+
+
+def _resize(image: Float[np.ndarray, "h w"], height: int, width: int, filter_name: str) -> Float[np.ndarray, "h w"]:
+    if image.shape == (height, width):
+        return image
+    if filter_name != "area":
+        return np.asarray(Image.fromarray(image).resize((width, height), _PILLOW_FILTERS[filter_name]))
+    shrunk_height, shrunk_width = min(height, image.shape[0]), min(width, image.shape[1])
+    if image.shape != (shrunk_height, shrunk_width):
+        image = cv2.resize(image, (shrunk_width, shrunk_height), interpolation=cv2.INTER_AREA)
+    if image.shape != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
