@@ -1,0 +1,232 @@
+"""Scores of binary and multi-label classification.
+
+Guarantee: every function takes labels in {1, 0, NaN} and leaves the NaN ones out. A score that has nothing to be
+computed from is NaN, never a made-up value: AUROC without both classes, average precision, F1 and sensitivity without
+positives, specificity without negatives, everything else without samples. AUROC, average precision and F1 agree with
+scikit-learn, calibration error with torchmetrics. Thresholds come from `best_threshold` on validation predictions;
+nothing here looks for one on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from medvlp.types import Predictions
+
+METRICS = (
+    "auroc",
+    "average_precision",
+    "f1",
+    "sensitivity",
+    "specificity",
+    "accuracy",
+    "ece",
+    "brier",
+)
+"""Names of all scores of a classification result, in the order of tables."""
+
+LOWER_IS_BETTER = frozenset({"ece", "brier"})
+NEEDS_THRESHOLD = frozenset({"f1", "sensitivity", "specificity", "accuracy"})
+ECE_BINS = 15
+NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number with what is needed to judge it."""
+
+    metric: str
+    label: str
+    """Name of the label, or `macro`."""
+    value: float
+    n: int
+    """Samples whose label is known; for `macro` samples with at least one known label."""
+    positives: int
+    """Positive labels among them, over all labels for `macro`."""
+
+
+def _known(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if labels.shape != scores.shape or labels.ndim != 1:
+        raise ValueError(f"labels and scores must be vectors of one length, got {labels.shape} and {scores.shape}")
+    known = ~np.isnan(labels)
+    labels, scores = labels[known], scores[known]
+    if not np.isin(labels, (0.0, 1.0)).all():
+        raise ValueError("labels must be 0, 1 or NaN; collapse uncertain labels (-1) by the policy of the task first")
+    if np.isnan(scores).any():
+        raise ValueError("scores of known labels must not be NaN")
+    return labels == 1, scores
+
+
+def auroc(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
+    """Return the area under the ROC curve: the share of (positive, negative) pairs in order, ties counting one half."""
+    positive, scores = _known(labels, scores)
+    negatives = np.sort(scores[~positive])
+    pairs = int(positive.sum()) * len(negatives)
+    if pairs == 0:
+        return NAN
+    below = np.searchsorted(negatives, scores[positive], side="left")
+    not_above = np.searchsorted(negatives, scores[positive], side="right")
+    return float((below + not_above).sum() / 2 / pairs)
+
+
+def _counts_from_top(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return distinct scores, falling, with the true and false positives when each is the threshold."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last_of_tie = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(ranked) else np.zeros(0, dtype=int)
+    true = np.cumsum(positive[order])[last_of_tie]
+    return ranked[last_of_tie], true, last_of_tie + 1 - true
+
+
+def average_precision(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
+    """Return the sum over thresholds of precision times gain in recall (no interpolation); NaN without positives."""
+    positive, scores = _known(labels, scores)
+    if not positive.any():
+        return NAN
+    _, true, false = _counts_from_top(positive, scores)
+    gain = np.diff(true, prepend=0)
+    return float((gain * true / (true + false)).sum() / positive.sum())
+
+
+def best_threshold(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
+    """Return the lowest score that as threshold (`score >= threshold` is positive) gives the highest F1.
+
+    Meant for validation predictions only. NaN without positives.
+    """
+    positive, scores = _known(labels, scores)
+    if not positive.any():
+        return NAN
+    thresholds, true, false = _counts_from_top(positive, scores)
+    f1_values = 2 * true / (positive.sum() + true + false)
+    return float(thresholds[np.flatnonzero(f1_values == f1_values.max())[-1]])
+
+
+def _confusion(
+    labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], threshold: float
+) -> tuple[int, int, int, int]:
+    """Return true positives, false positives, false negatives, true negatives."""
+    positive, scores = _known(labels, scores)
+    called = scores >= threshold
+    true, false = int((positive & called).sum()), int((~positive & called).sum())
+    return true, false, int(positive.sum()) - true, int((~positive).sum()) - false
+
+
+def f1(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], threshold: float) -> float:
+    """Return the F1 of `score >= threshold`; 0 where nothing is called positive, NaN without positives."""
+    true, false, missed, _ = _confusion(labels, scores, threshold)
+    return 2 * true / (2 * true + false + missed) if true + missed and not np.isnan(threshold) else NAN
+
+
+def sensitivity(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], threshold: float) -> float:
+    """Return the share of positives with `score >= threshold`."""
+    true, _, missed, _ = _confusion(labels, scores, threshold)
+    return true / (true + missed) if true + missed and not np.isnan(threshold) else NAN
+
+
+def specificity(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], threshold: float) -> float:
+    """Return the share of negatives with `score < threshold`."""
+    _, false, _, clear = _confusion(labels, scores, threshold)
+    return clear / (clear + false) if clear + false and not np.isnan(threshold) else NAN
+
+
+def accuracy(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], threshold: float) -> float:
+    """Return the share of samples on the right side of the threshold."""
+    true, false, missed, clear = _confusion(labels, scores, threshold)
+    total = true + false + missed + clear
+    return (true + clear) / total if total and not np.isnan(threshold) else NAN
+
+
+def brier(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
+    """Return the mean squared difference of probability and label (Brier 1950)."""
+    positive, scores = _known(labels, scores)
+    return float(np.mean((scores - positive) ** 2)) if len(scores) else NAN
+
+
+def ece_bin(scores: Float[np.ndarray, " n"], bins: int = ECE_BINS) -> np.ndarray:
+    """Return the bin of each probability: bin i is [i / bins, (i + 1) / bins), 1 has its own, as in torchmetrics."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if len(scores) and (scores.min() < 0 or scores.max() > 1):
+        raise ValueError("calibration needs probabilities between 0 and 1")
+    return np.searchsorted(np.linspace(0, 1, bins + 1), scores, side="right") - 1
+
+
+def _calibration_gaps(positive: np.ndarray, scores: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return share of samples and signed gap (mean confidence - mean accuracy) of every bin that has samples."""
+    which = ece_bin(scores, bins)
+    count = np.bincount(which, minlength=bins + 1)
+    gap = np.bincount(which, weights=scores - positive, minlength=bins + 1)
+    filled = count > 0
+    return count[filled] / len(scores), gap[filled] / count[filled]
+
+
+def ece(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], bins: int = ECE_BINS) -> float:
+    """Return the expected calibration error of the probability of the positive class (L1, equal-width bins)."""
+    positive, scores = _known(labels, scores)
+    if not len(scores):
+        return NAN
+    share, gap = _calibration_gaps(positive, scores, bins)
+    return float((share * np.abs(gap)).sum())
+
+
+def max_calibration_error(
+    labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], bins: int = ECE_BINS
+) -> float:
+    """Return the largest calibration gap of any bin."""
+    positive, scores = _known(labels, scores)
+    return float(np.abs(_calibration_gaps(positive, scores, bins)[1]).max()) if len(scores) else NAN
+
+
+def both_classes(labels: Float[np.ndarray, "n k"]) -> np.ndarray:
+    """Return for each label whether positives and negatives occur: the labels that enter macro means."""
+    return (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
+
+
+def choose_thresholds(validation: Predictions) -> dict[str, float]:
+    """Return the threshold of best F1 for every label, from validation predictions; NaN where there is no positive."""
+    return {
+        name: best_threshold(validation.labels[:, k], validation.scores[:, k])
+        for k, name in enumerate(validation.label_names)
+    }
+
+
+def metric_value(metric: str, labels: np.ndarray, scores: np.ndarray, threshold: float) -> float:
+    """Return one metric of `METRICS` for one label."""
+    plain = {"auroc": auroc, "average_precision": average_precision, "ece": ece, "brier": brier}
+    at_threshold = {"f1": f1, "sensitivity": sensitivity, "specificity": specificity, "accuracy": accuracy}
+    return plain[metric](labels, scores) if metric in plain else at_threshold[metric](labels, scores, threshold)
+
+
+def macro(values: Sequence[float] | np.ndarray, two_sided: np.ndarray) -> float:
+    """Return the mean over the labels that have both classes; NaN if there is none or one of them has no value."""
+    chosen = np.asarray(values, dtype=np.float64)[two_sided]
+    return float(chosen.mean()) if len(chosen) else NAN
+
+
+def score_predictions(predictions: Predictions, thresholds: dict[str, float]) -> list[Score]:
+    """Return every metric for every label and as macro mean over the labels with both classes.
+
+    Args:
+        predictions: Test predictions with probabilities.
+        thresholds: Label name -> threshold, chosen on validation predictions.
+    """
+    labels, scores, names = predictions.labels, predictions.scores, predictions.label_names
+    two_sided = both_classes(labels)
+    known, positive = (~np.isnan(labels)).sum(axis=0), (labels == 1).sum(axis=0)
+    any_known = int((~np.isnan(labels)).any(axis=1).sum())
+    results = []
+    for metric in METRICS:
+        values = [metric_value(metric, labels[:, k], scores[:, k], thresholds[name]) for k, name in enumerate(names)]
+        results += [
+            Score(metric, name, value, int(known[k]), int(positive[k]))
+            for k, (name, value) in enumerate(zip(names, values, strict=True))
+        ]
+        results.append(Score(metric, "macro", macro(values, two_sided), any_known, int(positive.sum())))
+    return results
