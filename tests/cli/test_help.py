@@ -1,0 +1,67 @@
+"""Help is complete, has an example for each verb, and answers at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+VERBS = [
+    [],
+    ["phantom", "write"],
+    ["data", "prepare"],
+    ["data", "audit"],
+    ["data", "show"],
+    ["pretrain"],
+    ["bench", "run"],
+    ["bench", "report"],
+    ["embed"],
+    ["config", "check"],
+    ["config", "show"],
+    ["doctor"],
+]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "medvlp", *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: "-".join(verb) or "medvlp")
+def test_help_answers_within_half_a_second(verb: list[str]) -> None:
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        result = run(*verb, "--help")
+        seconds.append(time.perf_counter() - start)
+        assert result.returncode == 0
+        assert ("Example" if verb else "Start with") in result.stdout
+        if seconds[-1] <= 0.5:
+            break
+    assert min(seconds) <= 0.5
+
+
+def test_a_mistake_is_told_in_three_parts_without_traceback() -> None:
+    result = run("config", "check", "configs/pretrain/no_such_file.yaml")
+    assert result.returncode == 1
+    assert "error: There is no file" in result.stderr
+    assert "where:" in result.stderr
+    assert "next:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_config_show_prints_every_key_as_yaml() -> None:
+    import yaml
+
+    result = run("config", "show", "configs/pretrain/medclip_nih_iu.yaml", "train.steps=7")
+    assert result.returncode == 0
+    shown = yaml.safe_load(result.stdout)
+    assert shown["train"]["steps"] == 7
+    assert shown["method"]["name"] == "medclip"
+
+
+def test_doctor_finds_this_environment_fit() -> None:
+    result = run("doctor")
+    assert result.returncode == 0, result.stdout
+    assert "FAIL" not in result.stdout

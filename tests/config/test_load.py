@@ -1,0 +1,141 @@
+"""Configs: every mistake is listed, a config stays data, the hash depends on values alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medvlp.config.load import check_config, load_config
+from medvlp.config.resources import shipped
+from medvlp.config.schema import PrepareConfig, PretrainConfig, SuiteConfig
+from medvlp.errors import UserError
+
+MINIMAL = {"kind": "pretrain", "run": {"dir": "run"}, "data": {"store": "store"}, "method": "convirt"}
+
+
+def write(folder: Path, name: str, tree: dict[str, object]) -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def test_five_mistakes_are_all_listed(tmp_path: Path) -> None:
+    tree = {
+        **MINIMAL,
+        "run": {"dir": "run", "sed": 3},
+        "data": {"store": "store", "augment": {"brightness": 2}},
+        "method": {"name": "convirt", "objectives": {"infonc": {"weight": 1}}},
+        "train": {"optimizer": {"lr": -1}, "strategy": "dpp"},
+    }
+    path = write(tmp_path, "bad.yaml", tree)
+    with pytest.raises(UserError) as caught:
+        load_config(path, [], PretrainConfig)
+    message = caught.value.what
+    assert message.startswith("5 mistakes")
+    for part in (
+        "run.sed is not a key here. Did you mean 'seed'?",
+        "data.augment.brightness = 2: Input should be less than 1",
+        "method.objectives.infonc is not a key of this method",
+        "train.optimizer.lr = -1: Input should be greater than 0",
+        "train.strategy = 'dpp': Input should be 'ddp' or 'fsdp2'",
+    ):
+        assert part in message
+    assert message.count(str(path)) == 5
+
+
+def test_missing_keys_are_mistakes_when_run_and_notes_when_checked(tmp_path: Path) -> None:
+    path = write(tmp_path, "open.yaml", {"kind": "pretrain", "run": {}, "data": {}, "method": "convirt"})
+    assert set(check_config(path).missing) == {"run.dir", "data.store"}
+    with pytest.raises(UserError, match=r"2 mistakes") as caught:
+        load_config(path, [], PretrainConfig)
+    assert "data.store" in caught.value.fix
+    assert load_config(path, ["run.dir=a", "data.store=b"], PretrainConfig).run.dir == Path("a")
+
+
+def test_base_is_one_level_and_overrides_come_last(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", {**MINIMAL, "train": {"steps": 10, "batch_size": 8}})
+    path = write(tmp_path, "child.yaml", {"base": "base.yaml", "train": {"steps": 20}})
+    config = load_config(path, ["train.batch_size=16", "train.optimizer.lr=1e-3"], PretrainConfig)
+    assert (config.train.steps, config.train.batch_size, config.train.optimizer.lr) == (20, 16, 1e-3)
+    grandchild = write(tmp_path, "grandchild.yaml", {"base": "child.yaml"})
+    with pytest.raises(UserError, match="must not have a base itself"):
+        load_config(grandchild, [], PretrainConfig)
+
+
+def test_hash_depends_on_values_not_on_how_they_are_written(tmp_path: Path) -> None:
+    a = load_config(write(tmp_path, "a.yaml", {**MINIMAL, "train": {"steps": 7}}), [], PretrainConfig)
+    b = load_config(write(tmp_path, "b.yaml", MINIMAL), ["train.steps=7"], PretrainConfig)
+    c = load_config(write(tmp_path, "c.yaml", MINIMAL), ["train.steps=8"], PretrainConfig)
+    assert a.sha256() == b.sha256() != c.sha256()
+    reloaded = load_config(write(tmp_path, "resolved.yaml", a.resolved()), [], PretrainConfig)
+    assert reloaded == a
+
+
+def test_method_constants_take_the_declared_type(tmp_path: Path) -> None:
+    path = write(tmp_path, "m.yaml", MINIMAL)
+    declared = load_config(path, [], PretrainConfig).method.objectives
+    term = next(iter(declared))
+    changed = load_config(path, [f"method.objectives.{term}.weight=5e-1"], PretrainConfig)
+    assert changed.method.objectives[term]["weight"] == 0.5
+    with pytest.raises(UserError, match="must be of type float"):
+        load_config(path, [f"method.objectives.{term}.weight=much"], PretrainConfig)
+
+
+def test_flip_is_refused_where_text_names_sides(tmp_path: Path) -> None:
+    path = write(tmp_path, "m.yaml", MINIMAL)
+    with pytest.raises(UserError, match="left and right"):
+        load_config(path, ["data.augment.flip=true"], PretrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("kind: [", "not valid YAML"),
+        ("- a\n- b\n", "no mapping"),
+        ("kind: pretrain\nkind: suite\n", "given twice"),
+        ("kind: pretrian\n", "Did you mean 'pretrain'"),
+        ("kind: suite\nname: x\nversion: 1\nentries: []\n", "not 'pretrain'"),
+        ("kind: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_broken_files_are_user_errors(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_config(path, [], PretrainConfig)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["train.steps", "=3", "train..steps=3", "a=[1"])
+def test_bad_overrides_are_user_errors(text: str) -> None:
+    with pytest.raises(UserError):
+        load_config(None, [text], PrepareConfig)
+
+
+def test_unknown_method_names_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, "m.yaml", {**MINIMAL, "method": "convrit"})
+    with pytest.raises(UserError, match="Did you mean 'convirt'"):
+        load_config(path, [], PretrainConfig)
+
+
+def test_missing_file_lists_what_there_is() -> None:
+    with pytest.raises(UserError) as caught:
+        load_config("configs/pretrain/nothing.yaml", [], PretrainConfig)
+    assert "medclip_nih_iu.yaml" in caught.value.fix
+
+
+def shipped_files() -> list[Path]:
+    return sorted([*shipped("configs/pretrain").glob("*.yaml"), *shipped("benchmarks").glob("*/*.yaml")])
+
+
+@pytest.mark.parametrize("path", shipped_files(), ids=lambda path: path.stem)
+def test_shipped_files_are_right(path: Path) -> None:
+    assert set(check_config(path).missing) <= {"run.dir", "data.store", "data.reports"}
+
+
+def test_suite_tasks_exist() -> None:
+    for path in shipped("benchmarks/suites").glob("*.yaml"):
+        for entry in load_config(path, [], SuiteConfig).entries:
+            assert shipped(f"benchmarks/tasks/{entry.task}.yaml").is_file()
