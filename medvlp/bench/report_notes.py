@@ -1,0 +1,161 @@
+"""What a report says in words: warnings that stand on top, and the methods paragraph.
+
+Guarantee: a warning is computed from the results, never written by hand; the methods name the policies that were in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from medvlp.bench.report_charts import RELIABILITY_BINS, label_pairs, read_predictions
+from medvlp.bench.report_data import METRICS, Group, Results, is_baseline
+from medvlp.html.numbers import count, decimal, interval, percent
+
+SHORTCUTS = {
+    "metadata": "metadata alone (view, age, sex, image size)",
+    "image_statistics": "simple image statistics (brightness, histogram, 16×16 pixels)",
+    "majority": "the majority class",
+}
+FEW_PATIENTS, FEW_POSITIVES = 200, 50
+
+
+def warnings(results: Results) -> list[tuple[str, str]]:
+    """Return (headline, sentence) pairs, the most serious first."""
+    return [*_mixed(results), *_shortcuts(results), *_subset(results), *_small(results), *_missing(results)]
+
+
+def _mixed(results: Results) -> Iterator[tuple[str, str]]:
+    for key, what in (("store", "prepared stores"), ("split", "splits"), ("task", "task definitions")):
+        seen: dict[str, set[str]] = {}
+        for cell in results.cells:
+            about = str(cell.info.get("task" if key == "task" else "dataset"))
+            value = (cell.info.get("hashes") or {}).get(key)
+            if value and (key != "split" or cell.info.get("fraction") in (None, 1, 1.0)):
+                seen.setdefault(about, set()).add(str(value))
+        for about, values in seen.items():
+            if len(values) > 1 and key != "split":
+                yield "Numbers do not compare.", f"Cells of {about} come from {len(values)} different {what}; run the suite again."
+
+
+def _full(results: Results) -> dict[tuple[str, str], list[Group]]:
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in results.groups:
+        if group.cells and group.setting.fraction == 1 and not group.setting.shots:
+            found.setdefault((group.setting.task, group.setting.protocol), []).append(group)
+    return found
+
+
+def _shortcuts(results: Results) -> Iterator[tuple[str, str]]:
+    """Baselines that need no image content and still score as high as the best encoder of the task."""
+    metric = results.primary
+    full = _full(results)
+    for task in dict.fromkeys(task for task, _ in full):
+        groups = [g for (name, _), found in full.items() if name == task for g in found]
+        labels = dict.fromkeys(s.label for g in groups for s in g.scores if s.metric == metric)
+        label = "macro" if "macro" in labels else next(iter(labels), "macro")
+        scored = [(g, s) for g in groups if (s := g.score(metric, label)) is not None]
+        tested = [(g, s) for g, s in scored if not is_baseline(g.setting.encoder)]
+        if not tested:
+            continue
+        best, top = max(tested, key=lambda pair: pair[1].value or 0)
+        seen = set()
+        for group, score in sorted(scored, key=lambda pair: -(pair[1].value or 0)):
+            kind = group.setting.encoder.split(":")[0]
+            if kind not in SHORTCUTS or kind in seen or score.value is None or top.value is None:
+                continue
+            seen.add(kind)
+            value = f"{METRICS.get(metric, metric)} {decimal(score.value)} ({interval(score.low, score.high)})"
+            other = f"{best.setting.encoder} reaches {decimal(top.value)} ({interval(top.low, top.high)})"
+            if score.value >= top.value:
+                yield (
+                    "A shortcut does as well as the encoders.",
+                    f"{task}: {SHORTCUTS[kind]} gives {value}; the best encoder, {other}. The label can be told without reading the image.",
+                )
+            elif score.high is not None and top.low is not None and score.high >= top.low:
+                yield (
+                    "A shortcut comes close.",
+                    f"{task}: {SHORTCUTS[kind]} gives {value}; the intervals overlap with the best encoder's: {other}.",
+                )
+
+
+def _subset(results: Results) -> Iterator[tuple[str, str]]:
+    for name, store in results.stores.items():
+        have, declared = store.get("images"), store.get("declared_images")
+        if isinstance(have, int) and isinstance(declared, int) and have < declared:
+            share = percent(have / declared)
+            yield (
+                "A part of the data set.",
+                f"{name}: {count(have)} of {count(declared)} images ({share}); the numbers do not compare with those of the full set.",
+            )
+
+
+def _small(results: Results) -> Iterator[tuple[str, str]]:
+    for task in dict.fromkeys(g.setting.task for g in results.groups if g.cells):
+        cell = next(g.cells[0] for g in results.groups if g.setting.task == task and g.cells)
+        frame = read_predictions(cell)
+        if frame is None:
+            continue
+        patients = frame["patient_id"].nunique()
+        if patients < FEW_PATIENTS:
+            yield "Few patients.", f"{task}: the test split holds {patients} patients; small differences cannot be told from chance."
+        labels = [column.removeprefix("label:") for column in frame.columns if column.startswith("label:")]
+        rare = {label: k for label in labels if (k := int((label_pairs(frame, label)[0] == 1).sum())) < FEW_POSITIVES}
+        if rare:
+            listed = ", ".join(f"{label} ({k})" for label, k in sorted(rare.items(), key=lambda pair: pair[1])[:6])
+            more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
+            yield "Few positive samples.", f"{task}: fewer than {FEW_POSITIVES} positive test samples for {listed}{more}."
+
+
+def _missing(results: Results) -> Iterator[tuple[str, str]]:
+    missing = [g for g in results.groups if not g.cells]
+    failed = sum(g.reason.startswith("failed") for g in missing)
+    waiting = sum(g.reason == "not run" for g in missing)
+    if failed or waiting:
+        yield (
+            "The table is not complete.",
+            f"Of {len(results.groups)} planned settings {failed} failed and {waiting} have not been run; "
+            "run the same command again to fill them in.",
+        )
+    if any(not g.pooled for g in results.groups):
+        yield (
+            "Seeds are not summed up yet.",
+            "The run was interrupted before its last step: where a setting has several cells, the mean is shown with an interval "
+            "that spans those of the cells.",
+        )
+
+
+def methods_text(results: Results) -> list[str]:
+    """Return the paragraphs that say how the numbers were made."""
+    suite = results.suite
+    resamples, seed, alpha = suite.get("bootstrap_resamples"), suite.get("bootstrap_seed"), suite.get("alpha", 0.05)
+    level = f"{100 * (1 - float(alpha)):g} %"
+    drawn = f" ({count(resamples)} resamples, seed {seed})" if resamples else ""
+    paragraphs = [
+        f"Every score is computed from kept predictions on the test split. Intervals are {level} percentile intervals of a bootstrap "
+        f"that resamples patients, not images{drawn}: all images of a patient enter or leave together. Where a setting has several "
+        "seeds or label subsets, the value is their mean.",
+        "Encoders are compared on the same test patients, pair by pair; the p values are corrected for the number of comparisons by "
+        f"Holm's method, and a difference counts as shown when the corrected p is below {alpha:g}. In the leaderboard, ≈ marks values "
+        "whose interval overlaps that of the best; overlap is a coarse sign, the paired comparison is the test.",
+        "Thresholds (F1) and penalties are chosen on the validation split and applied unchanged to the test split. The expected "
+        f"calibration error and the reliability curves use {RELIABILITY_BINS} bins of equal width. ROC curves of several seeds are "
+        "averaged at fixed false-positive rates; reliability curves pool them. Smaller fractions of labels are drawn by patient.",
+    ]
+    for name, task in results.tasks.items():
+        paragraphs.append(_task_text(name, task))
+    return paragraphs
+
+
+def _task_text(name: str, task: dict[str, Any]) -> str:
+    labels = []
+    for label in task.get("labels", []):
+        against = f"against {label['negative']}" if label.get("negative") else "present against absent"
+        labels.append(f"{label['name']} ({label['positive']} {against})")
+    uncertain = {"ignore": "left out", "positive": "taken as present", "negative": "taken as absent"}
+    views = ", ".join(task.get("views") or []) or "all views"
+    return (
+        f"Task {name}, version {task.get('version', '–')}, data set {task.get('dataset', '–')}, {views}. Labels: {', '.join(labels) or '–'}. "
+        f"Uncertain labels are {uncertain.get(str(task.get('uncertain')), 'as the task says')}, labels that are not mentioned "
+        f"{uncertain.get(str(task.get('not_mentioned')), 'as the task says')}."
+    )

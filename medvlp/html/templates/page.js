@@ -1,0 +1,85 @@
+"use strict";
+// Tables sort by their header buttons; missing values stay at the end in both directions.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
+  heads.forEach((head, column) => {
+    if (head.hasAttribute("data-unsorted")) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "sort";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const first = head.classList.contains("n") ? "descending" : "ascending";
+      const other = first === "ascending" ? "descending" : "ascending";
+      const order = head.getAttribute("aria-sort") === first ? other : first;
+      heads.forEach((each) => each.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", order);
+      const sign = order === "ascending" ? 1 : -1;
+      const key = (row) => {
+        const cell = row.cells[column];
+        return cell.dataset.value ?? cell.textContent.trim();
+      };
+      const rows = [...table.tBodies[0].rows].map((row) => ({ row, key: key(row) }));
+      rows.sort((a, b) => {
+        if (a.key === "" || b.key === "") return (a.key === "") - (b.key === "");
+        const x = Number(a.key), y = Number(b.key);
+        if (!Number.isNaN(x) && !Number.isNaN(y)) return sign * (x - y);
+        return sign * a.key.localeCompare(b.key, "en", { numeric: true });
+      });
+      table.tBodies[0].append(...rows.map((entry) => entry.row));
+    });
+  });
+}
+// A filter bar offers one choice per key, from the values that the items of its target carry as data-<key>.
+for (const bar of document.querySelectorAll("[data-filter-of]")) {
+  const target = document.getElementById(bar.dataset.filterOf);
+  const items = [...(target.tBodies ? target.tBodies[0].rows : target.children)];
+  const shown = document.createElement("output");
+  const selects = bar.dataset.keys.split(",").map((key) => {
+    const values = [...new Set(items.flatMap((item) => (item.dataset[key] ?? "").split("|")))].filter(Boolean);
+    const select = document.createElement("select");
+    select.name = key;
+    select.append(new Option("all", ""), ...values.map((value) => new Option(value, value)));
+    const preset = bar.dataset["preset" + key[0].toUpperCase() + key.slice(1)];
+    if (preset && values.includes(preset)) select.value = preset;
+    const label = document.createElement("label");
+    label.append(key.replace("_", " "), select);
+    label.hidden = values.length < 2;
+    bar.append(label);
+    select.addEventListener("change", apply);
+    return select;
+  });
+  bar.append(shown);
+  function apply() {
+    let count = 0;
+    for (const item of items) {
+      const match = selects.every((s) => !s.value || (item.dataset[s.name] ?? "").split("|").includes(s.value));
+      item.hidden = !match;
+      count += match;
+    }
+    shown.textContent = count + " of " + items.length;
+  }
+  apply();
+}
+// A link to a record opens it in a panel; without this script it leads to the record at the end of the page.
+const panel = document.getElementById("panel");
+for (const link of document.querySelectorAll("a[data-panel]")) {
+  link.addEventListener("click", (event) => {
+    const record = document.getElementById(link.hash.slice(1));
+    if (!record || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    const copy = record.cloneNode(true);
+    copy.removeAttribute("id");
+    copy.querySelectorAll("[id]").forEach((each) => each.removeAttribute("id"));
+    panel.querySelector("h2").textContent = record.dataset.title;
+    panel.querySelector(".panel-body").replaceChildren(copy);
+    panel.showModal();
+    panel.scrollTop = 0;
+    panel.querySelector("h2").focus();
+  });
+}
+panel.querySelector("button.close").addEventListener("click", () => panel.close());
+panel.addEventListener("click", (event) => { if (event.target === panel) panel.close(); });
+// Before printing, what is folded away is opened.
+addEventListener("beforeprint", () => document.querySelectorAll("main details:not(.record)").forEach((each) => { each.open = true; }));
