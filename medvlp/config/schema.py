@@ -87,6 +87,9 @@ class TextTowerConfig(Config):
     """A BERT-family text tower: a local Hugging Face folder, or a fresh one with a tokenizer trained on the corpus."""
 
     folder: Path | None = Field(None, description="Local Hugging Face model and tokenizer folder.")
+    architecture: dict[str, Any] | None = Field(
+        None, description="Transformers configuration; written when a model is saved, so that it needs no folder."
+    )
     hidden: int = Field(256, ge=16)
     layers: int = Field(4, ge=1)
     heads: int = Field(4, ge=1)
@@ -98,7 +101,7 @@ class TextTowerConfig(Config):
 
     @model_validator(mode="after")
     def _width_divides(self) -> TextTowerConfig:
-        if self.folder is None and self.hidden % self.heads:
+        if self.folder is None and self.architecture is None and self.hidden % self.heads:
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
         return self
 

@@ -1,0 +1,32 @@
+"""Encoders from anywhere under one interface: runs of medvlp, timm and Hugging Face folders, random ones.
+
+Guarantee: nothing is fetched from a network; a load that leaves a key unexplained fails and names it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medvlp.config.preprocessing import StoredImageConfig
+    from medvlp.zoo.encoder import Encoder
+
+
+def load_encoder(spec: str, *, stored: StoredImageConfig | None = None, device: str = "cpu", seed: int = 0) -> Encoder:
+    """Return the encoder that `spec` names, in evaluation mode.
+
+    Args:
+        spec: A run folder or its `model/`; `timm:FOLDER` (config.json and model.safetensors as timm's `save_for_hf`
+            writes them); `hf:FOLDER` (a transformers vision model with preprocessor_config.json);
+            `random:NAME` or `random:NAME@SIZE` (an untrained timm backbone).
+        stored: How files become stored squares, for encoders that say nothing about it: pass a store's `image_config`
+            so that files and store give the same pixels. A run keeps its own.
+        device: Where the encoder computes.
+        seed: Weights of a random encoder.
+
+    Raises:
+        UserError: The spec is of no known form, or what it names cannot be loaded.
+    """
+    from medvlp.zoo.load import load
+
+    return load(spec, stored=stored, device=device, seed=seed)

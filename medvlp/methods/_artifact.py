@@ -1,0 +1,145 @@
+"""The saved model: a folder that alone rebuilds method, preprocessing and tokenizer on any machine.
+
+Guarantee: the folder appears whole or not at all; no path of the training machine is in what decides the model; loading
+is strict, key by key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvlp.config.preprocessing import Preprocessing
+from medvlp.config.schema import MethodConfig
+from medvlp.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from medvlp.methods.base import Method
+    from medvlp.text.tokenizer import Tokenizer
+
+FORMAT = 1
+WEIGHTS, CONFIG, PREPROCESSING, TOKENIZER = "model.safetensors", "config.json", "preprocessing.json", "tokenizer"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A method in evaluation mode with all that its inputs need; `record` says how it was made."""
+
+    method: Method
+    preprocessing: Preprocessing
+    tokenizer: Tokenizer | None
+    label_names: tuple[str, ...]
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(
+    folder: Path,
+    method: Method,
+    *,
+    preprocessing: Preprocessing,
+    tokenizer: Tokenizer | None,
+    label_names: Sequence[str],
+    record: dict[str, Any],
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a model folder; one that exists is replaced at the end.
+
+    Args:
+        folder: Target.
+        method: The method, on any device.
+        preprocessing: From an image file to the tensor that the method takes.
+        tokenizer: The tokenizer of its text tower.
+        label_names: Label columns that it was trained with.
+        record: How it was made (config hash, store hash, step, ...), kept as given.
+        state: Weights to write instead of the method's own, e.g. an average.
+    """
+    from safetensors.torch import save_file
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    tensors = method.state_dict() if state is None else state
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part / WEIGHTS)
+    described = {
+        "format": FORMAT,
+        "method": portable_config(method).resolved(),
+        "vocab_size": method.vocab_size,
+        "pad_id": method.pad_id,
+        "label_names": list(label_names),
+        "record": record,
+    }
+    (part / CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (part / PREPROCESSING).write_text(preprocessing.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save(part / TOKENIZER)
+    _replace(part, folder)
+
+
+def portable_config(method: Method) -> MethodConfig:
+    """Return the method's config with towers described by themselves instead of by local folders."""
+    config = method.config
+    image = config.image.model_copy(update={"weights": None})
+    if config.text is None:
+        return config.model_copy(update={"image": image})
+    text = config.text.model_copy(update={"folder": None, "architecture": method.text_encoder.architecture})
+    return config.model_copy(update={"image": image, "text": text})
+
+
+def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
+    """Rebuild a saved model, in evaluation mode.
+
+    Raises:
+        UserError: No model folder, another format, or weights that do not fit key by key.
+    """
+    import torch
+
+    from medvlp.methods import METHODS
+    from medvlp.models.weights import check_keys, read_state
+
+    folder = Path(folder)
+    described = _read_json(folder / CONFIG)
+    if described.get("format") != FORMAT:
+        raise UserError(
+            f"The model has format {described.get('format')!r}, this version of medvlp reads {FORMAT}.",
+            folder,
+            "Save the model again with this version, or use the version that wrote it.",
+        )
+    preprocessing = Preprocessing.model_validate(_read_json(folder / PREPROCESSING))
+    config = MethodConfig.model_validate(described["method"])
+    label_names = tuple(described["label_names"])
+    with torch.random.fork_rng(devices=[]):
+        method = METHODS.get(config.name)(config, described["vocab_size"], described["pad_id"], label_names)
+    state = read_state(folder / WEIGHTS)
+    check_keys(method.state_dict(), state, folder / WEIGHTS)
+    method.load_state_dict(state, strict=True)
+    tokenizer = None
+    if (folder / TOKENIZER).is_dir():
+        from medvlp.text.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.from_folder(folder / TOKENIZER)
+    return LoadedModel(method.to(device).eval(), preprocessing, tokenizer, label_names, described["record"])
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("This is no model folder.", f"{file} is missing", "Give the folder model/ of a run.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"The model file cannot be read: {error}", file, "Save the model again.") from error
+
+
+def _replace(part: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""2D image tower on timm: pixels in, row-major tokens and a pooled vector out, whatever the backbone's own layout.
+
+Guarantee: weights are loaded strictly (every key of the file and of the model is used or explained); positions and
+windows fit the configured input size; prefix tokens (class, registers) never appear among the tokens.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import nn
+
+from medvlp.config.schema import ImageTowerConfig
+from medvlp.errors import UserError, nearest
+from medvlp.models.weights import check_keys, find_weights, read_state
+from medvlp.types import Features
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class ImageTower(nn.Module):
+    """A timm backbone as image tower.
+
+    `pooled` is timm's own pooling of the backbone: the mean of the tokens of a CNN (ConvNeXt: then its norm), the class
+    token or the configured pool of a ViT.
+
+    Args:
+        config: timm name, local weights, stochastic depth and model input.
+        model_args: Further arguments of the timm constructor, as a timm `config.json` records them.
+
+    Attributes:
+        dim: Width `d` of tokens and pooled vector.
+        record: How the weights were made: file, adapted and dropped keys; empty for a fresh tower.
+
+    Raises:
+        UserError: Unknown backbone, a backbone without one token width, or weights that do not fit.
+    """
+
+    def __init__(self, config: ImageTowerConfig, model_args: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = _create(config, dict(model_args or {}))
+        self.dim: int = self.backbone.num_features
+        self.record: dict[str, Any] = {}
+        if getattr(self.backbone, "head_hidden_size", self.dim) != self.dim:
+            raise UserError(
+                f"The backbone '{config.name}' pools to another width than that of its tokens.",
+                "method.image.name",
+                "Choose one of the families ResNet, DenseNet, EfficientNet, ConvNeXt, ViT, EVA or Swin.",
+            )
+        if config.weights is not None:
+            self.record = load_timm_weights(self.backbone, Path(config.weights))
+
+    def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Features:
+        """Return the features of normalised pixels."""
+        maps = self.backbone.forward_features(pixels)
+        pooled = self.backbone.forward_head(maps, pre_logits=True)
+        tokens, grid = self._tokens(maps)
+        return Features(tokens=tokens, pooled=pooled, grid=grid)
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.backbone.set_grad_checkpointing(enabled)
+
+    def _tokens(self, maps: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        if maps.ndim == 4:
+            if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+                height, width = maps.shape[1:3]
+                return maps.flatten(1, 2), (height, width)
+            height, width = maps.shape[2:]
+            return maps.flatten(2).transpose(1, 2), (height, width)
+        tokens = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+        height, width = self.backbone.patch_embed.grid_size
+        return tokens, (height, width)
+
+
+def _create(config: ImageTowerConfig, arguments: dict[str, Any]) -> nn.Module:
+    name = config.name.partition(".")[0]
+    if not timm.is_model(name):
+        raise UserError(
+            f"timm has no backbone named '{config.name}'.{nearest(name, timm.list_models())}",
+            "method.image.name",
+            "Use a name of timm.list_models(), e.g. resnet50 or vit_base_patch16_224.",
+        )
+    native = timm.get_pretrained_cfg(name)
+    if native is not None and native.fixed_input_size and native.input_size[-1] != config.input.size:
+        arguments["img_size"] = config.input.size
+    if config.drop_path:
+        arguments["drop_path_rate"] = config.drop_path
+    try:
+        backbone = timm.create_model(name, num_classes=0, in_chans=config.input.channels, **arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"timm cannot build '{config.name}' with {arguments}: {error}",
+            "method.image",
+            "Choose another input size, drop_path: 0.0, or another backbone.",
+        ) from error
+    if not hasattr(backbone, "forward_head"):
+        raise UserError(f"The backbone '{config.name}' has no pooled output.", "method.image.name", "Choose another.")
+    return backbone
+
+
+def load_timm_weights(backbone: nn.Module, path: Path) -> dict[str, Any]:
+    """Load a local timm checkpoint strictly.
+
+    Differences that are explained, and returned: position tables resampled and old names mapped by timm's own filter of
+    the architecture; the stem's three input channels summed to one by timm's rule; the classifier dropped.
+
+    Args:
+        backbone: A timm model without classifier.
+        path: A folder with `model.safetensors`, or a weight file.
+
+    Returns:
+        `file`, `adapted` and `dropped` keys.
+    """
+    file = find_weights(path)
+    state = read_state(file)
+    own = backbone.state_dict()
+    given = dict(state)
+    filter_state = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if filter_state is not None:
+        state = dict(filter_state(state, backbone))
+    dropped = [key for key in _classifier_keys(backbone) if key in state and key not in own]
+    for key in dropped:
+        del state[key]
+    _adapt_stem(backbone, state)
+    check_keys(own, state, file)
+    backbone.load_state_dict(state, strict=True)
+    adapted = sorted(k for k, value in state.items() if k not in given or given[k].shape != value.shape)
+    return {"file": file.name, "adapted": adapted, "dropped": dropped}
+
+
+def _classifier_keys(backbone: nn.Module) -> list[str]:
+    classifiers = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
+    names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    return [f"{name}.{part}" for name in names for part in ("weight", "bias")]
+
+
+def _adapt_stem(backbone: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Bring the first convolution of a checkpoint to the input channels of the backbone, by timm's rule."""
+    stem = next(((n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d)), None)
+    if stem is None:
+        return
+    name, convolution = stem
+    weight = state.get(f"{name}.weight")
+    if weight is None or weight.ndim != 4 or weight.shape[1] == convolution.weight.shape[1]:
+        return
+    state[f"{name}.weight"] = timm.models.adapt_input_conv(convolution.in_channels, weight)

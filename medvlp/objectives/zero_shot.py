@@ -1,0 +1,33 @@
+"""Scores of images against text prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+def prompt_logits(
+    image: Float[torch.Tensor, "b d"],
+    prompts: Float[torch.Tensor, "p d"],
+    prompt_class: Int[torch.Tensor, " p"],
+    scale: Float[torch.Tensor, ""],
+    reduce: Literal["max", "mean"] = "max",
+) -> Float[torch.Tensor, "b k"]:
+    """Return `scale * cosine` of image and prompt, reduced over the prompts of each class (MedCLIP's classifier).
+
+    Args:
+        image: Projected images, of any length.
+        prompts: Projected prompts, of any length.
+        prompt_class: Class 0 to k-1 of each prompt; every class needs a prompt.
+        scale: Factor of the cosines.
+        reduce: Maximum or mean over a class's prompts.
+    """
+    logits = scale * (functional.normalize(image, dim=-1) @ functional.normalize(prompts, dim=-1).T)
+    classes = int(prompt_class.max()) + 1
+    columns = [logits[:, prompt_class == k] for k in range(classes)]
+    return torch.stack([c.amax(1) if reduce == "max" else c.mean(1) for c in columns], dim=1)

@@ -1,0 +1,248 @@
+"""One interface to every image encoder, and to its text side where it has one.
+
+Guarantee: evaluation mode, no gradients, deterministic; many images give what each gives alone; a file goes through the
+one saved preprocessing and gives the same features as its square in a store that was prepared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from medvlp.config.base import json_sha256
+from medvlp.config.preprocessing import Preprocessing
+from medvlp.data.transforms import normalise, resize_pixels, to_tensor
+from medvlp.errors import UserError
+from medvlp.io import read_radiograph
+from medvlp.io.stored import to_stored
+from medvlp.models.weights import state_sha256
+from medvlp.objectives.zero_shot import prompt_logits
+from medvlp.types import Features, Radiograph, TextBatch, TextFeatures
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+
+    from medvlp.methods.base import Method
+    from medvlp.text.tokenizer import Tokenizer
+
+Image = str | Path | Radiograph
+Prompts = str | Sequence[str]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """The method and the tokenizer that texts go through."""
+
+    method: Method
+    tokenizer: Tokenizer
+    max_tokens: int
+
+
+class Encoder:
+    """An image encoder with its preprocessing.
+
+    Args:
+        name: Short name for tables, no path.
+        image_tower: Module from normalised pixels to `Features`.
+        dim: Width of `pooled`.
+        preprocessing: From a file to the tensor that the tower takes.
+        architecture: JSON-able description that, with weights and preprocessing, decides the hash.
+        text: Text side, where the method has one.
+        device: Where it computes.
+        batch_size: Images or texts at a time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_tower: nn.Module,
+        dim: int,
+        preprocessing: Preprocessing,
+        architecture: dict[str, object],
+        *,
+        text: TextSide | None = None,
+        device: str = "cpu",
+        batch_size: int = 64,
+    ) -> None:
+        self.name, self.dim, self.preprocessing, self.architecture = name, dim, preprocessing, architecture
+        self.device, self.batch_size, self._text = torch.device(device), batch_size, text
+        self.image_tower = image_tower.to(self.device).eval()
+        if text is not None:
+            text.method.to(self.device).eval()
+        module: nn.Module = image_tower if text is None else text.method
+        self.hash = json_sha256(
+            {"weights": state_sha256(module.state_dict()), "preprocessing": preprocessing.resolved(), **architecture}
+        )
+
+    @property
+    def has_text(self) -> bool:
+        """Whether `encode_text`, `embed_text` and the zero-shot calls work."""
+        return self._text is not None
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Float[torch.Tensor, "b c h w"]) -> Features:
+        """Return the features of preprocessed pixels, on the encoder's device."""
+        parts = [self.image_tower(part.to(self.device)) for part in pixels.split(self.batch_size)]
+        return _concatenate(parts)
+
+    def preprocess(self, image: Image) -> UInt8[np.ndarray, "s s"]:
+        """Return the stored square of a file or radiograph, `preprocessing.stored` applied.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        config = self.preprocessing.stored
+        radiograph = image if isinstance(image, Radiograph) else read_radiograph(Path(image), config)
+        return to_stored(radiograph, config)
+
+    def encode_image(self, images: Iterable[Image]) -> Features:
+        """Return the features of files and radiographs, in the order given.
+
+        Raises:
+            UserError: A file cannot be read.
+        """
+        images = [images] if isinstance(images, str | Path | Radiograph) else list(images)
+        parts = [
+            self.encode_stored(np.stack([self.preprocess(image) for image in chunk]))
+            for chunk in _chunks(images, self.batch_size)
+        ]
+        return _concatenate(parts)
+
+    @torch.inference_mode()
+    def encode_stored(self, pixels: UInt8[np.ndarray, "b h w"]) -> Features:
+        """Return the features of squares from a store, resized to the model input and normalised."""
+        config = self.preprocessing.input
+        parts = [
+            self.image_tower(normalise(to_tensor(resize_pixels(chunk, config.size)).to(self.device), config))
+            for chunk in _chunks(pixels, self.batch_size)
+        ]
+        return _concatenate(parts)
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> TextFeatures:
+        """Return the features of texts, padded to the longest.
+
+        Raises:
+            UserError: The encoder has no text side.
+        """
+        return self._encode_text(texts)[0]
+
+    @torch.inference_mode()
+    def embed_text(self, texts: Sequence[str]) -> Float[torch.Tensor, "b d"]:
+        """Return unit vectors of texts in the space that images are projected to."""
+        method = self._text_side().method
+        chunks = list(_chunks(_texts(texts), self.batch_size))
+        return torch.cat([method.project_text(self._encode_text(chunk)[0]).float() for chunk in chunks])
+
+    @torch.inference_mode()
+    def embed_features(self, features: Features) -> Float[torch.Tensor, "b d"]:
+        """Return unit vectors of encoded images in the space that texts are projected to."""
+        method = self._text_side().method
+        return method.project_image(_to(features, self.device)).float()
+
+    def zero_shot(
+        self,
+        images: Iterable[Image],
+        texts: Sequence[Prompts],
+        negatives: Sequence[Prompts] | None = None,
+        reduce: Literal["max", "mean"] = "mean",
+    ) -> Float[torch.Tensor, "b k"]:
+        """Return the probability of each text for each image; see `zero_shot_features`."""
+        self._text_side()
+        return self.zero_shot_features(self.encode_image(images), texts, negatives, reduce)
+
+    def zero_shot_stored(
+        self,
+        pixels: UInt8[np.ndarray, "b h w"],
+        texts: Sequence[Prompts],
+        negatives: Sequence[Prompts] | None = None,
+        reduce: Literal["max", "mean"] = "mean",
+    ) -> Float[torch.Tensor, "b k"]:
+        """As `zero_shot`, of squares from a store."""
+        self._text_side()
+        return self.zero_shot_features(self.encode_stored(pixels), texts, negatives, reduce)
+
+    @torch.inference_mode()
+    def zero_shot_features(
+        self,
+        features: Features,
+        texts: Sequence[Prompts],
+        negatives: Sequence[Prompts] | None = None,
+        reduce: Literal["max", "mean"] = "mean",
+    ) -> Float[torch.Tensor, "b k"]:
+        """Return the probability of each text for each encoded image.
+
+        Column k is a two-class softmax of `logit_scale * cosine` between text k and its negative. The columns are
+        independent questions and do not sum to 1.
+
+        Args:
+            features: Encoded images.
+            texts: k texts, or k lists of prompts that say the same.
+            negatives: Their opposites, in the same order; by default "no " before every prompt.
+            reduce: How the logits of several prompts become one: their mean or their maximum.
+        """
+        positives = [_prompts(text) for text in texts]
+        opposites = (
+            [[f"no {p}" for p in ps] for ps in positives] if negatives is None else [_prompts(n) for n in negatives]
+        )
+        if not positives or len(opposites) != len(positives):
+            raise UserError(
+                f"{len(positives)} texts and {len(opposites)} negatives do not make questions.",
+                "zero_shot",
+                "Give one text or more, and as many negatives or none.",
+            )
+        groups = [prompts for pair in zip(positives, opposites, strict=True) for prompts in pair]
+        owner = torch.tensor([number for number, prompts in enumerate(groups) for _ in prompts], device=self.device)
+        scale = self._text_side().method.logit_scale.float()
+        vectors = self.embed_text([prompt for prompts in groups for prompt in prompts])
+        logits = prompt_logits(self.embed_features(features), vectors, owner, scale, reduce)
+        return logits.unflatten(1, (len(positives), 2)).softmax(2)[..., 0]
+
+    def _text_side(self) -> TextSide:
+        if self._text is None:
+            raise UserError(
+                f"The encoder '{self.name}' has no text side.", "encoder", "Use a run of a method with a text tower."
+            )
+        return self._text
+
+    def _encode_text(self, texts: Sequence[str]) -> tuple[TextFeatures, TextSide]:
+        side = self._text_side()
+        ids, mask, word_ids = side.tokenizer.encode(_texts(texts), side.max_tokens)
+        batch = TextBatch(torch.from_numpy(ids), torch.from_numpy(mask)).to(self.device)
+        features = side.method.encode_text(batch)
+        return replace(features, word_ids=torch.from_numpy(word_ids).to(self.device)), side
+
+
+def _prompts(text: Prompts) -> list[str]:
+    prompts = [text] if isinstance(text, str) else list(text)
+    if not prompts:
+        raise UserError("A text to score has no prompt.", "zero_shot", "Give each text at least one prompt.")
+    return prompts
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise UserError("There are no texts to encode.", "encoder", "Give one text or more.")
+    return texts
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _to(features: Features, device: torch.device) -> Features:
+    return Features(features.tokens.to(device), features.pooled.to(device), features.grid)
+
+
+def _concatenate(parts: Sequence[Features]) -> Features:
+    if not parts:
+        raise UserError("There are no images to encode.", "encoder", "Give one image or more.")
+    return Features(torch.cat([p.tokens for p in parts]), torch.cat([p.pooled for p in parts]), parts[0].grid)

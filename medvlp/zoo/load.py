@@ -1,0 +1,137 @@
+"""From a spec to an encoder: which loader, with which preprocessing.
+
+Guarantee: a bad spec says what is possible; weights are strict; a random encoder depends on its seed alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvlp.config.preprocessing import ModelInputConfig, Preprocessing, StoredImageConfig
+from medvlp.config.schema import ImageTowerConfig
+from medvlp.errors import UserError
+from medvlp.methods._artifact import CONFIG, load_model, portable_config
+from medvlp.models.vision2d import ImageTower, load_timm_weights
+from medvlp.zoo.encoder import Encoder, TextSide
+
+FORMS = "RUN (a run folder or its model/), timm:FOLDER, hf:FOLDER, random:NAME or random:NAME@SIZE"
+RANDOM_NORM = {"mean": (0.5,), "std": (0.25,)}
+
+
+def load(spec: str, *, stored: StoredImageConfig | None, device: str, seed: int) -> Encoder:
+    """See `medvlp.zoo.load_encoder`."""
+    kind, colon, rest = str(spec).partition(":")
+    # A path may hold a colon, so an unknown beginning counts as a path if it exists.
+    if not colon or Path(spec).exists():
+        return _run(Path(spec), device)
+    if kind not in ("timm", "hf", "random") or not rest:
+        raise UserError(f"'{spec}' names no encoder.", "encoder", f"Use one of: {FORMS}.")
+    if kind == "random":
+        return _random(rest, stored, device, seed)
+    folder = Path(rest)
+    if not folder.is_dir():
+        raise UserError(f"The folder of '{spec}' does not exist.", folder, "Give a local folder.")
+    if kind == "timm":
+        return _timm(folder, stored, device)
+    from medvlp.zoo.hub import load_hub
+
+    return load_hub(folder, stored, device)
+
+
+def _run(path: Path, device: str) -> Encoder:
+    if not path.is_dir():
+        raise UserError(f"There is no encoder '{path}'.", path.absolute(), f"Use one of: {FORMS}.")
+    folder = path if (path / CONFIG).is_file() else path / "model"
+    if not (folder / CONFIG).is_file():
+        started = (path / "checkpoints").is_dir() or (path / "config.yaml").is_file()
+        raise UserError(
+            "The run has no finished model." if started else "The folder is neither a run nor a model.",
+            folder,
+            "Run the same `medvlp pretrain` command again: it resumes and writes model/ at its end."
+            if started
+            else f"Use one of: {FORMS}.",
+        )
+    model = load_model(folder)
+    method = model.method
+    architecture: dict[str, Any] = {"medvlp": portable_config(method).resolved(), "vocab_size": method.vocab_size}
+    text = None
+    if model.tokenizer is not None and method.config.text is not None:
+        architecture["tokenizer"] = model.tokenizer.hash
+        text = TextSide(method, model.tokenizer, method.config.text.max_tokens)
+    name = folder.absolute().parent.name if folder.name == "model" else folder.name
+    tower = method.image_encoder
+    return Encoder(name, tower, tower.dim, model.preprocessing, architecture, text=text, device=device)
+
+
+def _random(rest: str, stored: StoredImageConfig | None, device: str, seed: int) -> Encoder:
+    name, _, side = rest.partition("@")
+    if side and not side.isdigit():
+        raise UserError(f"The size '{side}' is no number.", f"random:{rest}", "Write e.g. random:resnet18@128.")
+    size = int(side) if side else 224
+    if not 16 <= size <= 2048:
+        raise UserError(f"The size {size} is not between 16 and 2048.", f"random:{rest}", "Write e.g. @224.")
+    config = ImageTowerConfig(name=name, input=ModelInputConfig(size=size, **RANDOM_NORM))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tower = ImageTower(config)
+    preprocessing = Preprocessing(stored=stored or StoredImageConfig(), input=config.input)
+    shown = f"random:{rest}" + (f"#{seed}" if seed else "")
+    return Encoder(shown, tower, tower.dim, preprocessing, {"timm": config.resolved()}, device=device)
+
+
+def _timm(folder: Path, stored: StoredImageConfig | None, device: str) -> Encoder:
+    described = read_json(folder / "config.json", "timm's save_for_hf writes it")
+    if not isinstance(described.get("architecture"), str):
+        raise UserError("The config.json names no timm architecture.", folder, "Use hf:FOLDER for transformers models.")
+    trained = {**described, **described.get("pretrained_cfg", {})}
+    input_config = model_input(trained.get("input_size", (3, 224, 224))[-1], trained["mean"], trained["std"], folder)
+    config = ImageTowerConfig(name=described["architecture"], input=input_config)
+    arguments = dict(described.get("model_args") or {})
+    with torch.random.fork_rng(devices=[]):
+        tower = ImageTower(config, arguments)
+    load_timm_weights(tower.backbone, folder)
+    preprocessing = Preprocessing(
+        stored=stored or stored_for(input_config.size, trained.get("interpolation", "")), input=input_config
+    )
+    architecture: dict[str, Any] = {"timm": config.resolved(), "model_args": arguments}
+    return Encoder(f"timm:{folder.name}", tower, tower.dim, preprocessing, architecture, device=device)
+
+
+def read_json(file: Path, origin: str) -> dict[str, Any]:
+    """Return the mapping of a JSON file of a model folder.
+
+    Raises:
+        UserError: Missing or unreadable; `origin` says where the file comes from.
+    """
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"The model folder has no {file.name}.", file.parent, f"Put it there: {origin}.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"The file cannot be read: {error}", file, "Fetch the model folder again.") from error
+    if not isinstance(described, dict):
+        raise UserError("The file holds no mapping.", file, "Fetch the model folder again.")
+    return described
+
+
+def model_input(size: int, mean: Any, std: Any, folder: Path) -> ModelInputConfig:
+    """Return the three-channel model input of a foreign encoder, its own mean and deviation kept."""
+    try:
+        return ModelInputConfig(size=size, channels=3, mean=tuple(mean), std=tuple(std))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"The folder's preprocessing cannot be used: {error}", folder, "Mend mean, std and size there."
+        ) from error
+
+
+def stored_for(size: int, interpolation: str) -> StoredImageConfig:
+    """Return how files become squares for a foreign encoder: padded, at its own size, by the nearest of our filters.
+
+    Of our filters Lanczos is the one nearest to bicubic.
+    """
+    nearest_filter = {"bilinear": "bilinear", "bicubic": "lanczos", "lanczos": "lanczos"}.get(interpolation, "area")
+    return StoredImageConfig.model_validate({"size": size, "interpolation": nearest_filter})
