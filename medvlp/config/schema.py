@@ -68,7 +68,13 @@ class PretrainDataConfig(Config):
     reports: Path | None = Field(None, description="Report collection (tgz or folder) for unpaired methods.")
     split: str = "train"
     labels: tuple[str, ...] = Field((), description="Label columns used; empty takes those of the card.")
+    reports_source: str = Field("iu_xray_reports", description="Name of the data set that data.reports is.")
     sections: tuple[Literal["findings", "impression"], ...] = ("findings", "impression")
+    sentences: Literal["images", "findings", "reports"] = Field(
+        "images",
+        description="Unpaired methods: findings of the drawn sentences as often as among the images, all as often, "
+        "or as often as in the reports.",
+    )
     augment: AugmentConfig = AugmentConfig()
     num_workers: int = Field(2, ge=0, le=64, description="Loader threads; 0 loads in the training thread.")
     prefetch: int = Field(4, ge=1, le=64, description="Batches made ahead.")

@@ -98,10 +98,10 @@ class ImageLoader:
         `pixels` are `[b 1 s s]`, uint8 or, from a uint16 store, int32.
         """
         order = self._order(epoch)
-        jobs = (self._parts(order, step) for step in range(start_step, self.steps_per_epoch))
+        jobs = ((step, self._parts(order, step)) for step in range(start_step, self.steps_per_epoch))
         if self.num_workers == 0:
-            for rows in jobs:
-                yield self._load(epoch, rows)
+            for step, rows in jobs:
+                yield self.load(epoch, step, rows)
             return
         import cv2
 
@@ -109,8 +109,8 @@ class ImageLoader:
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="medvlp-loader")
         waiting: deque[Future[Batch]] = deque()
         try:
-            for rows in jobs:
-                waiting.append(pool.submit(self._load, epoch, rows))
+            for step, rows in jobs:
+                waiting.append(pool.submit(self.load, epoch, step, rows))
                 if len(waiting) > self.prefetch:
                     yield waiting.popleft().result()
             while waiting:
@@ -125,7 +125,8 @@ class ImageLoader:
         batch = order[step * self.batch_size : (step + 1) * self.batch_size]
         return np.array_split(batch, self.world_size)[self.rank]
 
-    def _load(self, epoch: int, rows: np.ndarray) -> Batch:
+    def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
+        """Make one batch; called from worker threads."""
         import torch
 
         stored = self.store.read(self._places[rows])

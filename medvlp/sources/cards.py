@@ -40,6 +40,9 @@ class Card(Config):
     label_semantics: str = Field("", description="What 1, 0, -1 and NaN mean here.")
     label_aliases: dict[str, str] = Field(default_factory=dict, description="Spelling in some file -> official name.")
     normal_label: str | None = Field(None, description="Label that says that none of the others is present.")
+    chexpert: dict[str, str] = Field(
+        default_factory=dict, description="Label -> the CheXpert finding that it means, where the names differ."
+    )
     splits: dict[str, SplitSize] = Field(default_factory=dict, description="Official splits of the full data set.")
     counts: dict[str, int] = Field(default_factory=dict, description="Further counts of the full data set.")
     units: dict[str, str] = Field(default_factory=dict)
