@@ -1,0 +1,345 @@
+"""The healthy thorax as Hounsfield units: body wall, lungs with lobes, mediastinum, heart, great vessels, abdomen, bones.
+
+Guarantee: `build` is a pure function of its arguments; the parts it returns (lungs, lobes, heart) are those drawn into the
+volume. Coordinates are template millimetres (x right, y anterior, z superior), see `grid`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from medvlp.sources.phantom.grid import Grid, coarse_noise, mix, path_tubes, smooth_path, soft
+from medvlp.sources.phantom.patient import Patient, Posture
+from medvlp.sources.phantom.skeleton import Break, paint_skeleton
+from medvlp.sources.phantom.vessels import paint_vessels
+
+AIR, LUNG, FAT, MUSCLE, BLOOD, HEART, LIVER, BOWEL = -1000.0, -840.0, -100.0, 50.0, 50.0, 45.0, 60.0, 35.0
+LOBES = {
+    "right upper lobe": 1,
+    "right middle lobe": 2,
+    "right lower lobe": 3,
+    "left upper lobe": 4,
+    "left lower lobe": 5,
+}
+"""Lobe -> number in the lobe map."""
+SIDE_SIGN = {"right": 1.0, "left": -1.0}
+CARINA = (3.0, -22.0, 28.0)
+HILUM = {"right": (38.0, -16.0, 0.0), "left": (-38.0, -18.0, 8.0)}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What disease does to the healthy shape."""
+
+    heart: float = 1.0
+    """Size of the heart over the patient's normal."""
+    flatten: float = 0.0
+    """How far emphysema pushes the domes down, template mm."""
+    vessels: float = 1.0
+    """Calibre of the pulmonary vessels: above 1 in edema, below 1 in emphysema."""
+    breaks: tuple[Break, ...] = ()
+
+
+@dataclass
+class Shape:
+    """Smooth curves that the parts share; every array broadcasts against `[d h w]`."""
+
+    wall_x: Float[np.ndarray, "d 1 1"]
+    """Half width of the thoracic cavity."""
+    wall_y: Float[np.ndarray, "d 1 1"]
+    """Half depth of the thoracic cavity."""
+    centre_y: Float[np.ndarray, "d 1 1"]
+    heights: Float[np.ndarray, "d"]
+
+    def at(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return half width, half depth and centre y at heights `z`."""
+        x, y, c = (np.interp(z, self.heights, curve.ravel()) for curve in (self.wall_x, self.wall_y, self.centre_y))
+        return x, y, c
+
+
+@dataclass
+class Anatomy:
+    """The volume in HU and the parts that findings need."""
+
+    grid: Grid
+    hu: Float[np.ndarray, "d h w"]
+    lung: dict[str, Float[np.ndarray, "d h w"]]
+    """Side -> share of each voxel that is lung, without heart and great vessels."""
+    depth: Float[np.ndarray, "d h w"]
+    """Distance from the pleura in template mm, positive inside either lung (about right near the surface)."""
+    wall: Float[np.ndarray, "d h w"]
+    """Distance from the chest wall, positive inside the thoracic cavity."""
+    lobes: UInt8[np.ndarray, "d h w"]
+    heart: Float[np.ndarray, "d h w"]
+    shape: Shape
+    domes: dict[str, float]
+    """Height of each dome."""
+    apex: float
+    sides: dict[str, slice] = field(default_factory=dict)
+    """Side -> its columns (axis w)."""
+
+
+def _ramp(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    t = np.clip((value - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _shape(grid: Grid, patient: Patient, apex: float) -> Shape:
+    z = grid.z
+    rise = np.clip((z + 40) / (apex + 40), 0, 1)
+    width = 138 - 11 * _ramp(z, -80, 30) - 5 * _ramp(-z, 95, 160)
+    dome = np.sqrt(np.maximum(1 - rise**2.1, 0))
+    wall_x = 54 + (width - 54) * dome
+    depth = patient.depth * (96 - 14 * _ramp(z, -90, 60))
+    wall_y = depth * np.sqrt(np.maximum(1 - rise**3.2, 1e-3))
+    centre = -4 - 14 * _ramp(z, -90, 70) - 14 * _ramp(z, 60, 130) - 5 * patient.kyphosis * _ramp(z, -60, 60)
+    return Shape(wall_x.astype(np.float32), wall_y.astype(np.float32), centre.astype(np.float32), z.ravel())
+
+
+def _body(grid: Grid, patient: Patient, shape: Shape, hu: np.ndarray) -> None:
+    z, thick = grid.z, 19 * patient.muscle
+    torso = 138 - 8 * _ramp(z, -60, 40) + thick
+    shoulder = 205 * patient.muscle**0.3
+    width = torso + (shoulder - torso) * _ramp(z, 15, 85)
+    neck = 56 + 4 * patient.muscle
+    width = width + (neck - width) * _ramp(z, 100, 172) ** 0.8
+    cavity = patient.depth * (96 - 14 * _ramp(z, -90, 60))
+    depth = cavity + thick * 0.95
+    depth = depth + (neck * 1.05 - depth) * _ramp(z, 85, 160)
+    centre = shape.centre_y - 4
+    fat = patient.fat * (1 - 0.75 * _ramp(z, 70, 140))
+    inner_x, inner_y = width, depth
+    across = (np.abs(grid.x - 0) / inner_x) ** 2.4
+    along = (np.abs(grid.y - centre) / inner_y) ** 2.4
+    level = (across.astype(np.float32) + along.astype(np.float32)).astype(np.float32)
+    np.subtract(1, level, out=level)
+    level *= ((inner_x + inner_y) / 2 / 2.4).astype(np.float32)
+    skin = soft(level + fat.astype(np.float32), 3.0)
+    hu += skin * np.float32(FAT - AIR)
+    hu += soft(level, 4.0) * np.float32(MUSCLE - FAT)
+    if patient.breast:
+        _breasts(grid, patient, shape, hu)
+
+
+def _breasts(grid: Grid, patient: Patient, shape: Shape, hu: np.ndarray) -> None:
+    size = patient.breast
+    front = float(shape.at(np.array([-45.0]))[1][0] + shape.at(np.array([-45.0]))[2][0]) + 14 + patient.fat
+    for sign in (1, -1):
+        centre = np.array([sign * (70 + 6 * size), front - 16, -52 - 14 * size])
+        radii = np.array([58, 38, 44]) * size**0.5
+        box = grid.box(centre - radii, centre + radii * [1, 1, 2.3])
+        x, y, z = grid.local(box)
+        level = 1 - ((x - centre[0]) / radii[0]) ** 2 - ((y - centre[1]) / radii[1]) ** 2
+        level = level - ((z - centre[2]) / np.where(z < centre[2], radii[2], radii[2] * 2.2)) ** 2
+        share = soft((level * 20).astype(np.float32), 4.0)
+        part = hu[box]
+        np.maximum(part, AIR + share * (AIR * -1 - 45 + 20 * size), out=part)
+
+
+def _diaphragm(grid: Grid, patient: Patient, posture: Posture, changes: Changes) -> tuple[np.ndarray, dict[str, float]]:
+    x, y = grid.x[0], grid.y[0]
+    across, along = np.abs(x) - 62, y - 18
+    domes = {}
+    height = np.zeros((grid.size, grid.size), np.float32)
+    for side, sign in SIDE_SIGN.items():
+        dome = -88 + patient.dome[0 if side == "right" else 1] + posture.breath - changes.flatten
+        domes[side] = float(dome)
+        deep = 1 - 0.45 * min(changes.flatten / 25, 1)
+        outward = np.clip(across / 76, 0, 1.2)
+        drop = 40 * outward**2.3 + 7 * np.clip(-across / 45, 0, 1) ** 2
+        drop = drop + np.where(along < 0, 62 * (along / 116) ** 2, 17 * (along / 80) ** 2)
+        height = np.where(np.sign(x) == sign, dome - deep * drop, height)
+    return height.astype(np.float32), domes
+
+
+def _lungs(
+    grid: Grid, shape: Shape, diaphragm: np.ndarray, apex: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the signed distances to the chest wall and to the whole pleura."""
+    x, y, z = grid.x, grid.y, grid.z
+    wall = (1 - (np.abs(x) / shape.wall_x) ** 2.5 - (np.abs(y - shape.centre_y) / shape.wall_y) ** 2.3).astype(np.float32)
+    wall *= (0.42 * (shape.wall_x + shape.wall_y) / 2).astype(np.float32)
+    rise = np.clip((z - 15) / (apex - 15), 0, 1)
+    front = _ramp(y - shape.centre_y, 10, 60)
+    back = 1 - _ramp(y, -50, -34)
+    medial = 13 + 9 * back - 4 * front + 5 * _ramp(z, 40, 80) * (1 - back)
+    medial = 50 - (50 - medial) * np.sqrt(np.maximum(1 - rise**5, 0))
+    depth = np.minimum(wall, np.abs(x) - medial.astype(np.float32))
+    np.minimum(depth, 0.85 * (z - diaphragm[None]), out=depth)
+    np.minimum(depth, apex - z, out=depth)
+    return wall, depth
+
+
+def _lobes(grid: Grid, depth: np.ndarray, hu: np.ndarray, inside: np.ndarray) -> UInt8[np.ndarray, "d h w"]:
+    """Number the lobes and draw the fissures as thin sheets between them."""
+    size = grid.size
+    x, y, z = grid.x[0], grid.y[0], grid.z
+    right = grid.x[0, 0] > 0
+    oblique = np.where(x > 0, 52, 60) - (y + 95) * np.where(x > 0, 0.86, 0.9) - 8 * ((np.abs(x) - 65) / 60) ** 2
+    horizontal = 2 - 6 * ((np.abs(x) - 60) / 70) + 0.04 * y
+    above = z > oblique[None].astype(np.float32)
+    lobes = np.where(above, np.uint8(4), np.uint8(5))
+    upper = z > horizontal[None].astype(np.float32)
+    lobes[:, :, right] = np.where(
+        above[:, :, right], np.where(upper[:, :, right], np.uint8(1), np.uint8(2)), np.uint8(3)
+    )
+    sheet = np.concatenate([oblique[None], np.where((x > 0) & (horizontal > oblique), horizontal, -999.0)[None]])
+    at = (sheet - grid.first[2]) / grid.step[2]
+    low = np.floor(at).astype(int)
+    rows, columns = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
+    for k in range(2):
+        for level, share in ((low[k], 1 - (at[k] - low[k])), (low[k] + 1, at[k] - low[k])):
+            good = (level >= 0) & (level < size)
+            d, h, w = level[good], rows[good], columns[good]
+            hu[d, h, w] += (inside[d, h, w] * share[good] * (260.0 if k else 130.0)).astype(np.float32)
+    lobes[depth <= 0] = 0
+    return lobes
+
+
+def _heart(grid: Grid, patient: Patient, posture: Posture, changes: Changes, floor: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    size = patient.heart * changes.heart
+    drop = 0.55 * (floor + 88)
+    turn = 0.62 + patient.heart_turn + 0.008 * posture.breath
+    axis = np.array([-np.cos(turn) * 0.92, 0.36, -np.sin(turn)])
+    axis /= np.linalg.norm(axis)
+    grow = size - 1
+    parts = (
+        ((-28 - 14 * grow, 22.0, -58 + 10 * grow + drop), 66 * size, 48 * size, axis),
+        ((15 + 2 * grow, 12.0, -52 + 6 * grow + drop), 44 * size, 32 * size, np.array([0.05, 0.1, 1.0])),
+        ((-2.0, -14.0, -26 + drop), 33 * size, 24 * size, np.array([1.0, 0.0, 0.0])),
+        ((-20.0, 30.0, -16 + drop), 44 * size, 27 * size, np.array([0.5, -0.2, 1.0])),
+    )
+    low = np.array([-38 - 80 * size - 20 * max(grow, 0), -14 - 30 * size, -66 - 70 * size + drop])
+    high = np.array([20 + 38 * size, 26 + 58 * size, 48 + drop])
+    box = grid.box(low, high)
+    x, y, z = grid.local(box)
+    level = np.full(np.broadcast_shapes(x.shape, y.shape, z.shape), -1e3, np.float32)
+    for centre, long, short, direction in parts:
+        direction = direction / np.linalg.norm(direction)
+        px, py, pz = x - centre[0], y - centre[1], z - centre[2]
+        along = px * direction[0] + py * direction[1] + pz * direction[2]
+        square = (px * px + py * py) + pz * pz
+        quadric = 1 - along * along * (1 / long**2 - 1 / short**2) - square / short**2
+        np.maximum(level, quadric * (0.5 * short), out=level)
+    return box, soft(level, 3.5)
+
+
+def _great_vessels(grid: Grid, patient: Patient, lift: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    r, s = patient.aorta, patient.aorta / 12.5
+    aorta = smooth_path(
+        [(4, 16, -30), (12 * s, 20, 5), (13 * s, 12, 34), (0, -4, 50 * s), (-20 * s, -26, 46 * s), (-23 * s, -44, 22),
+         (-21 * s, -52, -30), (-15, -52, -90), (-8, -50, -170)], 4.0
+    )
+    trunk = smooth_path([(-14, 34, -4 + lift), (-22, 16, 10 + lift), (-28, -4, 13 + lift), (-40, -18, 9)], 4.0)
+    right = smooth_path([(-16, 6, 8 + lift), (6, -6, 6), (30, -12, 3), (42, -20, -12), (45, -26, -34)], 4.0)
+    left = smooth_path([(-30, -10, 12), (-41, -24, 6), (-44, -32, -22)], 4.0)
+    cava = smooth_path([(22, 8, -20), (24, 4, 30), (22, 4, 62), (12, 4, 100)], 4.0)
+    head = smooth_path([(2, 0, 50), (9, -2, 78), (20, -8, 110), (24, -12, 150)], 4.0)
+    throat = smooth_path([(-12, -6, 50), (-17, -8, 82), (-22, -10, 112), (-24, -12, 150)], 4.0)
+    points, weights = [], []
+    for path, radius in (
+        (aorta, r), (trunk, np.linspace(15, 9, len(trunk))), (right, np.linspace(11, 6.0, len(right))),
+        (left, np.linspace(10, 6.0, len(left))), (cava, 10.0), (head, 7.0), (throat, 6.0),
+    ):  # fmt: skip
+        p, w = path_tubes(path, radius, 2.6)
+        points.append(p)
+        weights.append(w)
+    box, share = grid.splat(np.concatenate(points), np.concatenate(weights) / grid.voxel)
+    return box, np.minimum(share, 1)
+
+
+def airways() -> dict[str, np.ndarray]:
+    """Return the centre lines of trachea and main bronchi, from above to below."""
+    c = np.array(CARINA)
+    return {
+        "trachea": smooth_path([(0, -6, 172), (0, -14, 110), (2.5, -19, 60), tuple(c)], 2.0),
+        "right": smooth_path([tuple(c), (18, -23, 12), (34, -25, 0), (46, -30, -22)], 2.0),
+        "left": smooth_path([tuple(c), (-18, -24, 14), (-38, -28, 3), (-52, -34, -18)], 2.0),
+    }
+
+
+def _airways(grid: Grid, hu: np.ndarray) -> None:
+    for name, path in airways().items():
+        radius = 8.5 if name == "trachea" else np.linspace(7.5, 4.0, len(path))
+        for grow, value in ((1.8, 20.0), (0.0, AIR)):
+            points, weights = path_tubes(path, radius + grow, 1.9)
+            box, share = grid.splat(points, weights / grid.voxel)
+            mix(hu[box], np.minimum(share, 1), value)
+
+
+def _abdomen(grid: Grid, domes: dict[str, float], diaphragm: np.ndarray, hu: np.ndarray, rng: np.random.Generator) -> None:
+    centre = np.array([-58 + rng.normal(0, 6), 4 + rng.normal(0, 8), domes["left"] - 24 + rng.normal(0, 3)])
+    radii = np.array([28, 30, 17]) * rng.uniform(0.55, 1.15)
+    gas = [(centre, radii, centre[2] - radii[2] * rng.uniform(-0.2, 0.6))]
+    for _ in range(int(rng.integers(0, 4))):
+        place = np.array([rng.uniform(-115, -20), rng.uniform(0, 50), domes["left"] - rng.uniform(45, 70)])
+        gas.append((place, rng.uniform(8, 17, 3), -1e3))
+    for place, size, level in gas:
+        box = grid.box(place - size, place + size)
+        x, y, z = grid.local(box)
+        quadric = 1 - ((x - place[0]) / size[0]) ** 2 - ((y - place[1]) / size[1]) ** 2 - ((z - place[2]) / size[2]) ** 2
+        inside = np.minimum(quadric * (0.4 * size.min()), z - level)
+        inside = np.minimum(inside, 0.8 * (diaphragm[None, box[1], box[2]] - 4 - z))
+        mix(hu[box], soft(inside.astype(np.float32), 3.0), -960.0)
+
+
+def build(
+    grid: Grid,
+    patient: Patient,
+    posture: Posture,
+    changes: Changes,
+    rng: np.random.Generator,
+    study_rng: np.random.Generator,
+) -> Anatomy:
+    """Draw the thorax.
+
+    Args:
+        grid: Where to draw.
+        patient: The anatomy.
+        posture: Breath of this study.
+        changes: What disease does to the shape.
+        rng: Stream of the patient (vessel tree, lung texture).
+        study_rng: Stream of the study (stomach and bowel gas).
+    """
+    apex = 124.0 + patient.apex
+    shape = _shape(grid, patient, apex)
+    hu = np.full((grid.size,) * 3, AIR, np.float32)
+    _body(grid, patient, shape, hu)
+    diaphragm, domes = _diaphragm(grid, patient, posture, changes)
+    wall, depth = _lungs(grid, shape, diaphragm, apex)
+
+    floor = np.clip(soft(diaphragm[None] - grid.z, 4.0), 0, 1)
+    cavity = soft(wall, 3.0)
+    organ = np.where(grid.x > -25, np.float32(LIVER), np.float32(BOWEL))
+    hu += cavity * (20 + floor * (organ - 20) - hu)
+
+    _abdomen(grid, domes, diaphragm, hu, study_rng)
+    share = soft(depth, 2.6)
+    air = LUNG + 26 * coarse_noise(rng, grid.size, 14) + (grid.z * -0.22)
+    hu += share * (air.astype(np.float32) - hu)
+    lobes = _lobes(grid, depth, hu, share)
+    paint_vessels(grid, hu, share, depth, changes.vessels, rng)
+
+    tissue = np.zeros_like(hu)
+    heart = np.zeros_like(hu)
+    box, part = _heart(grid, patient, posture, changes, 0.5 * (domes["right"] + domes["left"]))
+    part = part * soft(grid.z[box[0]] - diaphragm[None, box[1], box[2]] + 3, 4.0)
+    heart[box] = part
+    tissue[box] = part
+    mix(hu[box], part, HEART)
+    box, part = _great_vessels(grid, patient, 0.0)
+    part = part * soft(grid.z[box[0]] - diaphragm[None, box[1], box[2]] + 40, 4.0)
+    tissue[box] = np.maximum(tissue[box], part)
+    mix(hu[box], part, BLOOD)
+    _airways(grid, hu)
+    paint_skeleton(grid, hu, patient, posture, shape, changes.breaks)
+
+    share *= 1 - tissue
+    lobes[share < 0.5] = 0
+    half = grid.size // 2
+    sides = {"right": slice(half, grid.size), "left": slice(0, half)}
+    lung = {side: share[:, :, columns] for side, columns in sides.items()}
+    return Anatomy(grid, hu, lung, depth, wall, lobes, heart, shape, domes, apex, sides)
