@@ -44,7 +44,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.config = config
         self.legacy_pad_mean = legacy_pad_mean
-        self.model = _build(config, vocab_size, pad_id)
+        self.model: Any = _build(config, vocab_size, pad_id)
         # A pooler that no objective uses would be a parameter without gradient.
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
@@ -109,7 +109,7 @@ class TextTower(nn.Module):
         return (tokens * weights).sum(1) / weights.sum(1).clamp_min(1.0)
 
 
-def _build(config: TextTowerConfig, vocab_size: int, pad_id: int) -> nn.Module:
+def _build(config: TextTowerConfig, vocab_size: int, pad_id: int) -> Any:
     from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
     if config.folder is not None:
@@ -142,7 +142,7 @@ def _build(config: TextTowerConfig, vocab_size: int, pad_id: int) -> nn.Module:
     return model
 
 
-def _from_folder(folder: Path) -> nn.Module:
+def _from_folder(folder: Path) -> Any:
     from transformers import AutoModel
 
     if not (folder / "config.json").is_file():
@@ -183,7 +183,7 @@ def check_hub_loading(info: dict[str, Any], folder: Path, allowed: tuple[str, ..
         raise UserError(f"The weights do not fit the model: {shown}.", folder, "Mend the folder's model.safetensors.")
 
 
-def _check_fit(model: nn.Module, config: TextTowerConfig, vocab_size: int) -> None:
+def _check_fit(model: Any, config: TextTowerConfig, vocab_size: int) -> None:
     if not hasattr(getattr(model, "encoder", None), "layer") or not hasattr(model, "embeddings"):
         raise UserError(
             f"A text tower must be of the BERT family, not '{model.config.model_type}'.",

@@ -44,7 +44,7 @@ class ImageTower(nn.Module):
     def __init__(self, config: ImageTowerConfig, model_args: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.backbone = _create(config, dict(model_args or {}))
+        self.backbone: Any = _create(config, dict(model_args or {}))
         self.dim: int = self.backbone.num_features
         self.record: dict[str, Any] = {}
         if getattr(self.backbone, "head_hidden_size", self.dim) != self.dim:
@@ -79,7 +79,7 @@ class ImageTower(nn.Module):
         return tokens, (height, width)
 
 
-def _create(config: ImageTowerConfig, arguments: dict[str, Any]) -> nn.Module:
+def _create(config: ImageTowerConfig, arguments: dict[str, Any]) -> Any:
     name = config.name.partition(".")[0]
     if not timm.is_model(name):
         raise UserError(
@@ -105,7 +105,7 @@ def _create(config: ImageTowerConfig, arguments: dict[str, Any]) -> nn.Module:
     return backbone
 
 
-def load_timm_weights(backbone: nn.Module, path: Path) -> dict[str, Any]:
+def load_timm_weights(backbone: Any, path: Path) -> dict[str, Any]:
     """Load a local timm checkpoint strictly.
 
     Differences that are explained, and returned: position tables resampled and old names mapped by timm's own filter of
@@ -135,13 +135,13 @@ def load_timm_weights(backbone: nn.Module, path: Path) -> dict[str, Any]:
     return {"file": file.name, "adapted": adapted, "dropped": dropped}
 
 
-def _classifier_keys(backbone: nn.Module) -> list[str]:
+def _classifier_keys(backbone: Any) -> list[str]:
     classifiers = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
     names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     return [f"{name}.{part}" for name in names for part in ("weight", "bias")]
 
 
-def _adapt_stem(backbone: nn.Module, state: dict[str, torch.Tensor]) -> None:
+def _adapt_stem(backbone: Any, state: dict[str, torch.Tensor]) -> None:
     """Bring the first convolution of a checkpoint to the input channels of the backbone, by timm's rule."""
     stem = next(((n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d)), None)
     if stem is None:

@@ -5,11 +5,13 @@ Guarantee: nothing is fetched from a network; a load that leaves a key unexplain
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medvlp.config.preprocessing import StoredImageConfig
     from medvlp.zoo.encoder import Encoder
+
+__all__ = ["Encoder", "load_encoder"]
 
 
 def load_encoder(spec: str, *, stored: StoredImageConfig | None = None, device: str = "cpu", seed: int = 0) -> Encoder:
@@ -30,3 +32,12 @@ def load_encoder(spec: str, *, stored: StoredImageConfig | None = None, device: 
     from medvlp.zoo.load import load
 
     return load(spec, stored=stored, device=device, seed=seed)
+
+
+def __getattr__(name: str) -> Any:
+    # The class needs torch, this package must stay light.
+    if name == "Encoder":
+        from medvlp.zoo.encoder import Encoder
+
+        return Encoder
+    raise AttributeError(f"module 'medvlp.zoo' has no attribute '{name}'")

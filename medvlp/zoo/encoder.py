@@ -119,9 +119,11 @@ class Encoder:
     def encode_stored(self, pixels: UInt8[np.ndarray, "b h w"]) -> Features:
         """Return the features of squares from a store, resized to the model input and normalised."""
         config = self.preprocessing.input
+        if not len(pixels):
+            return _concatenate([])
         parts = [
             self.image_tower(normalise(to_tensor(resize_pixels(chunk, config.size)).to(self.device), config))
-            for chunk in _chunks(pixels, self.batch_size)
+            for chunk in np.array_split(pixels, range(self.batch_size, len(pixels), self.batch_size))
         ]
         return _concatenate(parts)
 

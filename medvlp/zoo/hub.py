@@ -31,9 +31,9 @@ class HubTower(nn.Module):
     the tokens.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         config = model.config
         self.dim: int = getattr(config, "hidden_size", 0) or config.hidden_sizes[-1]
         self.patch: int | None = getattr(config, "patch_size", None)
