@@ -1,7 +1,7 @@
 """What a data set adapter is: it reads the raw layout and yields studies; it never opens an image.
 
-Guarantee: `studies()` yields the same records in the same order on every machine. What cannot become a study is recorded as
-a `Problem` with its reason and next step; nothing is dropped silently.
+Guarantee: `studies()` yields the same records in the same order on every machine. What cannot become a study is
+recorded as a `Problem` with its reason and next step; nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Problem:
 class Source(ABC):
     """A raw data set on disk.
 
-    A subclass lives in the module of its name (`medvlp/sources/<name>.py`, or an entry point) and has a card of the same
-    name. Studies get `split=None` where the data set has no split; a validation split that the data set lacks is set aside
-    later, by `medvlp.store.prepare`.
+    A subclass lives in the module of its name (`medvlp/sources/<name>.py`, or an entry point) and has a card of the
+    same name. Studies get `split=None` where the data set has no split; a validation split that the data set lacks is
+    set aside later, by `medvlp.store.prepare`.
 
     Args:
         root: Folder or archive of the raw data set.
@@ -78,6 +78,6 @@ class Source(ABC):
     def summary(self) -> dict[str, object]:
         """Return facts about the raw data set to record in the store, e.g. counts found against counts declared.
 
-        Called after `studies()` is exhausted. Values are plain JSON types and hold no absolute path.
+        Called after `studies()` has been read, perhaps only in part. Values are plain JSON types and hold no absolute path.
         """
         return {}

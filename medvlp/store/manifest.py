@@ -1,0 +1,146 @@
+"""The tables of a store and its hash.
+
+Guarantee: `images.parquet` has one row per good image and `studies.parquet` one row per study, with the columns below
+and no others. The hash of a store is taken over the content of both tables, the preprocessing and the card, not over
+file bytes: the same input and preprocessing give the same hash on every machine, whatever the number of workers or the
+shard size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from medvlp.config.base import json_sha256
+from medvlp.errors import UserError, nearest
+from medvlp.types import Study
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT_VERSION = 1
+IMAGES, STUDIES, CARD, META, QUARANTINE = (
+    "images.parquet",
+    "studies.parquet",
+    "card.md",
+    "store.json",
+    "quarantine.jsonl",
+)
+LABEL_PREFIX = "label:"
+
+_TEXT, _WHOLE, _REAL = "string", "int64", "double"
+IMAGE_COLUMNS: dict[str, str] = {
+    "index": _WHOLE,
+    "image_id": _TEXT,
+    "study_id": _TEXT,
+    "patient_id": _TEXT,
+    "path": _TEXT,
+    "view": _TEXT,
+    "modality": _TEXT,
+    "split": _TEXT,
+    "height": _WHOLE,
+    "width": _WHOLE,
+    "spacing_row_mm": _REAL,
+    "spacing_col_mm": _REAL,
+    "sha256": _TEXT,
+    "pixels_sha256": _TEXT,
+    "phash": _TEXT,
+    "mean": _REAL,
+}
+"""`index` is the row of the array; height, width and spacing are those of the file; the hashes and `mean` are explained
+in `medvlp.store.shards.read_image`."""
+
+STUDY_COLUMNS: dict[str, str] = {
+    "study_id": _TEXT,
+    "patient_id": _TEXT,
+    "split": _TEXT,
+    "age": _REAL,
+    "sex": _TEXT,
+    "site": _TEXT,
+    "report": _TEXT,
+    "boxes": _TEXT,
+    "triplets": _TEXT,
+    "masks": _TEXT,
+}
+"""Then one column `label:<name>` per label. `boxes`, `triplets` and `masks` are JSON."""
+
+
+def study_row(study: Study, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the row of a study in `studies.parquet`.
+
+    Raises:
+        UserError: The study has a label that the card does not list.
+    """
+    for name in study.labels:
+        if name not in labels:
+            raise UserError(
+                f"Study {study.study_id} has the label '{name}', which the data card does not list."
+                f"{nearest(name, list(labels))}",
+                fix="Correct the adapter, or add the label to the card.",
+            )
+    row = {name: getattr(study, name) for name in STUDY_COLUMNS if name not in {"boxes", "triplets", "masks"}}
+    row["boxes"] = json.dumps([asdict(box) for box in study.boxes])
+    row["triplets"] = json.dumps([asdict(triplet) for triplet in study.triplets], ensure_ascii=False)
+    row["masks"] = json.dumps(dict(study.masks), sort_keys=True)
+    for name in labels:
+        row[f"{LABEL_PREFIX}{name}"] = float(study.labels.get(name, float("nan")))
+    return row
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pa.Table:
+    """Return rows as an Arrow table of exactly these columns."""
+    import pyarrow as pa
+
+    types = {_TEXT: pa.string(), _WHOLE: pa.int64(), _REAL: pa.float64()}
+    return pa.table({name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()})
+
+
+def study_columns(labels: Iterable[str]) -> dict[str, str]:
+    """Return the columns of `studies.parquet` for these labels."""
+    return STUDY_COLUMNS | {f"{LABEL_PREFIX}{name}": _REAL for name in labels}
+
+
+def parquet_bytes(data: pa.Table) -> bytes:
+    """Return the table as a Parquet file."""
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(data, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def rows_sha256(rows: Sequence[Mapping[str, Any]], leave_out: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of rows as canonical JSON lines, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        kept = {name: value for name, value in row.items() if name not in leave_out}
+        digest.update(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def store_hash(
+    dataset: str,
+    preprocessing_sha256: str,
+    card_sha256: str,
+    images: Sequence[Mapping[str, Any]],
+    studies: Sequence[Mapping[str, Any]],
+) -> str:
+    """Return the hash of a store's content.
+
+    The perceptual hash is left out: it follows from the pixels (which are in by `pixels_sha256`), and its cosine
+    transform may round differently on another processor.
+    """
+    return json_sha256(
+        {
+            "format_version": FORMAT_VERSION,
+            "dataset": dataset,
+            "preprocessing": preprocessing_sha256,
+            "card": card_sha256,
+            "images": rows_sha256(images, leave_out=("phash",)),
+            "studies": rows_sha256(studies),
+        }
+    )

@@ -1,0 +1,145 @@
+"""What a store will hold, decided before the first image is read.
+
+Guarantee: the plan depends on the raw data set and the configuration alone. It fixes the array row of every image, so
+that shards can be written in any order by any number of processes, and its hash tells whether a started or finished
+store was made from the same input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from medvlp.config.base import json_sha256
+from medvlp.config.schema import PrepareConfig
+from medvlp.errors import UserError
+from medvlp.sources.base import Problem, Source
+from medvlp.store.manifest import FORMAT_VERSION
+from medvlp.types import UNKNOWN_PATIENT, ImageRef, Study
+
+VAL_RULE = "official splits; val = the share of the training patients with the lowest SHA-256 of '<seed>/<patient>'"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Studies in their order, images as (study, image) in array order, and what the adapter left out."""
+
+    studies: list[Study]
+    images: list[tuple[Study, ImageRef]]
+    problems: list[Problem]
+    settings: dict[str, Any]
+    summary: dict[str, object]
+
+    @property
+    def input_sha256(self) -> str:
+        """Hash of everything that the raw data set says."""
+        studies = [dataclasses.asdict(study) for study in self.studies]
+        return json_sha256({"studies": studies, "problems": [dataclasses.asdict(problem) for problem in self.problems]})
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a later run into the same store must agree with."""
+        counts = {"studies": len(self.studies), "images": len(self.images), "left out": len(self.problems)}
+        return {"settings": self.settings, "raw data": {"sha256": self.input_sha256, **counts}}
+
+
+def make_plan(source: Source, config: PrepareConfig) -> Plan:
+    """Read the raw data set's tables and decide splits and array rows.
+
+    Raises:
+        UserError: From the adapter, or no study is left, or a split would be empty.
+    """
+    found = list(itertools.islice(source.studies(), config.limit))
+    problems = list(source.problems)
+    if not found:
+        first = f" First reason: {problems[0].path}: {problems[0].reason}" if problems else ""
+        raise UserError(
+            f"No study of {config.source} can be used; {len(problems)} rows or files were left out.{first}",
+            source.root,
+            "Check that this is the root of the raw data set, as the card's layout says.",
+        )
+    studies, repeated = _unique(found)
+    problems += repeated
+    studies = _with_validation(studies, config.val_fraction, config.split_seed)
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "source": config.source,
+        "card_sha256": source.card.text_sha256,
+        "image": config.image.resolved(),
+        "shard_images": config.shard_images,
+        "val_fraction": config.val_fraction,
+        "split_seed": config.split_seed,
+        "limit": config.limit,
+    }
+    images = [(study, image) for study in studies for image in study.images]
+    return Plan(studies, images, problems, settings, source.summary())
+
+
+def _unique(studies: Sequence[Study]) -> tuple[list[Study], list[Problem]]:
+    """Leave out studies whose id or an image of which occurred before; the adapter should have said so already."""
+    kept: list[Study] = []
+    problems: list[Problem] = []
+    ids: set[str] = set()
+    images: set[str] = set()
+    for study in studies:
+        for image in study.images:
+            path = PurePosixPath(image.path)
+            if path.is_absolute() or ".." in path.parts:
+                raise UserError(
+                    f"The adapter gives a path outside the root: {path}.", fix="Give paths relative to the root."
+                )
+        own = [name for image in study.images for name in (f"id {image.image_id}", f"path {image.path}")]
+        again = f"the study id {study.study_id}" if study.study_id in ids else ""
+        again = again or next((f"the image {name}" for name in own if name in images or own.count(name) > 1), "")
+        if again:
+            where = study.images[0].path if study.images else study.study_id
+            fix = "Give every study and image an id of its own; the first study is kept."
+            problems.append(Problem(where, f"{again} occurs a second time", fix, study.study_id))
+            continue
+        ids.add(study.study_id)
+        images.update(own)
+        kept.append(study)
+    return kept, problems
+
+
+def _with_validation(studies: list[Study], fraction: float, seed: int) -> list[Study]:
+    """Set a share of the training patients aside, where there is a training and no validation split.
+
+    Patients are ordered by a hash of seed and id: the order of the files does not matter, and a subset of the data set
+    keeps nearly the same patients. Studies of unknown patients stay in training: nobody can say whose they are.
+
+    Raises:
+        UserError: A share is asked for, but there are fewer than two training patients.
+    """
+    splits = {study.split for study in studies}
+    if fraction == 0 or "val" in splits or "train" not in splits:
+        return studies
+    patients = {study.patient_id for study in studies if study.split == "train"} - {UNKNOWN_PATIENT}
+    if len(patients) < 2:
+        raise UserError(
+            f"The validation split would be empty: there are {len(patients)} known training patients.",
+            fix="Set val_fraction=0, or prepare more studies.",
+        )
+    order = sorted(patients, key=lambda patient: (hashlib.sha256(f"{seed}/{patient}".encode()).digest(), patient))
+    chosen = set(order[: min(max(1, round(fraction * len(order))), len(order) - 1)])
+    return [
+        dataclasses.replace(study, split="val") if study.split == "train" and study.patient_id in chosen else study
+        for study in studies
+    ]
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return one line per value that differs between two nested mappings."""
+    lines: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} in the store, {new} now")
+    return lines

@@ -1,0 +1,168 @@
+"""Raw data set -> prepared store.
+
+Guarantee: `prepare` may be killed at any moment; the same command finishes the work, and the store is the same, byte
+for byte, as from one undisturbed run with any number of workers. A finished store is not written again, unless images
+that could not be read before can be read now. A store made from other input or other settings is never mixed with or
+overwritten.
+
+While it works, `.progress/` in the store holds the plan and one record per finished shard; `store.json` is written
+last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvlp.config.schema import PrepareConfig
+from medvlp.errors import UserError
+from medvlp.progress import progress_bar
+from medvlp.sources import SOURCES
+from medvlp.sources.base import Source
+from medvlp.store import manifest
+from medvlp.store.array_store import read_meta
+from medvlp.store.files import locked, remove_folder, write_json
+from medvlp.store.finish import PLAN, finish, read_quarantine, reopen
+from medvlp.store.plan import Plan, differences, make_plan
+from medvlp.store.shards import PROGRESS, ShardTask, create_array, finished, read_image
+from medvlp.store.workers import run_shards
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What a run of `prepare` left behind. `quarantined` counts the lines of `quarantine.jsonl`."""
+
+    store: Path
+    studies: int
+    images: int
+    quarantined: int
+    seconds: float
+    hash: str
+    already_complete: bool = False
+
+
+def prepare(config: PrepareConfig) -> PrepareSummary:
+    """Write the store that a configuration describes, or finish it, or find that it is complete.
+
+    Raises:
+        UserError: The raw data set is unusable; `out` holds something else; the disk is full or read-only; another run
+            writes the same store; or more studies than `max_quarantine_share` are bad (the store is then complete and
+            can be looked into).
+    """
+    started = time.perf_counter()
+    source = SOURCES.get(config.source)(config.root)
+    _check_target(config)
+    plan = make_plan(source, config)
+    _check_same_input(plan, config.out)
+    already_complete = _is_complete(plan, config)
+    if already_complete:
+        logger.info("%s is complete: nothing to do", config.out)
+    else:
+        with locked(config.out / PROGRESS):
+            _check_same_input(plan, config.out)
+            _write(plan, source, config)
+            remove_folder(config.out / PROGRESS)
+    meta = read_meta(config.out)
+    _check_quarantine(meta["quarantine"], config)
+    return PrepareSummary(
+        store=config.out,
+        studies=meta["counts"]["studies"],
+        images=meta["counts"]["images"],
+        quarantined=meta["quarantine"]["entries"],
+        seconds=time.perf_counter() - started,
+        hash=meta["hash"],
+        already_complete=already_complete,
+    )
+
+
+def _check_target(config: PrepareConfig) -> None:
+    """Refuse a folder that holds something else: nothing of the user's is ever overwritten."""
+    out = config.out
+    if out.exists() and not out.is_dir():
+        raise UserError("The store must be a folder, but there is a file of this name.", out, "Choose another --out.")
+    if out.resolve() == config.root.resolve():
+        raise UserError("The store would be written into the raw data set.", out, "Choose another --out.")
+    if out.is_dir() and not (out / manifest.META).exists() and not (out / PROGRESS).exists() and any(out.iterdir()):
+        raise UserError("The folder is not empty and holds no store.", out, "Choose an empty or new folder for --out.")
+
+
+def _check_same_input(plan: Plan, out: Path) -> None:
+    """Refuse to continue a store that was made with other settings or from other raw data."""
+    if (out / manifest.META).exists():
+        before, verb = read_meta(out)["made_from"], "was made"
+    else:
+        try:
+            before, verb = json.loads((out / PROGRESS / PLAN).read_text()), "was begun"
+        except FileNotFoundError:
+            return
+    found = differences(before, json.loads(json.dumps(plan.state)))
+    if found:
+        raise UserError(
+            f"The store {verb} with other settings or from other raw data:\n    " + "\n    ".join(found),
+            out,
+            "Use the former settings, choose another --out, or remove the store to make it anew.",
+        )
+
+
+def _tasks(plan: Plan, config: PrepareConfig) -> list[ShardTask]:
+    paths = [image.path for _, image in plan.images]
+    size = config.shard_images
+    return [
+        ShardTask(config.out, config.root, number, size, tuple(paths[first : first + size]), config.image)
+        for number, first in enumerate(range(0, len(paths), size))
+    ]
+
+
+def _can_be_read_now(problems: list[dict[str, Any]], plan: Plan, config: PrepareConfig) -> bool:
+    """Tell whether an image that could not be read before can be read now, e.g. since it was downloaded again."""
+    for problem in problems:
+        with contextlib.suppress(UserError):
+            read_image(config.root, plan.images[problem["index"]][1].path, config.image)
+            return True
+    return False
+
+
+def _is_complete(plan: Plan, config: PrepareConfig) -> bool:
+    if not (config.out / manifest.META).exists() or (config.out / PROGRESS).exists():
+        return False
+    problems = [{"index": line["row"]} for line in read_quarantine(config.out) if line["row"] is not None]
+    return not _can_be_read_now(problems, plan, config)
+
+
+def _write(plan: Plan, source: Source, config: PrepareConfig) -> None:
+    """Write what is missing. The caller holds the lock."""
+    out, tasks = config.out, _tasks(plan, config)
+    remove_folder(out / PROGRESS / "tmp")
+    if (out / manifest.META).exists():
+        reopen(plan, tasks, out)
+    write_json(out / PROGRESS / PLAN, plan.state, out / PROGRESS / "tmp")
+    create_array(out, len(plan.images), config.shard_images, config.image)
+    records = {task.number: record for task in tasks if (record := finished(task)) is not None}
+    for number in [number for number, record in records.items() if _can_be_read_now(record["problems"], plan, config)]:
+        del records[number]
+    pending = [task for task in tasks if task.number not in records]
+    with progress_bar(f"prepare {config.source}", len(plan.images), "images") as advance:
+        advance(len(plan.images) - sum(len(task.paths) for task in pending))
+        for task, record in run_shards(pending, config.num_workers):
+            records[task.number] = record
+            advance(len(task.paths), bad=sum(len(record["problems"]) for record in records.values()))
+    finish(plan, [records[task.number] for task in tasks], source, config)
+
+
+def _check_quarantine(quarantine: dict[str, Any], config: PrepareConfig) -> None:
+    if quarantine["entries"]:
+        logger.warning("%d rows or files are in %s", quarantine["entries"], config.out / manifest.QUARANTINE)
+    if quarantine["share"] > config.max_quarantine_share:
+        raise UserError(
+            f"{quarantine['share']:.1%} of the studies have a problem, more than max_quarantine_share = "
+            f"{config.max_quarantine_share:.1%}. The store is complete and holds all the others.",
+            config.out / manifest.QUARANTINE,
+            "Mend what it lists and run the same command again, or accept it with a larger max_quarantine_share.",
+        )
