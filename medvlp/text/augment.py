@@ -1,0 +1,60 @@
+"""Text augmentation in the manner of EDA (Wei and Zou, 2019): shuffled sentences, dropped words.
+
+Guarantee: every word that the labeler reads stays, and stays in its order within its sentence: findings, places, states,
+sides, negation, doubt and the words that end a clause. Only filling words are dropped. Headings stay in front of their
+sections.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from medvlp.text.sections import find_sections, split_sentences
+from medvlp.text.statements import kept_spans
+
+
+@lru_cache(maxsize=1 << 16)
+def _words(sentence: str) -> tuple[tuple[str, bool], ...]:
+    """Return the words of a sentence, each with whether it may be dropped."""
+    words = sentence.split()
+    lowered = [word.lower() for word in words]
+    spans = kept_spans(" ".join(lowered))
+    result, start = [], 0
+    for word, low in zip(words, lowered, strict=True):
+        end = start + len(low)
+        meaning = any(s < end and start < e for s, e in spans)
+        result.append((word, not meaning and low.isalpha()))
+        start = end + 1
+    return tuple(result)
+
+
+def augment_text(text: str, rng: np.random.Generator, shuffle_sentences: bool, drop_words: float) -> str:
+    """Return another wording of a text that says the same.
+
+    Args:
+        text: A sentence, several, or a report with headings; sentences change places only within their section.
+        rng: Source of randomness; one draw decides, so that equal generators give equal texts.
+        shuffle_sentences: Whether the sentences of each section are put in random order.
+        drop_words: Probability with which each filling word is dropped; a sentence keeps at least one word.
+    """
+    if not shuffle_sentences and drop_words == 0:
+        return text
+    parts = []
+    for section in find_sections(text):
+        sentences = split_sentences(text[section.start : section.end])
+        if shuffle_sentences:
+            sentences = [s if s[-1] in ".!?:;" else f"{s}." for s in sentences]  # else two would become one
+            sentences = [sentences[k] for k in rng.permutation(len(sentences))]
+        if drop_words > 0:
+            sentences = [_drop(sentence, rng, drop_words) for sentence in sentences]
+        parts.append(" ".join([text[section.heading_start : section.start].strip(), *sentences]).strip())
+    return "\n".join(part for part in parts if part)
+
+
+def _drop(sentence: str, rng: np.random.Generator, probability: float) -> str:
+    words = _words(sentence)
+    drawn = rng.random(len(words)) < probability
+    kept = [word for (word, droppable), drop in zip(words, drawn, strict=True) if not (droppable and drop)]
+    return " ".join(kept or [words[0][0]])
