@@ -318,7 +318,7 @@ def build(
 
     _abdomen(grid, domes, diaphragm, hu, study_rng)
     share = soft(depth, 2.6)
-    air = LUNG + 26 * coarse_noise(rng, grid.size, 14) + (grid.z * -0.22)
+    air = LUNG + 26 * coarse_noise(rng, hu.shape, (14, 14, 14)) + (grid.z * -0.22)
     hu += share * (air.astype(np.float32) - hu)
     lobes = _lobes(grid, depth, hu, share)
     paint_vessels(grid, hu, share, depth, changes.vessels, rng)

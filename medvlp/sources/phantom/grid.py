@@ -192,15 +192,15 @@ def soft(distance: np.ndarray, width: float) -> np.ndarray:
     return np.clip(share, 0, 1, out=share)
 
 
-def coarse_noise(rng: np.random.Generator, size: int, cells: int) -> Float[np.ndarray, "d h w"]:
-    """Return smooth noise of zero mean and about unit variance with `cells` cells per axis (trilinear)."""
-    noise = rng.standard_normal((cells + 1,) * 3).astype(np.float32)
-    at = (np.arange(size) + 0.5) / size * cells
-    low = at.astype(int)
-    matrix = np.zeros((size, cells + 1), np.float32)
-    matrix[np.arange(size), low] = 1 - (at - low)
-    matrix[np.arange(size), low + 1] = at - low
-    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    noise = (matrix @ noise.reshape(cells + 1, -1)).reshape(size, cells + 1, cells + 1)
-    noise = matrix @ noise
-    return noise @ matrix.T
+def coarse_noise(rng: np.random.Generator, shape: Sequence[int], cells: Sequence[int]) -> Float[np.ndarray, "d h w"]:
+    """Return smooth noise of zero mean and about unit variance with `cells` cells along each axis (trilinear)."""
+    noise = rng.standard_normal([n + 1 for n in cells]).astype(np.float32)
+    for axis, (size, count) in enumerate(zip(shape, cells, strict=True)):
+        at = (np.arange(size) + 0.5) / size * count
+        low = at.astype(int)
+        matrix = np.zeros((size, count + 1), np.float32)
+        matrix[np.arange(size), low] = 1 - (at - low)
+        matrix[np.arange(size), low + 1] = at - low
+        matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+        noise = np.moveaxis(np.tensordot(matrix, noise, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(noise)

@@ -1,0 +1,3 @@
+from types import SimpleNamespace
+class Report: pass
+def write_report(*a): return SimpleNamespace(triplets=(),image_labels={})

@@ -1,0 +1,135 @@
+"""One study in memory: volume, masks, radiographs, report and truth of one patient, all from (seed, index).
+
+Guarantee: `generate_study` is a pure function; two calls with the same arguments give the same bytes, in any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int16, UInt8
+
+from medvlp.sources.phantom.anatomy import build
+from medvlp.sources.phantom.findings import Finding, sample_findings, sickness
+from medvlp.sources.phantom.grid import Grid
+from medvlp.sources.phantom.lesions import Mask, changes_of, paint
+from medvlp.sources.phantom.patient import Patient, Posture, Visit, sample_patient, sample_posture, stream, visit
+from medvlp.sources.phantom.project import (
+    View,
+    attenuation,
+    bounding_box,
+    expose,
+    line_integral,
+    pixel_mm,
+    project_mask,
+    sample_exposure,
+    views_of,
+)
+from medvlp.sources.phantom.reports import Report, write_report
+from medvlp.types import Triplet
+
+
+@dataclass(frozen=True)
+class PhantomImage:
+    """One radiograph of a study.
+
+    Args:
+        view: PA, AP or LATERAL.
+        pixels: 8-bit image, bright is dense.
+        integral: Line integrals of attenuation it was made from, before scatter, blur and noise.
+        spacing_mm: Pixel distance on the detector.
+        masks: For each finding of the study its projected mask.
+        boxes: For each finding x, y, width, height of its projected mask in pixels; None where nothing is seen.
+        geometry: How the exposure was made.
+    """
+
+    view: str
+    pixels: UInt8[np.ndarray, "h w"]
+    integral: Float[np.ndarray, "h w"]
+    spacing_mm: float
+    masks: tuple[Bool[np.ndarray, "h w"], ...]
+    boxes: tuple[tuple[int, int, int, int] | None, ...]
+    geometry: View
+
+
+@dataclass(frozen=True)
+class PhantomStudy:
+    """One examination of a phantom patient.
+
+    `volume` is `[d h w]` in HU and RAS (d superior, h anterior, w right); `affine` maps the array index (d, h, w, 1) to
+    (right, anterior, superior, 1) in mm; `spacing_mm` is along (d, h, w).
+    """
+
+    visit: Visit
+    patient: Patient
+    posture: Posture
+    findings: tuple[Finding, ...]
+    volume: Int16[np.ndarray, "d h w"]
+    affine: Float[np.ndarray, "4 4"]
+    spacing_mm: tuple[float, float, float]
+    masks: tuple[Mask, ...]
+    lobes: UInt8[np.ndarray, "d h w"]
+    images: tuple[PhantomImage, ...]
+    report: Report
+    grid: Grid = field(repr=False)
+
+    @property
+    def triplets(self) -> tuple[Triplet, ...]:
+        """What the report states, finding by place."""
+        return self.report.triplets
+
+    @property
+    def labels(self) -> dict[str, float]:
+        """What is in the patient: 1 or 0 for every label of the card."""
+        return self.report.image_labels
+
+
+def generate_study(
+    seed: int,
+    index: int,
+    size: int = 128,
+    image_size: int = 256,
+    findings: Sequence[Finding] | None = None,
+    noise: bool = True,
+) -> PhantomStudy:
+    """Make study `index` of the data set `seed`.
+
+    Args:
+        seed: Seed of the data set.
+        index: Number of the study; its patient follows from it.
+        size: Voxels per axis of the volume.
+        image_size: Pixels per side of a radiograph.
+        findings: Findings to use instead of the drawn ones: the same patient, posture and exposure, e.g. without disease.
+        noise: Quantum noise in the radiographs.
+    """
+    cv2.setNumThreads(1)
+    who = visit(seed, index)
+    patient = sample_patient(seed, who.patient)
+    drawn, before = sample_findings(seed, who.patient, patient, who.number)
+    posture = sample_posture(seed, index, sickness(drawn))
+    chosen = list(drawn if findings is None else findings)
+    grid = Grid(size, patient.scale)
+    anatomy = build(
+        grid, patient, posture, changes_of(chosen), stream(seed, "tissue", who.patient), stream(seed, "gas", index)
+    )
+    masks = paint(anatomy, patient, chosen, lambda key: stream(seed, "lesion", who.patient, key))
+    mu = attenuation(anatomy.hu)
+    images = []
+    for view in views_of(posture):
+        rng = stream(seed, "exposure", index, view.name)
+        exposure = sample_exposure(view, patient, grid, rng, image_size)
+        integral = line_integral(mu, grid, view, image_size)
+        pixel = pixel_mm(grid, view, image_size)
+        pixels = expose(integral, exposure, pixel, view, rng if noise else None)
+        flat = tuple(project_mask(mask.inside, mask.box, grid, view, image_size) for mask in masks)
+        boxes = tuple(bounding_box(mask) for mask in flat)
+        images.append(PhantomImage(view.name, pixels, integral, pixel, flat, boxes, view))
+    report = write_report(seed, who, patient, posture, chosen, before if findings is None else [])
+    volume = np.rint(np.clip(anatomy.hu, -1024, 3071)).astype(np.int16)
+    return PhantomStudy(
+        who, patient, posture, tuple(chosen), volume, grid.affine, grid.spacing_mm, tuple(masks), anatomy.lobes,
+        tuple(images), report, grid,
+    )  # fmt: skip
