@@ -20,6 +20,7 @@ __all__ = ["find_images", "is_image_file", "read_radiograph", "stored_transform"
 
 _HEAD = 1024
 _DICOM_GROUPS = (2, 8)
+_LONGEST_FIRST_ELEMENT = 256
 _VALUE_REPRESENTATIONS = frozenset(
     re.findall("..", "AEASATCSDADSDTFLFDISLOLTOBODOFOLOVOWPNSHSLSQSSSTSVTMUCUIULUNURUSUTUV")
 )
@@ -102,7 +103,8 @@ def _starts_with_element(head: bytes) -> bool:
         return False
     if head[4:6].decode("latin-1") in _VALUE_REPRESENTATIONS:
         return True
-    return int.from_bytes(head[4:8], "little") <= 256 and head[2:4] <= b"\x20\x00"
+    length = int.from_bytes(head[4:8], "little")
+    return length <= _LONGEST_FIRST_ELEMENT and length % 2 == 0
 
 
 def __getattr__(name: str) -> Any:

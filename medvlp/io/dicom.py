@@ -8,7 +8,7 @@ VOI, so large values are always bright; overlays are ignored.
 from __future__ import annotations
 
 import io
-import warnings
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from pydicom import dcmread, uid
 
 from medvlp.errors import UserError
-from medvlp.io.dicom_pixels import QUIET, decode, frame_values
+from medvlp.io.dicom_pixels import decode, frame_values, quiet_pydicom
 from medvlp.io.dicom_values import ModalityResult, NotOffered, apply_modality, apply_voi
 from medvlp.types import Intensity, Radiograph
 
@@ -50,6 +50,8 @@ _GROUPS = {
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
     "PixelMeasuresSequence": ("PixelSpacing",),
 }
+_COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_DELIMITER_BYTES = 8
 _PROJECTION = frozenset({"CR", "DX", "MG", "IO", "PX", "RF", "XA", "RG"})
 _CALIBRATIONS = frozenset({"GEOMETRY", "FIDUCIAL"})
 _FIX = "Restore the file from its source, or leave it out."
@@ -86,19 +88,25 @@ def read_dicom(data: bytes, path: Path, config: StoredImageConfig) -> Radiograph
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".")
+    """Return the reason up to its first quotation, which in a broken file can hold anything, identifiers included."""
+    reason = re.split(r"['\"]", " ".join(str(error).split())[:200])[0]
+    return re.sub(r"[^ -~]", "", reason).rstrip(" .:(") or "unreadable value"
 
 
 def _parse(data: bytes) -> Dataset:
-    with QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_pydicom():
         dataset = dcmread(io.BytesIO(data), force=True, specific_tags=READ_TAGS)
+        for _ in dataset.iterall():  # values are converted on first access: here, where that is quiet
+            pass
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         assumed = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
         dataset.file_meta.TransferSyntaxUID = assumed if little else uid.ExplicitVRBigEndian
     if "PixelData" not in dataset:
         raise ValueError("it has no integer pixel data, or ends before them")
+    pixels = dataset["PixelData"]
+    if pixels.is_undefined_length and int(pixels.file_tell or 0) + len(pixels.value) + _DELIMITER_BYTES > len(data):
+        raise ValueError("truncated: the end of its pixel data is missing")
     missing = [name for name in _NEEDED if dataset.get(name) is None]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
@@ -133,6 +141,8 @@ def _read(dataset: Dataset, path: Path, config: StoredImageConfig) -> Radiograph
     frame = _choose_frame(frames, path, config)
     get = _Frame(dataset, frame)
     photometric = str(dataset.PhotometricInterpretation)
+    if photometric not in ("MONOCHROME1", "MONOCHROME2", *_COLOUR):
+        raise ValueError("its photometric interpretation is unknown")
     spacing, spacing_facts = _spacing(get)
     modality = str(get("Modality") or "")
     facts: dict[str, Any] = {
@@ -140,7 +150,7 @@ def _read(dataset: Dataset, path: Path, config: StoredImageConfig) -> Radiograph
         "format": "dicom",
         "transfer_syntax": dataset.file_meta.TransferSyntaxUID.name,
         "modality": modality if len(modality) <= 4 and modality.isalnum() else None,
-        "photometric": photometric[:16],
+        "photometric": photometric,
         "bits": int(dataset.BitsStored),
         "frame": frame,
         "frames": frames,
@@ -253,7 +263,7 @@ def _luminance(
     photometric = str(dataset.PhotometricInterpretation)
     if config.colour == "refuse":
         fix = "Set image.colour to luminance to convert it, or leave it out."
-        raise UserError(f"The DICOM file is coloured ({photometric[:16]}), not a radiograph.", path, fix)
+        raise UserError(f"The DICOM file is coloured ({photometric}), not a radiograph.", path, fix)
     if photometric == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
 
@@ -263,5 +273,5 @@ def _luminance(
         rgb = decode(dataset, frame, frames, raw=False)
         full_scale = 2 ** int(dataset.BitsStored) - 1
     if rgb.ndim != 3 or rgb.shape[-1] != 3:
-        raise ValueError(f"photometric interpretation {photometric[:16]} is not supported")
+        raise ValueError(f"{rgb.shape[-1]} channels where colour has 3")
     return (rgb.astype(np.float32) / full_scale) @ np.asarray(LUMINANCE, dtype=np.float32)

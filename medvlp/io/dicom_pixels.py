@@ -7,16 +7,21 @@ never reach the image. Errors are `ValueError` with a reason.
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom import uid
+from pydicom import config, uid
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
 from medvlp.io.bitstream import JpegLayout, jpeg2000_size, jpeg_layout, with_more_scan_data
+from medvlp.io.decoder_process import Frame, decode_frame
 
 if TYPE_CHECKING:
     from jaxtyping import Integer, Shaped
@@ -31,14 +36,33 @@ PLUGINS = {
     uid.RLELossless: "pydicom",
 }
 """Compressed transfer syntax -> the one pydicom plugin that decodes it."""
+_IMAGE_PIXEL = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+)
 _NATIVE = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
     uid.DeflatedExplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
 )
-QUIET = threading.RLock()
-"""Held while Python warnings are captured, which is not safe in several threads at once."""
+_QUIET = threading.RLock()
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom from quoting values of a file in warnings and in its log: they may be identifiers.
+
+    The switches are global, so one thread at a time goes through here; pydicom holds the interpreter lock anyway.
+    """
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mode, disabled = config.settings.reading_validation_mode, config.logger.disabled
+        config.settings.reading_validation_mode, config.logger.disabled = config.IGNORE, True
+        try:
+            yield
+        finally:
+            config.settings.reading_validation_mode, config.logger.disabled = mode, disabled
 
 
 def frame_values(dataset: Dataset, frame: int, frames: int) -> Integer[np.ndarray, "h w"]:
@@ -63,7 +87,9 @@ def frame_values(dataset: Dataset, frame: int, frames: int) -> Integer[np.ndarra
     if syntax in PLUGINS and syntax != uid.RLELossless and high_bit != bits - 1:
         raise ValueError(f"compressed pixel data with high bit {high_bit} for {bits} bits stored")
     raw = decode(dataset, frame, frames, raw=True)
-    words = raw.view(f"u{raw.dtype.itemsize}").astype(np.int64) >> (high_bit - bits + 1)
+    words = raw.astype(raw.dtype.newbyteorder("=")).view(f"u{raw.dtype.itemsize}").astype(np.int64) >> (
+        high_bit - bits + 1
+    )
     words &= (1 << bits) - 1
     if int(dataset.PixelRepresentation):
         words -= (words >> (bits - 1)) << bits
@@ -78,19 +104,20 @@ def decode(dataset: Dataset, frame: int, frames: int, *, raw: bool) -> Shaped[np
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax not in PLUGINS and syntax not in _NATIVE:
-        raise ValueError(f"transfer syntax {syntax.name} is not supported")
-    options: dict[str, Any] = {"index": frame, "raw": raw, "decoding_plugin": PLUGINS.get(syntax, "")}
-    options["shift_correction"] = False
-    layout: JpegLayout | None = None
-    stream = b""
-    if syntax in PLUGINS:
-        stream = get_frame(dataset.PixelData, frame, number_of_frames=frames)
-        layout = _check_stream(dataset, stream)
-    else:
+        known = syntax.name if syntax.name != str(syntax) else re.sub(r"[^0-9.]", "?", syntax)[:64]
+        raise ValueError(f"transfer syntax {known} is not supported")
+    if syntax not in PLUGINS:
         _check_length(dataset, frames)
-    pixels = _run(dataset, options)
+        return _decode_here(dataset, frame, raw, "")
+    stream = get_frame(dataset.PixelData, frame, number_of_frames=frames)
+    layout = _check_stream(dataset, stream)
+    if syntax == uid.RLELossless:
+        return _decode_here(dataset, frame, raw, PLUGINS[syntax])
+    attributes = {keyword: dataset[keyword].value for keyword in _IMAGE_PIXEL if keyword in dataset}
+    request = Frame(stream, str(syntax), PLUGINS[syntax], attributes, raw)
+    pixels = decode_frame(request)
     if layout is not None and syntax in _JPEG and _may_have_run_dry(pixels, layout):
-        longer = _run_stream(dataset, with_more_scan_data(stream, layout), options)
+        longer = decode_frame(replace(request, stream=with_more_scan_data(stream, layout)))
         if not np.array_equal(pixels, longer):
             raise ValueError("truncated: coded data end before the image does")
     return pixels
@@ -132,30 +159,8 @@ def _may_have_run_dry(pixels: Shaped[np.ndarray, "h w *c"], layout: JpegLayout) 
     return bool(np.ptp(corner) <= 2 and abs(int(corner.flat[0]) - 2 ** (layout.bits - 1)) <= 1)
 
 
-def _run(dataset: Dataset, options: dict[str, Any]) -> Shaped[np.ndarray, "h w *c"]:
-    with QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _silence_gdcm()
-        pixels, _ = get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, **options)
-    return pixels
-
-
-def _run_stream(dataset: Dataset, stream: bytes, options: dict[str, Any]) -> Shaped[np.ndarray, "h w *c"]:
-    from pydicom.dataset import Dataset as NewDataset
-    from pydicom.encaps import encapsulate
-
-    copy = NewDataset(dataset)
-    copy.file_meta = dataset.file_meta
-    copy.NumberOfFrames = 1
-    copy.PixelData = encapsulate([stream])
-    copy["PixelData"].is_undefined_length = True
-    return _run(copy, {**options, "index": 0})
-
-
-def _silence_gdcm() -> None:
-    """Keep GDCM from writing about broken files to standard error; the reason is in our error."""
-    import gdcm
-
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
-    gdcm.Trace.DebugOff()
+def _decode_here(dataset: Dataset, frame: int, raw: bool, plugin: str) -> Shaped[np.ndarray, "h w *c"]:
+    with quiet_pydicom():
+        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+        options: Any = {"index": frame, "raw": raw, "decoding_plugin": plugin, "correct_unused_bits": False}
+        return decoder.as_array(dataset, **options)[0]

@@ -1,8 +1,8 @@
 """PNG and JPEG files -> radiographs.
 
 Guarantee: only complete files give an image. 8 bits and less are UNIT (value / full scale); 16 bits are kept as they
-are and called STORED, since detectors fill 10, 12 or 16 of them and the file does not say which. Colour files pass only if
-their channels are equal, or if the configuration asks for luminance.
+are and called STORED, since detectors fill 10, 12 or 16 of them and the file does not say which. Colour files pass only
+if their channels are equal, or if the configuration asks for luminance.
 """
 
 from __future__ import annotations
