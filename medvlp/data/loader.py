@@ -7,6 +7,7 @@ batch. A loader that is left in the middle of an epoch, also by an exception, le
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,10 +98,25 @@ class ImageLoader:
 
         `pixels` are `[b 1 s s]`, uint8 or, from a uint16 store, int32.
         """
-        order = self._order(epoch)
-        jobs = ((step, self._parts(order, step)) for step in range(start_step, self.steps_per_epoch))
+        return self._run((epoch, step) for step in range(start_step, self.steps_per_epoch))
+
+    def stream(self, start: int = 0) -> Iterator[Batch]:
+        """Yield batches without end, epoch after epoch, from batch number `start` of all; made ahead across epochs."""
+        return self._run(divmod(number, self.steps_per_epoch) for number in itertools.count(start))
+
+    def _run(self, jobs: Iterator[tuple[int, int]]) -> Iterator[Batch]:
+        """Make the batches of (epoch, step) in order."""
+        order, of_epoch = np.empty(0, np.int64), -1
+
+        def parts() -> Iterator[tuple[int, int, np.ndarray]]:
+            nonlocal order, of_epoch
+            for epoch, step in jobs:
+                if epoch != of_epoch:
+                    order, of_epoch = self._order(epoch), epoch
+                yield epoch, step, self._parts(order, step)
+
         if self.num_workers == 0:
-            for step, rows in jobs:
+            for epoch, step, rows in parts():
                 yield self.load(epoch, step, rows)
             return
         import cv2
@@ -109,7 +125,7 @@ class ImageLoader:
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="medvlp-loader")
         waiting: deque[Future[Batch]] = deque()
         try:
-            for step, rows in jobs:
+            for epoch, step, rows in parts():
                 waiting.append(pool.submit(self.load, epoch, step, rows))
                 if len(waiting) > self.prefetch:
                     yield waiting.popleft().result()

@@ -78,6 +78,17 @@ def test_start_in_the_middle_of_an_epoch_continues_it():
     assert_same(batches(epoch=2)[1:], batches(epoch=2, start=1))
 
 
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_stream_is_the_epochs_in_a_row_from_any_batch_on(workers):
+    loader = ImageLoader(
+        ArrayStore(), np.arange(30), batch_size=8, input_size=32, seed=3, augment=AUGMENT, num_workers=workers
+    )
+    run = loader.stream(2)
+    assert_same([next(run) for _ in range(5)], [*batches()[2:], *batches(epoch=1), *batches(epoch=2)[:1]])
+    run.close()
+    assert not loader_threads()
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_share_the_global_batch(world_size):
     parts = [batches(rank=rank, world_size=world_size) for rank in range(world_size)]

@@ -1,0 +1,330 @@
+"""The training loop. It knows time, processes and files; the method knows towers and losses.
+
+Guarantee: what a step does is a function of the configuration, the data and the step. Order and changes of samples,
+texts, and dropout are counted from (seed, step), never taken from a generator that runs along; so a run that was killed
+at any moment and started again by the same command ends, on the CPU, with the same bits, also with other workers.
+
+A contrastive term sees the samples of one micro-batch over all ranks: `batch_size / accumulate` of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from medvlp.config.preprocessing import Preprocessing
+from medvlp.config.schema import PretrainConfig
+from medvlp.data.counter import MODEL, hash_key
+from medvlp.data.pretraining import PretrainData, load_data
+from medvlp.errors import UserError
+from medvlp.methods import METHODS
+from medvlp.methods._artifact import save_model
+from medvlp.methods.base import Method
+from medvlp.progress import progress_bar
+from medvlp.track import Tracker, open_tracker, run_record
+from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
+from medvlp.train.distributed import Processes, processes, whole, without_sync, wrap
+from medvlp.train.optim import Average, build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
+from medvlp.train.resume import check_same_run
+from medvlp.train.window import GRADIENT, Window
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS, MODEL_FOLDER, TOKENIZER, CONFIG = "checkpoints", "model", "tokenizer", "config.yaml"
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Pre-train a method, or go on with a run that was stopped; under torchrun on several ranks.
+
+    `run.dir` gets `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tokenizer/` and at the end `model/`. A finished run
+    is left as it is; with a larger `train.steps` it goes on.
+
+    Args:
+        config: The run.
+
+    Returns:
+        `run.dir`.
+
+    Raises:
+        UserError: Data or method do not fit (nothing is started), `run.dir` holds another run, or a loss is not finite.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when the checkpoint is saved.
+    """
+    with processes(config.train) as where:
+        devices = [where.device] if where.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            _Training(config, where).run()
+    return config.run.dir
+
+
+class _Training:
+    """State of one run in one process."""
+
+    def __init__(self, config: PretrainConfig, where: Processes) -> None:
+        self.config, self.where, self.folder = config, where, Path(config.run.dir)
+        kind = METHODS.get(config.method.name)
+        checkpoint = load_newest(self.folder / CHECKPOINTS)
+        if where.share(checkpoint and checkpoint.step) != (checkpoint and checkpoint.step):
+            raise UserError("The ranks see different checkpoints.", self.folder, "Put run.dir on a shared file system.")
+        if checkpoint is not None:
+            check_same_run(config, checkpoint)
+        self.data = self._load_data(kind)
+        self.record = self._record(checkpoint)
+        self.step = 0 if checkpoint is None else checkpoint.step
+        torch.manual_seed(_key(config.run.seed))
+        table = self.data.table
+        vocabulary, pad = (0, 0) if table is None else (table.tokenizer.vocab_size, table.tokenizer.pad_id)
+        self.method: Method = kind(config.method, vocabulary, pad, self.data.label_names).to(where.device)
+        if checkpoint is not None:
+            self.method.load_state_dict(checkpoint.tensors["model"], strict=True)
+        self.module = wrap(self.method, config.train, where)
+        self.optimizer = build_optimizer(self.method, config.train.optimizer)
+        self.average = None if config.train.ema is None else Average(self.method, config.train.ema)
+        if checkpoint is not None:
+            load_optimizer_tensors(self.optimizer, self.method, checkpoint.tensors["optimizer"])
+            if self.average is not None:
+                self.average.load(checkpoint.tensors["average"])
+
+    def _load_data(self, kind: type[Method]) -> PretrainData:
+        """Load the data on rank 0 first: it trains the tokenizer that the others read."""
+        options: dict[str, Any] = {"needs": kind.needs, "paired": kind.paired, "world_size": self.where.world_size}
+        for turn in (True, False):
+            if self.where.main == turn:
+                data = load_data(self.config, tokenizer_folder=self.folder / TOKENIZER, **options)
+            self.where.wait()
+        return data
+
+    def _record(self, checkpoint: Checkpoint | None) -> dict[str, Any]:
+        table = self.data.table
+        record = {
+            "config_sha256": self.config.sha256(),
+            "store_hash": self.data.store.hash,
+            "data_hash": self.data.hash,
+            "tokenizer_hash": None if table is None else table.tokenizer.hash,
+            "data": self.data.facts,
+        } | run_record()
+        for name in ("data_hash", "tokenizer_hash"):
+            if checkpoint is not None and checkpoint.state["record"][name] != record[name]:
+                raise UserError(
+                    "The store or the reports are not those that this run began with.",
+                    self.config.data.store,
+                    "Give the same data, or start a new run with another run.dir.",
+                )
+        return record
+
+    def run(self) -> None:
+        """Train to the last step and write the model."""
+        config, steps = self.config, self.config.train.steps
+        if self.step >= steps:
+            self._write_model()
+            logger.info("The run is complete at step %d; a larger train.steps goes on.", self.step)
+            return
+        if self.step:
+            logger.info("Resuming at step %d of %d.", self.step, steps)
+        tracker = self._open_tracker() if self.where.main else None
+        status = "FAILED"
+        try:
+            with (
+                _interruption() as asked,
+                progress_bar("Pre-training", self._samples(steps - self.step), "samples") as bar,
+            ):
+                self._train(steps, asked, bar, tracker)
+            self._write_model()
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            logger.warning("Stopped at step %d, saved in %s. The same command goes on.", self.step, self.folder)
+            raise
+        finally:
+            if tracker is not None:
+                tracker.finish(status)  # type: ignore[arg-type]
+        logger.info(
+            "%d steps done. Model: %s. Curve: %s.", steps, self.folder / MODEL_FOLDER, self.folder / "metrics.jsonl"
+        )
+        logger.info("Next: medvlp bench run SUITE --store STORE --encoder %s --out RESULTS", config.run.dir)
+
+    def _samples(self, steps: int) -> int:
+        return steps * self.config.train.batch_size
+
+    def _open_tracker(self) -> Tracker:
+        config = self.config
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".{CONFIG}.part"
+        part.write_text(yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        part.replace(self.folder / CONFIG)
+        tags = {name: value for name, value in self.record.items() if isinstance(value, str)}
+        tags |= {f"version.{name}": value for name, value in self.record["versions"].items()}
+        name = config.run.name or self.folder.resolve().name
+        return open_tracker(
+            config.track, self.folder, name=name, params=config.resolved(), tags=tags, resume_step=self.step
+        )
+
+    def _train(self, steps: int, asked: threading.Event, bar: Any, tracker: Tracker | None) -> None:
+        train = self.config.train
+        options: dict[str, Any] = {
+            "rank": self.where.rank,
+            "world_size": self.where.world_size,
+            "pin_memory": self.where.device.type == "cuda",
+        }
+        validation = self.data.loader(self.config, validation=True, **options) if len(self.data.val) else None
+        loader = self.data.loader(self.config, **options)
+        batches = loader.stream(self.step * train.accumulate)
+        window, waited, began, first = Window(self.where), 0.0, time.perf_counter(), self.step
+        shown: dict[str, float] = {}
+        self.module.train()
+        try:
+            while self.step < steps:
+                waited += self._one_step(batches, steps, window)
+                self.step += 1
+                bar(train.batch_size, **shown)
+                last = self.step == steps
+                stop = self._agree(asked.is_set(), self.step % train.log_every == 0)
+                save = last or stop or self.step % train.checkpoint_every == 0
+                if save or self.step % train.log_every == 0:
+                    metrics = {f"train/{name}": value for name, value in window.close(self.step).items()}
+                    seconds = time.perf_counter() - began
+                    metrics |= {
+                        "train/lr": learning_rate(train.optimizer, self.step - 1, steps),
+                        "train/epoch": self.step * train.accumulate / loader.steps_per_epoch,
+                        "train/samples_per_second": self._samples(self.step - first) / seconds,
+                        "train/data_wait": waited / seconds,
+                    }
+                    shown = {"loss": metrics["train/loss"]}
+                    if validation is not None and (last or self.step % train.validate_every == 0):
+                        metrics |= self._validate(validation)
+                    if tracker is not None:
+                        tracker.log(metrics, self.step)
+                    if save:
+                        self._save()
+                    waited, began, first = 0.0, time.perf_counter(), self.step
+                if stop and not last:
+                    raise KeyboardInterrupt
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+
+    def _one_step(self, batches: Iterator[Any], steps: int, window: Window) -> float:
+        """Do one optimiser step; return the seconds that it waited for data."""
+        train, step = self.config.train, self.step
+        torch.manual_seed(_key(self.config.run.seed, step, self.where.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(train.optimizer, step, steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        waited = 0.0
+        for micro in range(train.accumulate):
+            began = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - began
+            with without_sync(self.module, skip=micro < train.accumulate - 1):
+                with self._autocast():
+                    terms = self.module(batch.to(self.where.device))
+                    loss = torch.stack([value for value, _ in terms.values()]).sum() / train.accumulate
+                loss.backward()
+            window.add(terms, step + 1)
+        if train.optimizer.clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), train.optimizer.clip_norm)
+            window.add({GRADIENT: (whole(norm), torch.ones_like(whole(norm)))}, step + 1)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.method, step)
+        return waited
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.config.train.precision == "bf16"
+        return torch.autocast(self.where.device.type, torch.bfloat16, enabled=bf16)
+
+    @torch.no_grad()
+    def _validate(self, loader: Any) -> dict[str, float]:
+        """Return the mean losses of the weights in training over the validation images, without augmentation."""
+        window = Window(self.where)
+        self.module.eval()
+        for batch in loader.epoch(0):
+            with self._autocast():
+                window.add(self.method(batch.to(self.where.device)), self.step)
+        self.module.train()
+        return {f"val/{name}": value for name, value in window.close(self.step).items()}
+
+    def _agree(self, asked: bool, due: bool) -> bool:
+        """Return whether to stop: at once in one process, at log steps and if any rank was asked on several."""
+        if self.where.world_size == 1:
+            return asked
+        if not due:
+            return False
+        flag = torch.tensor(float(asked))
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: whole(tensor).detach().cpu() for name, tensor in self.method.state_dict().items()}
+
+    def _averages(self) -> dict[str, torch.Tensor]:
+        tensors = {} if self.average is None else self.average.tensors
+        return {name: whole(tensor).cpu() for name, tensor in tensors.items()}
+
+    def _save(self) -> None:
+        tensors = {"model": self._weights(), "optimizer": optimizer_tensors(self.optimizer, self.method)}
+        if self.average is not None:
+            tensors["average"] = self._averages()
+        state = {
+            "config": self.config.resolved(),
+            "preprocessing": self._preprocessing().resolved(),
+            "record": self.record,
+            "rng": {"seed": self.config.run.seed, "scheme": "hash of (stream, seed, step or epoch, sample or rank)"},
+        }
+        if self.where.main:
+            save_checkpoint(self.folder / CHECKPOINTS, self.step, tensors, state, self.config.train.keep_checkpoints)
+        self.where.wait()
+
+    def _preprocessing(self) -> Preprocessing:
+        return Preprocessing(stored=self.data.store.image_config, input=self.config.method.image.input)
+
+    def _write_model(self) -> None:
+        state = self._weights() | self._averages()
+        if self.where.main:
+            table = self.data.table
+            save_model(
+                self.folder / MODEL_FOLDER,
+                self.method,
+                preprocessing=self._preprocessing(),
+                tokenizer=None if table is None else table.tokenizer,
+                label_names=self.data.label_names,
+                record=self.record | {"step": self.step, "averaged": self.average is not None},
+                state=state,
+            )
+        self.where.wait()
+
+
+def _key(*parts: int) -> int:
+    """Return the seed of initialisation, or of the dropout of a (seed, step, rank)."""
+    return int(hash_key(MODEL, len(parts), *parts)[0])
+
+
+@contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into a wish that the loop sees; a second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,65 @@
+"""Whether a configuration may go on with a checkpoint.
+
+Guarantee: a run goes on only under what decides its weights; where it lives, how far it goes, how it is loaded, logged
+and saved may change. Data are compared by their hash, not by their path.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from medvlp.config.schema import PretrainConfig
+from medvlp.errors import UserError
+from medvlp.train.checkpoint import Checkpoint
+
+FREE = (
+    "run.dir",
+    "run.name",
+    "data.store",
+    "data.reports",
+    "data.num_workers",
+    "data.prefetch",
+    "method.image.weights",
+    "method.text.folder",
+    "train.steps",
+    "train.device",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.log_every",
+    "train.validate_every",
+    "track",
+)
+"""Keys that may differ. The learning-rate schedule of a longer run is that of its new `train.steps` from there on."""
+
+
+def check_same_run(config: PretrainConfig, checkpoint: Checkpoint) -> None:
+    """Raise `UserError` with the differing keys unless `config` may go on with the checkpoint."""
+    try:
+        before = PretrainConfig.model_validate(checkpoint.state["config"]).resolved()
+    except (ValidationError, KeyError) as error:
+        raise UserError(
+            "The checkpoint's configuration cannot be read by this version of medvlp.",
+            checkpoint.path,
+            "Start a new run with another run.dir.",
+        ) from error
+    old, new = _leaves(before), _leaves(config.resolved())
+    differing = [
+        f"{key}: {old.get(key)!r} before, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    ]
+    if differing:
+        raise UserError(
+            "run.dir holds a run with another configuration:\n    " + "\n    ".join(differing),
+            config.run.dir,
+            "Set these keys back to resume it, or start a new run with another run.dir.",
+        )
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
