@@ -7,6 +7,7 @@ compressed frame and ends with its owner.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import subprocess
@@ -74,6 +75,12 @@ class _Worker:
 
 _lock = threading.Lock()
 _worker: _Worker | None = None
+
+
+@atexit.register
+def _stop() -> None:
+    if _worker is not None:
+        _worker.stop()
 
 
 def decode_frame(frame: Frame) -> Shaped[np.ndarray, "h w *c"]:
