@@ -60,12 +60,28 @@ def save_model(
         record: How it was made (config hash, store hash, step, ...), kept as given.
         state: Weights to write instead of the method's own, e.g. an average.
     """
-    from safetensors.torch import save_file
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
+    try:
+        _write(part, method, preprocessing, tokenizer, label_names, record, state)
+        _replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(
+    part: Path,
+    method: Method,
+    preprocessing: Preprocessing,
+    tokenizer: Tokenizer | None,
+    label_names: Sequence[str],
+    record: dict[str, Any],
+    state: dict[str, torch.Tensor] | None,
+) -> None:
+    from safetensors.torch import save_file
+
     tensors = method.state_dict() if state is None else state
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part / WEIGHTS)
     described = {
@@ -80,7 +96,6 @@ def save_model(
     (part / PREPROCESSING).write_text(preprocessing.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(part / TOKENIZER)
-    _replace(part, folder)
 
 
 def portable_config(method: Method) -> MethodConfig:

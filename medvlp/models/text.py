@@ -95,10 +95,14 @@ class TextTower(nn.Module):
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
+        # transformers renames these calls within its version 5.
+        model, renamed = self.model, hasattr(self.model, "activation_checkpointing_enable")
         if enabled:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable = model.activation_checkpointing_enable if renamed else model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         else:
-            self.model.gradient_checkpointing_disable()
+            disable = model.activation_checkpointing_disable if renamed else model.gradient_checkpointing_disable
+            disable()
 
     def _mean(
         self, tokens: Float[torch.Tensor, "b l d"], mask: Bool[torch.Tensor, "b l"]
