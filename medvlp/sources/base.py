@@ -76,8 +76,8 @@ class Source(ABC):
         """
 
     def summary(self) -> dict[str, object]:
-        """Return facts about the raw data set to record in the store, e.g. counts found against counts declared.
+        """Return facts about the raw data set for the store's record, e.g. counts found against counts declared.
 
-        Called after `studies()` has been read, perhaps only in part. Values are plain JSON types and hold no absolute path.
+        Called after `studies()` has been read, perhaps only in part. Values are plain JSON types; no absolute path.
         """
         return {}

@@ -7,7 +7,7 @@ checked.
 
 from __future__ import annotations
 
-import csv
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvlp.errors import UserError, nearest
+from medvlp.sources._csv import Row, read_csv, read_text
 from medvlp.sources.base import Problem, Source
 from medvlp.types import ABSENT, PRESENT, Box, ImageRef, Study
 
@@ -26,14 +27,6 @@ BOX_COLUMNS = ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]")
 
 _AGE = re.compile(r"(\d+)([YMD]?)", re.IGNORECASE)
 _YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of a CSV: its line number and the wanted cells, stripped."""
-
-    line: int
-    cells: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -64,7 +57,7 @@ class NihChestXray14(Source):
         """
         self.problems, self._facts = [], _Facts()
         table = self._table()
-        rows = _read_csv(table, COLUMNS)
+        rows = read_csv(table, COLUMNS)
         lists = {split: self._list(name) for split, name in LISTS.items()}
         boxes = self._boxes({row.cells["Image Index"] for row in rows})
         self._check_edition(table.name, rows, lists)
@@ -94,7 +87,7 @@ class NihChestXray14(Source):
         path = self.root / name
         if not path.is_file():
             raise UserError(f"The official list {name} is missing.", path, "Download it beside the CSV.")
-        names = {line.strip() for line in _text(path).splitlines() if line.strip()}
+        names = {line.strip() for line in read_text(path).splitlines() if line.strip()}
         if not names:
             raise UserError(f"The official list {name} is empty: the split would be empty.", path, "Download it again.")
         return names
@@ -119,9 +112,9 @@ class NihChestXray14(Source):
             raise UserError(f"There is no PNG file in {where}.", self.root, "Unpack the images below the root folder.")
         return found
 
-    def _unique(self, rows: list[_Row], table: str) -> dict[str, _Row]:
+    def _unique(self, rows: list[Row], table: str) -> dict[str, Row]:
         """Return one row per image: the first of identical ones, none of contradicting ones."""
-        by_name: dict[str, list[_Row]] = {}
+        by_name: dict[str, list[Row]] = {}
         for row in rows:
             by_name.setdefault(row.cells["Image Index"], []).append(row)
         kept = {}
@@ -138,7 +131,7 @@ class NihChestXray14(Source):
         return kept
 
     def _study(
-        self, row: _Row, lists: Mapping[str, set[str]], images: Mapping[str, str], boxes: tuple[Box, ...], table: str
+        self, row: Row, lists: Mapping[str, set[str]], images: Mapping[str, str], boxes: tuple[Box, ...], table: str
     ) -> Study | None:
         name = row.cells["Image Index"]
         where, study_id = f"{table}:{row.line}", _stem(name)
@@ -190,7 +183,7 @@ class NihChestXray14(Source):
         self._facts.counts["ages impossible, read as unknown" if match else "ages not given"] += 1
         return None
 
-    def _choice(self, row: _Row, column: str, allowed: str) -> str | None:
+    def _choice(self, row: Row, column: str, allowed: str) -> str | None:
         value = row.cells[column].upper()
         if value in allowed.split():
             return value
@@ -202,29 +195,28 @@ class NihChestXray14(Source):
         if not path.is_file():
             return {}
         boxes: dict[str, list[Box]] = {}
-        for row in _read_csv(path, BOX_COLUMNS):
+        for row in read_csv(path, BOX_COLUMNS):
             name, label = row.cells["Image Index"], row.cells["Finding Label"]
             label = self.card.label_aliases.get(label, label)
             if name not in known:
                 self._facts.counts["boxes of images that are not in the CSV"] += 1
                 continue
-            reason = "" if label in self.card.labels else f"box of unknown label '{label}'"
-            try:
-                x, y, width, height = (float(row.cells[column]) for column in BOX_COLUMNS[2:])
-            except ValueError:
-                reason = reason or "box with a value that is no number"
+            x, y, width, height = (_number(row.cells[column]) for column in BOX_COLUMNS[2:])
+            if label not in self.card.labels:
+                reason = f"box of unknown label '{label}'.{nearest(label, list(self.card.labels))}"
+            elif not all(math.isfinite(value) for value in (x, y, width, height)):
+                reason = "box with a value that is no number"
+            elif min(x, y) < 0 or min(width, height) <= 0:
+                reason = "box without an area, or outside the image"
             else:
-                if not (min(x, y) >= 0 and min(width, height) > 0 and max(x, y, width, height) < float("inf")):
-                    reason = reason or "box without an area, or outside the image"
-            if reason:
-                fix = "Correct the row of the box; the study is kept without it."
-                self._problem(f"{BOXES}:{row.line}", reason + nearest(label, list(self.card.labels)), fix, _stem(name))
+                boxes.setdefault(name, []).append(Box(_stem(name), label, x, y, width, height))
                 continue
-            boxes.setdefault(name, []).append(Box(_stem(name), label, x, y, width, height))
+            fix = "Correct the row of the box; the study is kept without it."
+            self._problem(f"{BOXES}:{row.line}", reason, fix, _stem(name))
         self._facts.counts["boxes"] = sum(len(own) for own in boxes.values())
         return {name: tuple(own) for name, own in boxes.items()}
 
-    def _check_edition(self, table: str, rows: list[_Row], lists: Mapping[str, set[str]]) -> None:
+    def _check_edition(self, table: str, rows: list[Row], lists: Mapping[str, set[str]]) -> None:
         """Compare a full edition with the card; name any other number of rows a subset."""
         cells = {row.cells["Image Index"]: row.cells for row in rows}
         declared = self.card.counts
@@ -273,35 +265,8 @@ def _stem(name: str) -> str:
     return name.rsplit(".", 1)[0]
 
 
-def _text(path: Path) -> str:
+def _number(cell: str) -> float:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The file cannot be read: {error}", path, "Download it again.") from None
-
-
-def _read_csv(path: Path, columns: tuple[str, ...]) -> list[_Row]:
-    """Return the rows of a CSV as the named columns, in file order.
-
-    Header cells that hold a comma (`Bbox [x,y,w,h]`), quoted or not, count as several columns, as in the rows.
-
-    Raises:
-        UserError: The file is empty or a column is missing.
-    """
-    reader = csv.reader(_text(path).splitlines(), skipinitialspace=True)
-    header = [part.strip() for cell in next(reader, []) for part in cell.split(",")]
-    for column in columns:
-        if column not in header:
-            present = [name for name in header if name]
-            what = f"{path.name} has no column '{column}'." if present else f"{path.name} is empty."
-            fix = f"The columns are: {', '.join(present)}." if present else "Download it again."
-            raise UserError(what + nearest(column, present), path, fix)
-    places = {column: header.index(column) for column in columns}
-    rows = []
-    for cells in reader:
-        if any(cell.strip() for cell in cells):
-            values = {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
-            rows.append(_Row(reader.line_num, values))
-    if not rows:
-        raise UserError(f"{path.name} has no rows.", path, "Download it again.")
-    return rows
+        return float(cell)
+    except ValueError:
+        return math.nan

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from jaxtyping import Int, Shaped
+
+_inherited_by_fork = False
+
+
+def _note_fork() -> None:
+    global _inherited_by_fork
+    _inherited_by_fork = "tensorstore" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 INDEX_CACHE_BYTES = 32 << 20
 """Room for the indices of some thousand shards, so that an image costs one read and not two."""
@@ -79,7 +91,7 @@ class Store:
         self.size = self.image_config.size
         self.label_names: list[str] = list(self.meta["labels"])
         self._lock = threading.Lock()
-        self._handle: tuple[int, Any] | None = None
+        self._handle: Any = None
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -154,21 +166,31 @@ class Store:
         return self._read(wanted)
 
     def _read(self, wanted: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b h w"]:
+        import numpy as np
+
         try:
+            if _inherited_by_fork:  # tensorstore aborts a forked child of a process that has used it
+                return np.asarray(self._zarr_array.oindex[wanted])
             return self._array()[wanted].read().result()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise UserError(
                 f"The images of the store cannot be read: {error}",
                 self.path / ARRAY,
                 "Prepare it again in another folder.",
             ) from error
 
+    @cached_property
+    def _zarr_array(self) -> Any:
+        import zarr
+
+        return zarr.open_array(self.path / ARRAY, mode="r")
+
     def _array(self) -> Any:
-        """Return the tensorstore handle of this process."""
+        """Return the tensorstore handle."""
         import tensorstore as ts
 
         with self._lock:
-            if self._handle is None or self._handle[0] != os.getpid():
+            if self._handle is None:
                 spec = {
                     "driver": "zarr3",
                     "kvstore": {"driver": "file", "path": str((self.path / ARRAY).resolve())},
@@ -176,5 +198,5 @@ class Store:
                     "recheck_cached_data": "open",
                 }
                 context = ts.Context({"cache_pool": {"total_bytes_limit": INDEX_CACHE_BYTES}})
-                self._handle = os.getpid(), ts.open(spec, open=True, read=True, context=context).result()
-            return self._handle[1]
+                self._handle = ts.open(spec, open=True, read=True, context=context).result()
+            return self._handle

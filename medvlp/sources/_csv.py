@@ -1,0 +1,60 @@
+"""CSV files of data sets.
+
+Guarantee: columns are found by name, header and cells are stripped of blanks, and every row knows its line in the file.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvlp.errors import UserError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a CSV: its line number and the wanted cells, stripped."""
+
+    line: int
+    cells: Mapping[str, str]
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 text file, without its byte order mark.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The file cannot be read: {error}", path, "Download it again.") from None
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> list[Row]:
+    """Return the rows of a CSV as the named columns, in file order.
+
+    Header cells that hold a comma (`Bbox [x,y,w,h]`), quoted or not, count as several columns, as in the rows.
+
+    Raises:
+        UserError: The file is empty or a column is missing.
+    """
+    reader = csv.reader(read_text(path).splitlines(), skipinitialspace=True)
+    header = [part.strip() for cell in next(reader, []) for part in cell.split(",")]
+    for column in columns:
+        if column not in header:
+            present = [name for name in header if name]
+            what = f"{path.name} has no column '{column}'." if present else f"{path.name} is empty."
+            fix = f"The columns are: {', '.join(present)}." if present else "Download it again."
+            raise UserError(what + nearest(column, present), path, fix)
+    places = {column: header.index(column) for column in columns}
+    rows = []
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            values = {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
+            rows.append(Row(reader.line_num, values))
+    if not rows:
+        raise UserError(f"{path.name} has no rows.", path, "Download it again.")
+    return rows
