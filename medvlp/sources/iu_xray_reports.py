@@ -1,7 +1,8 @@
 """Indiana University chest X-ray reports (Open-i XML), without images.
 
-Guarantee: every XML file of the archive or folder becomes a study or a recorded problem; nothing is unpacked to disk, no
-entity or DTD in a file is expanded, and studies come in the order of their numbers, from an archive and from a folder alike.
+Guarantee: every XML file of the archive or folder becomes a study or a recorded problem; nothing is unpacked to disk,
+no entity or DTD in a file is expanded, and studies come in the order of their numbers, from an archive and from a
+folder alike.
 """
 
 from __future__ import annotations
@@ -87,20 +88,20 @@ def parse_report(content: bytes, path: str) -> _Report:
 class IuXrayReports(Source):
     """Reports of the Indiana University collection: `NLMCXR_reports.tgz`, or a folder with its XML files.
 
-    A study has the sections that are not empty as "INDICATION: ...", "COMPARISON: ...", "FINDINGS: ...", "IMPRESSION: ...",
-    a line each, no images and no labels (the MeSH terms are no findings in the sense of the labeler). One report a patient
-    is assumed.
+    A study has the sections that are not empty as "INDICATION: ...", "COMPARISON: ...", "FINDINGS: ...", "IMPRESSION:
+    ...", a line each, no images and no labels (the MeSH terms are no findings in the sense of the labeler). One
+    report a patient is assumed.
     """
 
     def studies(self) -> Iterator[Study]:
         """Yield a study per report, by number.
 
-        A report without findings and impression is a study, but also a problem. Two files with one id: the first is kept
-        if they say the same, none if they contradict.
+        A report without findings and impression is a study, but also a problem. Two files with one id: the first is
+        kept if they say the same, none if they contradict.
 
         Raises:
-            UserError: There is no report, the archive is broken, or the archive that bears the official name has another
-                number of reports than the card declares.
+            UserError: There is no report, the archive is broken, or the archive that bears the official name has
+                another number of reports than the card declares.
         """
         self.problems = []
         self._counts = dict.fromkeys(("reports", "images", "empty_findings", "empty_impression", "empty_both"), 0)

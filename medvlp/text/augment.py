@@ -1,8 +1,8 @@
 """Text augmentation in the manner of EDA (Wei and Zou, 2019): shuffled sentences, dropped words.
 
-Guarantee: every word that the labeler reads stays, and stays in its order within its sentence: findings, places, states,
-sides, negation, doubt and the words that end a clause. Only filling words are dropped. Headings stay in front of their
-sections.
+Guarantee: every word that the labeler reads stays, and stays in its order within its sentence: findings, places,
+states, sides, negation, doubt and the words that end a clause. Only filling words are dropped. Headings stay in front
+of their sections.
 """
 
 from __future__ import annotations

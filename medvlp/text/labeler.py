@@ -1,8 +1,8 @@
 """Rule labeler for the fourteen CheXpert findings.
 
-Guarantee: labels are 1 present, 0 absent, -1 uncertain and NaN not mentioned; the same text always gets the same labels; a
-finding is never inferred from what a report leaves out, except "No Finding", which says just that. Conventions:
-docs/explanation/labeler.md.
+Guarantee: labels are 1 present, 0 absent, -1 uncertain and NaN not mentioned; the same text always gets the same
+labels; a finding is never inferred from what a report leaves out, except "No Finding", which says just that.
+Conventions: docs/explanation/labeler.md.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def label_report(text: str) -> dict[str, float]:
     """Label a report, or any text of several sentences.
 
     Only what the report says about the images counts (`sections.BODY_SECTIONS`): an indication that asks to rule out
-    pneumonia states none. A finding named several times takes 1 before -1 before 0. "No Finding" is 1 where no finding but
-    support devices is positive or uncertain, also none outside the fourteen (emphysema, scoliosis, ...), else NaN. Without
-    such text every label is NaN.
+    pneumonia states none. A finding named several times takes 1 before -1 before 0. "No Finding" is 1 where no
+    finding but support devices is positive or uncertain, also none outside the fourteen (emphysema, scoliosis, ...),
+    else NaN. Without such text every label is NaN.
 
     Returns:
         Value of each of `FINDINGS`.

@@ -1,7 +1,7 @@
 """The labeler's phrases, read from `phrases.yaml` and compiled: one regular expression a group.
 
-Guarantee: every phrase matches whole words of lower-case text with single blanks; a mistake in the phrase file is reported
-with the group that holds it.
+Guarantee: every phrase matches whole words of lower-case text with single blanks; a mistake in the phrase file is
+reported with the group that holds it.
 """
 
 from __future__ import annotations

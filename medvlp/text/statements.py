@@ -1,8 +1,8 @@
 """What one sentence states: which findings it names and whether it affirms, denies or doubts them.
 
-Guarantee: the reading depends on the sentence alone. A word of negation or doubt reaches from where it stands to the end of
-its clause, over the lists that follow it ("no A, B or C"), in the manner of NegEx (Chapman et al., 2001) and ConText
-(Harkema et al., 2009).
+Guarantee: the reading depends on the sentence alone. A word of negation or doubt reaches from where it stands to the
+end of its clause, over the lists that follow it ("no A, B or C"), in the manner of NegEx (Chapman et al., 2001) and
+ConText (Harkema et al., 2009).
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class _Scopes:
         return PRESENT
 
 
-def _alternatives(text: str, statements: list[Statement]) -> list[Statement]:
+def _alternatives(text: str, statements: list[Statement], scopes: _Scopes) -> list[Statement]:
     """Make findings that a sentence offers as alternatives ("atelectasis or infiltrate") uncertain."""
     doubtful: set[int] = set()
     for match in _EITHER.finditer(text):
@@ -161,6 +161,8 @@ def _alternatives(text: str, statements: list[Statement]) -> list[Statement]:
         left, right = max(before, key=lambda k: statements[k].end), min(after, key=lambda k: statements[k].start)
         a, b = statements[left], statements[right]
         near = text[a.end : match.start()].count(" ") <= 2 and text[match.end() : b.start].count(" ") <= 4
+        if any(start < a.start for start, _ in scopes.spans["pseudo"]):
+            continue  # "no change in A or B" speaks of both
         if near and a.finding != b.finding and "," not in text[a.end : match.start()]:
             doubtful |= {left, right}
     return [
@@ -228,8 +230,7 @@ def read_sentence(sentence: str) -> tuple[Statement, ...]:
         value = scopes.value(start, end)
         if value is not None:
             statements.append(Statement(name, value, start, end))
-    labelled = _alternatives(sentence, [s for s in statements if s.finding != OTHER])
-    return (*labelled, *(s for s in statements if s.finding == OTHER), *_place_states(sentence, scopes, found))
+    return (*_alternatives(sentence, statements, scopes), *_place_states(sentence, scopes, found))
 
 
 def kept_spans(sentence: str) -> list[Span]:

@@ -1,7 +1,7 @@
 """WordPiece tokenizer trained on the corpus, or one loaded from a local Hugging Face folder.
 
-Guarantee: the same texts and size give the same vocabulary in every process; saving and loading changes no token; nothing
-is fetched from a network.
+Guarantee: the same texts and size give the same vocabulary in every process; saving and loading changes no token;
+nothing is fetched from a network.
 """
 
 from __future__ import annotations
@@ -73,8 +73,9 @@ class Tokenizer:
                 "vocab_size",
                 f"Use at least {needed}; 4096 suits a few thousand reports.",
             )
-        # The trainer numbers the characters in the order of a hash table and breaks ties by number, so that two runs would
-        # differ. Handing it the characters in a fixed order as "special tokens" of a throw-away model makes it exact.
+        # The trainer numbers the characters in the order of a hash table and breaks ties by number, so that two runs
+        # would differ. Handing it the characters in a fixed order, as "special tokens" of a throw-away model, makes it
+        # exact.
         heads, tails = sorted({word[0] for word in words}), sorted({char for word in words for char in word[1:]})
         trainer = trainers.WordPieceTrainer(
             vocab_size=vocab_size,
@@ -158,8 +159,8 @@ class Tokenizer:
             max_tokens: Longer texts are cut; special tokens count.
 
         Returns:
-            ids, mask, word_ids: `[b l]`; a word id is the number of the word (punctuation is a word) in its text, -1 at special
-            tokens and pads.
+            ids, mask, word_ids: `[b l]`; a word id is the number of the word (punctuation is a word) in its text, -1 at
+            special tokens and pads.
         """
         special = self._backend.num_special_tokens_to_add(False)
         if max_tokens <= special:
