@@ -1,4 +1,4 @@
-"""Opens a page in headless Chromium the way the tests of pages need it: nothing from the network, nothing on the console."""
+"""Opens pages in headless Chromium for tests: nothing from the network, nothing on the console."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ def open_page(html: Path, **options: Any) -> Iterator[Any]:
                 route.abort()
 
         page.route("**/*", watch)
-        page.on("request", lambda r: None if r.url.startswith(("data:", html.resolve().as_uri())) else requests.append(r.url))
-        page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(("data:", html.resolve().as_uri())) else requests.append(r.url),
+        )
+        page.on(
+            "console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(html.resolve().as_uri())
         yield page

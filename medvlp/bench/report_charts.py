@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from medvlp.bench.report_data import LOWER_IS_BETTER, METRICS, Cell, Group
+from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, Cell, Group, is_baseline
 from medvlp.html.charts import Axis, Series, Style, line_chart, marker_path
 from medvlp.html.numbers import decimal, interval, tick_label, ticks
+from medvlp.metrics.classification import ECE_BINS, ece_bin
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-RELIABILITY_BINS = 10
 _GRID = np.linspace(0.0, 1.0, 201)
 
 
@@ -61,7 +61,7 @@ def read_predictions(cell: Cell) -> Any | None:
         return None
 
 
-def label_pairs(frame: Any, label: str) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+def label_pairs(frame: Any, label: str) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Return truth and scores of a label, without the samples that are left out of it."""
     truth = frame[f"label:{label}"].to_numpy(dtype="float64")
     scores = frame[f"score:{label}"].to_numpy(dtype="float64")
@@ -69,7 +69,7 @@ def label_pairs(frame: Any, label: str) -> tuple[Float[np.ndarray, "n"], Float[n
     return truth[kept], scores[kept]
 
 
-def roc_points(truth: Float[np.ndarray, "n"], scores: Float[np.ndarray, "n"]) -> Float[np.ndarray, "g"] | None:
+def roc_points(truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " g"] | None:
     """Return the true-positive rate at 201 evenly spaced false-positive rates, or None where a class is missing.
 
     Ties are one step, as in the trapezoidal area under the curve.
@@ -86,14 +86,14 @@ def roc_points(truth: Float[np.ndarray, "n"], scores: Float[np.ndarray, "n"]) ->
 
 
 def reliability_points(
-    truth: Float[np.ndarray, "n"], scores: Float[np.ndarray, "n"], bins: int = RELIABILITY_BINS
+    truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], bins: int = ECE_BINS
 ) -> tuple[list[float], list[float], list[int]]:
-    """Return mean score, share of positives and size of every filled bin of equal width."""
-    which = np.clip((scores * bins).astype(int), 0, bins - 1)
-    sizes = np.bincount(which, minlength=bins)
+    """Return mean score, share of positives and size of every filled bin, in the bins of the calibration error."""
+    which = ece_bin(scores, bins)
+    sizes = np.bincount(which)
     filled = sizes > 0
-    mean = np.bincount(which, weights=scores, minlength=bins)[filled] / sizes[filled]
-    share = np.bincount(which, weights=truth, minlength=bins)[filled] / sizes[filled]
+    mean = np.bincount(which, weights=scores)[filled] / sizes[filled]
+    share = np.bincount(which, weights=truth)[filled] / sizes[filled]
     return mean.tolist(), share.tolist(), sizes[filled].tolist()
 
 
@@ -101,18 +101,28 @@ def curves(groups: Sequence[Group], label: str, looks: Mapping[str, Style]) -> t
     """Draw the ROC and reliability plot of one label; seeds and draws are averaged (ROC) or pooled (reliability)."""
     roc, reliability = [], []
     for group in groups:
-        pairs = [label_pairs(f, label) for c in group.cells if (f := read_predictions(c)) is not None and f"score:{label}" in f]
+        pairs = [
+            label_pairs(f, label)
+            for c in group.cells
+            if (f := read_predictions(c)) is not None and f"score:{label}" in f
+        ]
         lines = [line for truth, scores in pairs if (line := roc_points(truth, scores)) is not None]
         if not lines:
             continue
         name, style = group.setting.encoder, looks[group.setting.encoder]
         roc.append(Series(name, _GRID.tolist(), np.mean(lines, axis=0).tolist(), style, points=False))
         mean, share, sizes = reliability_points(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
-        notes = [f"score {decimal(m, 2)}, observed {decimal(s, 2)}, n = {k}" for m, s, k in zip(mean, share, sizes, strict=True)]
+        notes = [
+            f"score {decimal(m, 2)}, observed {decimal(s, 2)}, n = {k}"
+            for m, s, k in zip(mean, share, sizes, strict=True)
+        ]
         reliability.append(Series(name, mean, share, style, notes=notes))
     if not roc:
         return None
-    unit = [Axis.linear(text, 0, 1) for text in ("False-positive rate", "True-positive rate", "Predicted probability", "Observed share")]
+    unit = [
+        Axis.linear(text, 0, 1)
+        for text in ("False-positive rate", "True-positive rate", "Predicted probability", "Observed share")
+    ]
     return (
         line_chart(roc, unit[0], unit[1], f"ROC curves for {label}", diagonal=True),
         line_chart(reliability, unit[2], unit[3], f"Reliability curves for {label}", diagonal=True),
@@ -120,7 +130,7 @@ def curves(groups: Sequence[Group], label: str, looks: Mapping[str, Style]) -> t
 
 
 def efficiency(groups: Sequence[Group], metric: str, label: str, looks: Mapping[str, Style]) -> Markup | None:
-    """Draw a score over the share of labels (or the shots) used, one line per encoder; None with fewer than two amounts."""
+    """Draw a score over the share of labels (or the shots) used, a line per encoder; None for a single amount."""
     few_shot = bool(groups) and groups[0].setting.shots > 0
     amounts = sorted({g.setting.shots if few_shot else g.setting.fraction for g in groups if g.cells})
     if len(amounts) < 2:
@@ -135,7 +145,7 @@ def efficiency(groups: Sequence[Group], metric: str, label: str, looks: Mapping[
         low = [y if s.low is None else s.low for y, (_, s) in zip(ys, points, strict=True)]
         high = [y if s.high is None else s.high for y, (_, s) in zip(ys, points, strict=True)]
         notes = [f"{g.setting.amount}: {decimal(s.value)} ({interval(s.low, s.high)})" for g, s in points]
-        lines.append(Series(name, xs, ys, looks[name], low, high, notes=notes))
+        lines.append(Series(name, xs, ys, looks[name], low, high, band=not is_baseline(name), notes=notes))
         values += [*low, *high]
     text = (lambda a: f"{a:g}") if few_shot else (lambda a: f"{100 * a:g} %")
     x = Axis(
@@ -147,4 +157,8 @@ def efficiency(groups: Sequence[Group], metric: str, label: str, looks: Mapping[
     )
     scale = strip_axis(values)
     title = METRICS.get(metric, metric) + (", lower is better" if metric in LOWER_IS_BETTER else "")
-    return line_chart(lines, x, Axis.linear(title, scale.low, scale.high), f"{title} over {x.label.lower()}") if lines else None
+    return (
+        line_chart(lines, x, Axis.linear(title, scale.low, scale.high), f"{title} over {x.label.lower()}")
+        if lines
+        else None
+    )

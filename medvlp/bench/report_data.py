@@ -1,127 +1,32 @@
 """Reads a results folder for its report, however far the benchmark has come.
 
-Guarantee: a cell that is missing, half written or failed never stops the report: it becomes a row without a value and with
-a reason. Paths and patient identifiers are left out at the door.
+Guarantee: a cell that is missing, half written or failed never stops the report: it becomes a row without a value and
+with a reason. Paths and patient identifiers are left out at the door.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medvlp.bench.report_scores import (
+    METRICS,
+    PROTOCOL_NAMES,
+    Cell,
+    Group,
+    Score,
+    Setting,
+    is_baseline,
+    score_of,
+    setting_of,
+    span,
+)
 from medvlp.errors import UserError
 from medvlp.html.private import public
-
-BASELINES = ("random", "metadata", "image_statistics", "majority")
-PROTOCOLS = ("linear_probe", "fine_tune", "knn", "few_shot", "zero_shot")
-METRICS = {
-    "auroc": "AUROC",
-    "average_precision": "AP",
-    "ap": "AP",
-    "f1": "F1",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ece": "ECE",
-    "brier": "Brier",
-}
-LOWER_IS_BETTER = ("ece", "brier")
-
-
-@dataclass(frozen=True, order=True)
-class Setting:
-    """What one number of the table stands for, seeds and draws aside."""
-
-    task: str
-    protocol: str
-    fraction: float
-    shots: int
-    encoder: str
-
-    @property
-    def amount(self) -> str:
-        """Return how many labels were used: `10 %`, `5 shots`, or nothing for zero-shot."""
-        if self.shots:
-            return f"{self.shots} shots"
-        return "no labels" if self.protocol == "zero_shot" else f"{100 * self.fraction:.4g} %"
-
-    @property
-    def id(self) -> str:
-        """Return the name of the setting's record in the page."""
-        import hashlib
-
-        return "r" + hashlib.sha256(repr(self).encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One score over all seeds and draws of a setting. `low` and `high` bound its 95 % interval."""
-
-    metric: str
-    label: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One finished cell: its folder, `cell.json` and `result.json`."""
-
-    hash: str
-    folder: Path
-    info: dict[str, Any]
-    result: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Group:
-    """All cells of a setting and their joint scores; without cells, the reason why there are none."""
-
-    setting: Setting
-    cells: tuple[Cell, ...] = ()
-    scores: tuple[Score, ...] = ()
-    reason: str = ""
-    pooled: bool = True
-    """False where the runner has not summed up the seeds yet and the interval spans those of the cells."""
-
-    def score(self, metric: str, label: str) -> Score | None:
-        """Return the score of a metric and label that has a value, or None."""
-        return next((s for s in self.scores if s.metric == metric and s.label == label and s.value is not None), None)
-
-    @property
-    def seeds(self) -> int:
-        """Return the number of different seeds."""
-        return len({cell.info.get("seed") for cell in self.cells})
-
-    @property
-    def draws(self) -> int:
-        """Return the number of different label subsets."""
-        return len({cell.info.get("draw") for cell in self.cells})
-
-    @property
-    def versions(self) -> str:
-        """Return the task version; several, if cells of different versions lie side by side."""
-        return ", ".join(sorted({str(cell.info.get("task_version", "?")) for cell in self.cells}))
-
-
-def is_baseline(encoder: str) -> bool:
-    """Return whether an encoder is one of the baselines that every suite runs beside."""
-    return encoder.replace("/", ":").split(":")[0] in BASELINES
-
-
-def number(value: Any) -> float | None:
-    """Return a finite number, or None."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
 
 
 def read_json(path: Path) -> Any:
@@ -177,14 +82,16 @@ class Results:
         cells = sorted(_cells(root), key=lambda cell: cell.hash)
         if not raw and not cells:
             raise UserError("The folder holds no benchmark results: neither suite.json nor a finished cell.", root, fix)
-        tasks = raw.get("tasks") or {}
-        if isinstance(tasks, list):
-            tasks = {task["name"]: task for task in tasks}
+        # entries name a task by its file, cells by its own name
+        named = {key: {"name": key} | task for key, task in (raw.get("tasks") or {}).items()}
+        suite = raw.get("suite") or {}
+        for entry in suite.get("entries", []):
+            entry["task"] = named.get(entry["task"], {}).get("name", entry["task"])
         aggregate = public(read_json(root / "aggregate.json")) or []
         return cls(
             root=root,
-            suite=raw.get("suite") or {},
-            tasks=tasks,
+            suite=suite,
+            tasks={str(task["name"]): task for task in named.values()},
             stores=raw.get("stores") or {},
             encoders=raw.get("encoders") or [],
             facts={key: raw[key] for key in ("versions", "git", "created", "finished") if raw.get(key)},
@@ -198,7 +105,9 @@ class Results:
     @cached_property
     def encoder_names(self) -> list[str]:
         """Return all encoders, the ones under test first, then the baselines."""
-        seen = dict.fromkeys([str(e.get("name")) for e in self.encoders] + [str(c.info.get("encoder")) for c in self.cells])
+        seen = dict.fromkeys(
+            [str(e.get("name")) for e in self.encoders] + [str(c.info.get("encoder")) for c in self.cells]
+        )
         return sorted(seen, key=is_baseline)
 
     @cached_property
@@ -220,29 +129,36 @@ class Results:
             cells.setdefault(setting_of(cell.info), []).append(cell)
         summed: dict[Setting, list[dict[str, Any]]] = {}
         for row in self.aggregate:
-            summed.setdefault(setting_of(row), []).append(row)
+            if row.get("status", "ok") == "ok":
+                summed.setdefault(setting_of(row), []).append(row)
         groups = {setting: self._group(setting, found, summed.get(setting, [])) for setting, found in cells.items()}
         for setting in self.planned():
             groups.setdefault(setting, Group(setting, reason=self.reason(setting)))
         order = {name: i for i, name in enumerate(self.encoder_names)}
-        rank = {name: i for i, name in enumerate(PROTOCOLS)}
+        rank = {name: i for i, name in enumerate(PROTOCOL_NAMES)}
         return sorted(
             groups.values(),
-            key=lambda g: (g.setting.task, rank.get(g.setting.protocol, 9), g.setting.fraction, g.setting.shots, order.get(g.setting.encoder, 99)),
+            key=lambda g: (
+                g.setting.task,
+                rank.get(g.setting.protocol, 9),
+                g.setting.fraction,
+                g.setting.shots,
+                order.get(g.setting.encoder, 99),
+            ),
         )
 
     @staticmethod
     def _group(setting: Setting, cells: list[Cell], rows: list[dict[str, Any]]) -> Group:
         if rows:
-            return Group(setting, tuple(cells), tuple(_score(row) for row in rows))
+            return Group(setting, tuple(cells), tuple(score_of(row) for row in rows))
         if len(cells) == 1:
-            return Group(setting, tuple(cells), tuple(_score(row) for row in cells[0].result.get("scores", [])))
+            return Group(setting, tuple(cells), tuple(score_of(row) for row in cells[0].result.get("scores", [])))
         found: dict[tuple[str, str], list[Score]] = {}
         for cell in cells:
             for row in cell.result.get("scores", []):
-                score = _score(row)
+                score = score_of(row)
                 found.setdefault((score.metric, score.label), []).append(score)
-        return Group(setting, tuple(cells), tuple(_span(scores) for scores in found.values()), pooled=False)
+        return Group(setting, tuple(cells), tuple(span(scores) for scores in found.values()), pooled=False)
 
     def planned(self) -> Iterator[Setting]:
         """Yield the settings that the suite asks for; baselines only where they have been run."""
@@ -256,61 +172,42 @@ class Results:
                 }.get(protocol, [(float(f), 0) for f in entry.get("fractions", [1.0])])
                 for fraction, k in amounts:
                     for name in names:
-                        yield setting_of({"task": entry["task"], "protocol": protocol, "fraction": fraction, "shots": k, "encoder": name})
+                        yield setting_of(
+                            {
+                                "task": entry["task"],
+                                "protocol": protocol,
+                                "fraction": fraction,
+                                "shots": k,
+                                "encoder": name,
+                            }
+                        )
 
     def reason(self, setting: Setting) -> str:
         """Return why a planned setting has no value."""
         for failure in self.failures:
-            about = failure.get("cell") if isinstance(failure.get("cell"), dict) else failure
-            if setting_of(about) == setting:
-                return f"failed: {failure.get('what') or failure.get('reason') or failure.get('error') or 'see the failures'}"
+            about = failure["cell"] if isinstance(failure.get("cell"), dict) else failure
+            known = {"encoder", "task", "protocol", "fraction", "shots"} & {
+                k for k, v in about.items() if v is not None
+            }
+            if "encoder" in known and all(getattr(setting, k) == getattr(setting_of(about), k) for k in known):
+                what = failure.get("what") or failure.get("reason") or failure.get("error")
+                return f"failed: {what or 'see the failures'}"
+        status = next(
+            (str(row["status"]) for row in self.aggregate if row.get("status") and setting_of(row) == setting), ""
+        )
         encoder = next((e for e in self.encoders if e.get("name") == setting.encoder), {})
-        if setting.protocol == "zero_shot" and (encoder.get("has_text") is False or is_baseline(setting.encoder)):
+        no_text = (
+            encoder.get("has_text") is False or is_baseline(setting.encoder) or status.startswith("not applicable")
+        )
+        if setting.protocol == "zero_shot" and no_text:
             return "not applicable: the encoder reads no text"
-        return "not run"
-
-
-def setting_of(record: dict[str, Any]) -> Setting:
-    """Return the setting that a cell, an aggregate row, a failure or a plan entry belongs to."""
-    protocol = str(record.get("protocol"))
-    free = protocol in ("zero_shot", "few_shot")
-    return Setting(
-        task=str(record.get("task")),
-        protocol=protocol,
-        fraction=1.0 if free else float(record.get("fraction") or 1.0),
-        shots=int(record.get("shots") or 0) if protocol == "few_shot" else 0,
-        encoder=str(record.get("encoder")),
-    )
+        return status or "not run"
 
 
 def _cells(root: Path) -> Iterator[Cell]:
     for path in sorted(root.glob("cells/*/result.json")):
         info, result = read_json(path.parent / "cell.json"), read_json(path)
         if isinstance(info, dict) and isinstance(result, dict):
-            yield Cell(path.parent.name, path.parent, public(info), public(result))
-
-
-def _score(row: dict[str, Any]) -> Score:
-    n = number(row.get("n"))
-    return Score(
-        metric=str(row.get("metric")),
-        label=str(row.get("label")),
-        value=number(row.get("value")),
-        low=number(row.get("low")),
-        high=number(row.get("high")),
-        n=None if n is None else int(n),
-    )
-
-
-def _span(scores: list[Score]) -> Score:
-    """Return the mean of the cells' values, with an interval from the lowest lower to the highest upper bound."""
-    values = [s.value for s in scores if s.value is not None]
-    lows, highs = [s.low for s in scores if s.low is not None], [s.high for s in scores if s.high is not None]
-    return Score(
-        metric=scores[0].metric,
-        label=scores[0].label,
-        value=sum(values) / len(values) if values else None,
-        low=min(lows) if lows else None,
-        high=max(highs) if highs else None,
-        n=scores[0].n,
-    )
+            run = read_json(path.parent / "run.json")
+            times = run if isinstance(run, dict) else {}
+            yield Cell(path.parent.name, path.parent, public(info), public(result | times))

@@ -1,6 +1,6 @@
 """What a report says in words: warnings that stand on top, and the methods paragraph.
 
-Guarantee: a warning is computed from the results, never written by hand; the methods name the policies that were in force.
+Guarantee: a warning is computed from the results, never written by hand; the methods name the policies in force.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from medvlp.bench.report_charts import RELIABILITY_BINS, label_pairs, read_predictions
-from medvlp.bench.report_data import METRICS, Group, Results, is_baseline
+from medvlp.bench.report_charts import label_pairs, read_predictions
+from medvlp.bench.report_data import Results
+from medvlp.bench.report_scores import METRICS, Group, is_baseline
 from medvlp.html.numbers import count, decimal, interval, percent
+from medvlp.metrics.classification import ECE_BINS
 
 SHORTCUTS = {
     "metadata": "metadata alone (view, age, sex, image size)",
@@ -35,7 +37,10 @@ def _mixed(results: Results) -> Iterator[tuple[str, str]]:
                 seen.setdefault(about, set()).add(str(value))
         for about, values in seen.items():
             if len(values) > 1 and key != "split":
-                yield "Numbers do not compare.", f"Cells of {about} come from {len(values)} different {what}; run the suite again."
+                yield (
+                    "Numbers do not compare.",
+                    f"Cells of {about} come from {len(values)} different {what}; run the suite again.",
+                )
 
 
 def _full(results: Results) -> dict[tuple[str, str], list[Group]]:
@@ -70,7 +75,8 @@ def _shortcuts(results: Results) -> Iterator[tuple[str, str]]:
             if score.value >= top.value:
                 yield (
                     "A shortcut does as well as the encoders.",
-                    f"{task}: {SHORTCUTS[kind]} gives {value}; the best encoder, {other}. The label can be told without reading the image.",
+                    f"{task}: {SHORTCUTS[kind]} gives {value}; the best encoder, {other}. "
+                    "The label can be told without reading the anatomy.",
                 )
             elif score.high is not None and top.low is not None and score.high >= top.low:
                 yield (
@@ -86,7 +92,8 @@ def _subset(results: Results) -> Iterator[tuple[str, str]]:
             share = percent(have / declared)
             yield (
                 "A part of the data set.",
-                f"{name}: {count(have)} of {count(declared)} images ({share}); the numbers do not compare with those of the full set.",
+                f"{name}: {count(have)} of {count(declared)} images ({share}); the numbers do not compare with those "
+                "of the full set.",
             )
 
 
@@ -98,13 +105,19 @@ def _small(results: Results) -> Iterator[tuple[str, str]]:
             continue
         patients = frame["patient_id"].nunique()
         if patients < FEW_PATIENTS:
-            yield "Few patients.", f"{task}: the test split holds {patients} patients; small differences cannot be told from chance."
+            yield (
+                "Few patients.",
+                f"{task}: the test split holds {patients} patients; small differences cannot be told from chance.",
+            )
         labels = [column.removeprefix("label:") for column in frame.columns if column.startswith("label:")]
         rare = {label: k for label in labels if (k := int((label_pairs(frame, label)[0] == 1).sum())) < FEW_POSITIVES}
         if rare:
             listed = ", ".join(f"{label} ({k})" for label, k in sorted(rare.items(), key=lambda pair: pair[1])[:6])
             more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
-            yield "Few positive samples.", f"{task}: fewer than {FEW_POSITIVES} positive test samples for {listed}{more}."
+            yield (
+                "Few positive samples.",
+                f"{task}: fewer than {FEW_POSITIVES} positive test samples for {listed}{more}.",
+            )
 
 
 def _missing(results: Results) -> Iterator[tuple[str, str]]:
@@ -120,8 +133,8 @@ def _missing(results: Results) -> Iterator[tuple[str, str]]:
     if any(not g.pooled for g in results.groups):
         yield (
             "Seeds are not summed up yet.",
-            "The run was interrupted before its last step: where a setting has several cells, the mean is shown with an interval "
-            "that spans those of the cells.",
+            "The run was interrupted before its last step: where a setting has several cells, the mean is shown with "
+            "an interval that spans those of the cells.",
         )
 
 
@@ -132,15 +145,16 @@ def methods_text(results: Results) -> list[str]:
     level = f"{100 * (1 - float(alpha)):g} %"
     drawn = f" ({count(resamples)} resamples, seed {seed})" if resamples else ""
     paragraphs = [
-        f"Every score is computed from kept predictions on the test split. Intervals are {level} percentile intervals of a bootstrap "
-        f"that resamples patients, not images{drawn}: all images of a patient enter or leave together. Where a setting has several "
-        "seeds or label subsets, the value is their mean.",
-        "Encoders are compared on the same test patients, pair by pair; the p values are corrected for the number of comparisons by "
-        f"Holm's method, and a difference counts as shown when the corrected p is below {alpha:g}. In the leaderboard, ≈ marks values "
-        "whose interval overlaps that of the best; overlap is a coarse sign, the paired comparison is the test.",
-        "Thresholds (F1) and penalties are chosen on the validation split and applied unchanged to the test split. The expected "
-        f"calibration error and the reliability curves use {RELIABILITY_BINS} bins of equal width. ROC curves of several seeds are "
-        "averaged at fixed false-positive rates; reliability curves pool them. Smaller fractions of labels are drawn by patient.",
+        f"Every score is computed from kept predictions on the test split. Intervals are {level} percentile intervals "
+        f"of a bootstrap that resamples patients, not images{drawn}: all images of a patient enter or leave together. "
+        "Where a setting has several seeds or label subsets, the value is their mean.",
+        "Encoders are compared on the same test patients, pair by pair; p values are corrected for the number of "
+        f"comparisons by Holm's method, and a difference counts as shown when the corrected p is below {alpha:g}. In "
+        "the leaderboard, ≈ marks values whose interval overlaps that of the best: overlap is a coarse sign, the "
+        "paired comparison is the test.",
+        "Thresholds (F1) and penalties are chosen on the validation split and applied unchanged to the test split. The "
+        f"expected calibration error and the reliability curves use {ECE_BINS} bins of equal width. ROC curves of "
+        "several seeds are averaged at fixed false-positive rates; reliability curves pool them.",
     ]
     for name, task in results.tasks.items():
         paragraphs.append(_task_text(name, task))
@@ -152,10 +166,12 @@ def _task_text(name: str, task: dict[str, Any]) -> str:
     for label in task.get("labels", []):
         against = f"against {label['negative']}" if label.get("negative") else "present against absent"
         labels.append(f"{label['name']} ({label['positive']} {against})")
-    uncertain = {"ignore": "left out", "positive": "taken as present", "negative": "taken as absent"}
+    policies = {"ignore": "left out", "positive": "taken as present", "negative": "taken as absent"}
     views = ", ".join(task.get("views") or []) or "all views"
+    ignored = "as the task says"
     return (
-        f"Task {name}, version {task.get('version', '–')}, data set {task.get('dataset', '–')}, {views}. Labels: {', '.join(labels) or '–'}. "
-        f"Uncertain labels are {uncertain.get(str(task.get('uncertain')), 'as the task says')}, labels that are not mentioned "
-        f"{uncertain.get(str(task.get('not_mentioned')), 'as the task says')}."
+        f"Task {name}, version {task.get('version', '–')}, data set {task.get('dataset', '–')}, {views}. "
+        f"Labels: {', '.join(labels) or '–'}. "
+        f"Uncertain labels are {policies.get(str(task.get('uncertain')), ignored)}, labels that are not mentioned "
+        f"{policies.get(str(task.get('not_mentioned')), ignored)}."
     )

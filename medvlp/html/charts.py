@@ -1,7 +1,7 @@
 """Small charts as inline SVG: lines with bands, and histograms.
 
-Guarantee: no file, font or script is needed; colours are CSS variables of the page, so that a chart follows light, dark and
-print; every series differs by marker or dash as well as by colour; values appear when the pointer rests on a mark.
+Guarantee: no file, font or script is needed; colours are CSS variables of the page, so that a chart follows light, dark
+and print; every series differs by marker or dash as well as by colour; values appear when the pointer rests on a mark.
 A chart is drawn 360 units wide, so that its text keeps its size both on a telephone and in a grid of cards.
 """
 
@@ -18,7 +18,7 @@ from medvlp.html.numbers import decimal, tick_label, ticks
 WIDTH, HEIGHT = 360, 290
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 42
 
-MARKERS = ("circle", "square", "diamond", "triangle", "down", "cross")
+MARKERS = ("circle", "square", "diamond", "triangle", "down", "hexagon")
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3", "10 4")
 
 
@@ -45,7 +45,8 @@ def styles(names: Sequence[str], baselines: Sequence[str]) -> dict[str, Style]:
         for i, name in enumerate(bright)
     }
     looks |= {
-        name: Style(f"var(--grey-{i % 4 + 1})", DASHES[i % 4 + 1], MARKERS[(i + 1) % len(MARKERS)]) for i, name in enumerate(grey)
+        name: Style(f"var(--grey-{i % 4 + 1})", DASHES[i % 4 + 1], MARKERS[(i + 1) % len(MARKERS)])
+        for i, name in enumerate(grey)
     }
     return looks
 
@@ -61,6 +62,8 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     points: bool = True
+    band: bool = True
+    """Whether the area between `low` and `high` is filled; error bars are drawn either way."""
     notes: Sequence[str] = ()
 
 
@@ -97,8 +100,8 @@ def marker_path(marker: str, x: float, y: float, r: float = 4.0) -> str:
         "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
         "triangle": ((0, -1.2), (1.1, 0.8), (-1.1, 0.8)),
         "down": ((0, 1.2), (1.1, -0.8), (-1.1, -0.8)),
-        "cross": ((-1, -0.5), (-0.5, -1), (0, -0.5), (0.5, -1), (1, -0.5), (0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5), (-0.5, 1), (-1, 0.5), (-0.5, 0)),
-    }[marker]  # fmt: skip
+        "hexagon": ((-1.1, 0), (-0.55, -0.95), (0.55, -0.95), (1.1, 0), (0.55, 0.95), (-0.55, 0.95)),
+    }[marker]
     return "M" + "L".join(f"{x + r * dx:.1f} {y + r * dy:.1f}" for dx, dy in corners) + "z"
 
 
@@ -111,7 +114,7 @@ def swatch(style: Style) -> Markup:
     ).format(colour=style.colour, dash=style.dash, path=marker_path(style.marker, 13, 6))
 
 
-def _frame(x: Axis, y: Axis, grid_x: bool) -> list[str]:
+def _frame(x: Axis, y: Axis) -> list[str]:
     """Grid, ticks and axis titles."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
@@ -121,14 +124,15 @@ def _frame(x: Axis, y: Axis, grid_x: bool) -> list[str]:
         parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{escape(text)}</text>')
     for value, text in x.ticks:
         at = x.place(value, LEFT, right)
-        if grid_x:
-            parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{escape(text)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     middle = (TOP + bottom) / 2
-    parts.append(f'<text class="title" x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x.label)}</text>')
     parts.append(
-        f'<text class="title" x="11" y="{middle}" text-anchor="middle" transform="rotate(-90 11 {middle})">{escape(y.label)}</text>'
+        f'<text class="title" x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x.label)}</text>'
+    )
+    parts.append(
+        f'<text class="title" x="11" y="{middle}" text-anchor="middle" transform="rotate(-90 11 {middle})">'
+        f"{escape(y.label)}</text>"
     )
     return parts
 
@@ -136,13 +140,12 @@ def _frame(x: Axis, y: Axis, grid_x: bool) -> list[str]:
 def _svg(parts: Sequence[str], description: str) -> Markup:
     # every part is built in this module from numbers and escaped text
     return Markup(  # noqa: S704
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">{"".join(parts)}</svg>'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">'
+        f"{''.join(parts)}</svg>"
     )
 
 
-def line_chart(
-    series: Sequence[Series], x: Axis, y: Axis, description: str, *, diagonal: bool = False, grid_x: bool = False
-) -> Markup:
+def line_chart(series: Sequence[Series], x: Axis, y: Axis, description: str, *, diagonal: bool = False) -> Markup:
     """Draw lines with bands and markers.
 
     Args:
@@ -151,17 +154,18 @@ def line_chart(
         y: Vertical axis.
         description: What the chart shows, for readers who cannot see it.
         diagonal: Draw the line y = x (chance in a ROC plot, perfect calibration in a reliability plot).
-        grid_x: Draw vertical grid lines too.
     """
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = _frame(x, y, grid_x)
+    parts = _frame(x, y)
     if diagonal:
         parts.append(f'<line class="reference" x1="{LEFT}" y1="{bottom}" x2="{right}" y2="{TOP}"/>')
-    for line in reversed(series):
-        xs = [x.place(value, LEFT, right) for value in line.x]
+    for position, line in reversed(list(enumerate(series))):
+        # error bars of different series stand side by side
+        aside = 0.0 if line.low is None else 4.0 * (position - (len(series) - 1) / 2)
+        xs = [x.place(value, LEFT, right) + aside for value in line.x]
         ys = [y.place(value, bottom, TOP) for value in line.y]
         colour = escape(line.style.colour)
-        if line.low is not None and line.high is not None and len(xs) > 1:
+        if line.band and line.low is not None and line.high is not None and len(xs) > 1:
             upper = [f"{at:.1f} {y.place(value, bottom, TOP):.1f}" for at, value in zip(xs, line.high, strict=True)]
             lower = [f"{at:.1f} {y.place(value, bottom, TOP):.1f}" for at, value in zip(xs, line.low, strict=True)]
             parts.append(f'<path class="band" style="fill:{colour}" d="M{"L".join(upper + lower[::-1])}z"/>')
@@ -177,7 +181,8 @@ def line_chart(
         for i, (a, b) in enumerate(zip(xs, ys, strict=True)):
             if line.low is not None and line.high is not None:
                 top, low = (y.place(bound[i], bottom, TOP) for bound in (line.high, line.low))
-                parts.append(f'<line style="stroke:{colour}" stroke-width="1.5" x1="{a:.1f}" x2="{a:.1f}" y1="{top:.1f}" y2="{low:.1f}"/>')
+                ends = f'x1="{a:.1f}" x2="{a:.1f}" y1="{top:.1f}" y2="{low:.1f}"'
+                parts.append(f'<line style="stroke:{colour}" stroke-width="1.5" {ends}/>')
             note = line.notes[i] if i < len(line.notes) else decimal(line.y[i])
             parts.append(
                 f'<path class="mark" style="fill:{colour}" d="{marker_path(line.style.marker, a, b)}">'
@@ -191,12 +196,10 @@ def histogram(counts: Sequence[float], edges: Sequence[float], x_label: str, y_l
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     x = Axis.linear(x_label, edges[0], edges[-1] if edges[-1] > edges[0] else edges[0] + 1)
     y = Axis.linear(y_label, 0, max([*counts, 1e-9]) * 1.05, 4)
-    parts = _frame(x, y, grid_x=False)
+    parts = _frame(x, y)
     for value, low, high in zip(counts, edges, edges[1:], strict=False):
         left, end, top = x.place(low, LEFT, right), x.place(high, LEFT, right), y.place(value, bottom, TOP)
         amount = f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
-        parts.append(
-            f'<rect class="bar" x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(end - left - 1, 0.5):.1f}" height="{bottom - top:.1f}">'
-            f"<title>{low:g} to {high:g}: {amount}</title></rect>"
-        )
+        place = f'x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(end - left - 1, 0.5):.1f}" height="{bottom - top:.1f}"'
+        parts.append(f'<rect class="bar" {place}><title>{low:g} to {high:g}: {amount}</title></rect>')
     return _svg(parts, description)

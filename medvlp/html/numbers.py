@@ -30,7 +30,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """Return `0.784–0.842`; spaces stand around the dash where a bound is negative. Missing bounds give an empty string."""
+    """Return `0.784–0.842`; spaces stand around the dash where a bound is negative. A missing bound gives ''."""
     if not _is_number(low) or not _is_number(high):
         return ""
     ends = decimal(low, digits), decimal(high, digits)

@@ -66,7 +66,9 @@ def write_page(html: Path, text: str) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise UserError(
-            f"The page cannot be written: {error.strerror or error}.", html, "Choose a folder with space that you may write to."
+            f"The page cannot be written: {error.strerror or error}.",
+            html,
+            "Choose a folder with space that you may write to.",
         ) from error
 
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 _PART = r"""[^\s/\\'":,;<>|()\[\]]+"""
-_PATH = re.compile(rf"(?<![\w./\\])(?<!http:)(?<!https:)(?:~\w*|\.{{1,2}}|[A-Za-z]:)?[/\\](?:{_PART}[/\\])*({_PART})[/\\]?")
+_PATH = re.compile(
+    rf"(?<![\w./\\])(?<!http:)(?<!https:)(?:~\w*|\.{{1,2}}|[A-Za-z]:)?[/\\](?:{_PART}[/\\])*({_PART})[/\\]?"
+)
 _WITHHELD = ("patient_id", "patient_ids", "patient_name", "birth_date", "accession_number", "hostname", "user", "cwd")
 
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -26,11 +25,18 @@ PATH = "/home/jane/secret/runs/medclip"
 
 def _score(metric: str, label: str, value: float, n: int) -> dict[str, object]:
     half = 0.7 / np.sqrt(n)
-    return {"metric": metric, "label": label, "value": value, "low": value - half, "high": min(value + half, 1.0), "n": n}
+    return {
+        "metric": metric,
+        "label": label,
+        "value": value,
+        "low": value - half,
+        "high": min(value + half, 1.0),
+        "n": n,
+    }
 
 
 def write_results(root: Path, labels: tuple[str, ...] = ("Pneumonia",), n: int = 260, examples: int = 6) -> Path:
-    """Two encoders and four baselines; one failed and one missing setting; zero-shot only where there is a text tower."""
+    """Two encoders, four baselines; one failed and one missing setting; zero-shot only with a text tower."""
     rng = np.random.default_rng(0)
     task = {
         "name": "nih_pneumonia",
@@ -44,7 +50,10 @@ def write_results(root: Path, labels: tuple[str, ...] = ("Pneumonia",), n: int =
                 "name": label,
                 "positive": label,
                 "negative": "No Finding",
-                "prompts": {"positive": [f"findings of {label.lower()}"], "negative": ["the lungs are <clear> & normal"]},
+                "prompts": {
+                    "positive": [f"findings of {label.lower()}"],
+                    "negative": ["the lungs are <clear> & normal"],
+                },
             }
             for label in labels
         ],
@@ -57,13 +66,22 @@ def write_results(root: Path, labels: tuple[str, ...] = ("Pneumonia",), n: int =
         "bootstrap_seed": 0,
         "alpha": 0.05,
         "entries": [
-            {"task": "nih_pneumonia", "protocols": ["linear_probe", "fine_tune"], "fractions": [0.01, 0.1, 1.0], "seeds": [0, 1], "draws": 2},
+            {
+                "task": "nih_pneumonia",
+                "protocols": ["linear_probe", "fine_tune"],
+                "fractions": [0.01, 0.1, 1.0],
+                "seeds": [0, 1],
+                "draws": 2,
+            },
             {"task": "nih_pneumonia", "protocols": ["zero_shot"], "fractions": [1.0]},
             {"task": "nih_pneumonia", "protocols": ["few_shot"], "shots": [1, 5, 20]},
         ],
-    }  # fmt: skip
+    }
     tested = list(STRENGTH)[:3]
-    encoders = [{"name": name, "spec": PATH if i == 0 else name, "hash": "e" * 64, "has_text": i == 0} for i, name in enumerate(tested)]
+    encoders = [
+        {"name": name, "spec": PATH if i == 0 else name, "hash": "e" * 64, "has_text": i == 0}
+        for i, name in enumerate(tested)
+    ]
     record = {
         "suite": suite,
         "tasks": {"nih_pneumonia": task},
@@ -82,15 +100,32 @@ def write_results(root: Path, labels: tuple[str, ...] = ("Pneumonia",), n: int =
 
     def cell(encoder: str, protocol: str, fraction: float, shots: int | None, seed: int, draw: int) -> None:
         info = {
-            "task": "nih_pneumonia", "task_version": 2, "dataset": "nih_chestxray14", "encoder": encoder, "protocol": protocol,
-            "fraction": fraction, "seed": seed, "draw": draw, "shots": shots,
-            "hashes": {"store": "5" * 64, "split": f"{fraction}-{draw}", "encoder": "e" * 64, "task": "7" * 64, "config": "c" * 64},
-        }  # fmt: skip
+            "task": "nih_pneumonia",
+            "task_version": 2,
+            "dataset": "nih_chestxray14",
+            "encoder": encoder,
+            "protocol": protocol,
+            "fraction": fraction,
+            "seed": seed,
+            "draw": draw,
+            "shots": shots,
+            "hashes": {
+                "store": "5" * 64,
+                "split": f"{fraction}-{draw}",
+                "encoder": "e" * 64,
+                "task": "7" * 64,
+                "config": "c" * 64,
+            },
+        }
         amount = fraction if not shots else shots / 100
-        strength = STRENGTH[encoder] * (0.55 + 0.45 * (1 + np.log10(amount) / 2)) + (0.4 if protocol == "fine_tune" else 0)
+        strength = STRENGTH[encoder] * (0.55 + 0.45 * (1 + np.log10(amount) / 2)) + (
+            0.4 if protocol == "fine_tune" else 0
+        )
         own = np.random.default_rng([seed, draw, len(encoder), int(1000 * amount)]).normal(size=truth.shape)
         logits = strength * (np.nan_to_num(truth) - 0.5) + 0.7 * noise + 0.7 * own
-        predictions = Predictions(samples, patients, labels, truth, 1 / (1 + np.exp(-(logits if STRENGTH[encoder] else 0 * logits))))
+        predictions = Predictions(
+            samples, patients, labels, truth, 1 / (1 + np.exp(-(logits if STRENGTH[encoder] else 0 * logits)))
+        )
         folder = root / "cells" / hashlib.sha256(json.dumps(info).encode()).hexdigest()
         folder.mkdir(parents=True)
         predictions.to_frame().to_parquet(folder / "predictions.parquet")
@@ -106,19 +141,40 @@ def write_results(root: Path, labels: tuple[str, ...] = ("Pneumonia",), n: int =
             of = [s for s in scores if s["metric"] == metric]
             scores.append(_score(metric, "macro", float(np.mean([s["value"] for s in of])), n))
         result = {
-            **{key: info[key] for key in ("task", "task_version", "dataset", "encoder", "protocol", "fraction", "seed", "draw", "hashes")},
-            "n": n, "scores": scores, "thresholds": dict.fromkeys(labels, 0.4321), "best_params": {"c": 0.1},
-            "seconds": 1.25, "versions": record["versions"], "git": record["git"], "finished": "2026-11-22T19:30:00+00:00",
-        }  # fmt: skip
+            **{
+                key: info[key]
+                for key in (
+                    "task",
+                    "task_version",
+                    "dataset",
+                    "encoder",
+                    "protocol",
+                    "fraction",
+                    "seed",
+                    "draw",
+                    "hashes",
+                )
+            },
+            "n": n,
+            "scores": scores,
+            "thresholds": dict.fromkeys(labels, 0.4321),
+            "best_params": {"c": 0.1},
+            "versions": record["versions"],
+            "git": record["git"],
+        }
         (folder / "cell.json").write_text(json.dumps(info))
         (folder / "result.json").write_text(json.dumps(result))
+        (folder / "run.json").write_text(json.dumps({"started": 1795375800.0, "seconds": 1.25, "device": "cpu"}))
 
     for encoder in STRENGTH:
         for protocol in ("linear_probe", "fine_tune"):
             if protocol == "fine_tune" and encoder not in tested:
                 continue
             for fraction in (0.01, 0.1, 1.0):
-                if (encoder, protocol, fraction) in {("convirt_phantom", "fine_tune", 0.01), ("convirt_phantom", "fine_tune", 0.1)}:
+                if (encoder, protocol, fraction) in {
+                    ("convirt_phantom", "fine_tune", 0.01),
+                    ("convirt_phantom", "fine_tune", 0.1),
+                }:
                     continue
                 cell(encoder, protocol, fraction, None, 0, 0)
                 if fraction < 1 and encoder in tested:
@@ -128,13 +184,32 @@ def write_results(root: Path, labels: tuple[str, ...] = ("Pneumonia",), n: int =
             cell(encoder, "few_shot", 1.0, shots, 0, 0)
     cell("medclip_nih_iu", "zero_shot", 1.0, None, 0, 0)
     failure = {
-        "task": "nih_pneumonia", "protocol": "fine_tune", "fraction": 0.01, "encoder": "convirt_phantom",
-        "what": f"The weights in {PATH}/model.safetensors are cut off.", "where": f"{PATH}/model.safetensors",
-    }  # fmt: skip
+        "task": "nih_pneumonia",
+        "protocol": "fine_tune",
+        "fraction": 0.01,
+        "encoder": "convirt_phantom",
+        "what": f"The weights in {PATH}/model.safetensors are cut off.",
+        "where": f"{PATH}/model.safetensors",
+    }
     (root / "failures.jsonl").write_text(json.dumps(failure) + '\n{"half a line')
     comparisons = [
-        {"task": "nih_pneumonia", "protocol": protocol, "fraction": 1.0, "shots": None, "metric": "auroc", "label": label, "a": a, "b": b,
-         "difference": d, "low": d - 0.04, "high": d + 0.04, "p": p, "p_holm": min(1.0, 6 * p), "n": n, "test": "DeLong"}
+        {
+            "task": "nih_pneumonia",
+            "protocol": protocol,
+            "fraction": 1.0,
+            "shots": None,
+            "metric": "auroc",
+            "label": label,
+            "a": a,
+            "b": b,
+            "difference": d,
+            "low": d - 0.04,
+            "high": d + 0.04,
+            "p": p,
+            "p_holm": min(1.0, 6 * p),
+            "n": n,
+            "test": "DeLong",
+        }
         for protocol in ("linear_probe", "fine_tune")
         for label in (*labels, "macro")
         for a, b, d, p in (
@@ -142,16 +217,25 @@ def write_results(root: Path, labels: tuple[str, ...] = ("Pneumonia",), n: int =
             ("random:resnet18", "convirt_phantom", -0.09, 0.004),
             ("medclip_nih_iu", "convirt_phantom", 0.03, 0.21),
         )
-    ]  # fmt: skip
+    ]
     (root / "comparisons.json").write_text(json.dumps(comparisons))
     (root / "examples" / "nih_chestxray14").mkdir(parents=True)
     index = []
     for i in range(examples):
         yy, xx = np.mgrid[0:256, 0:256] / 256
-        chest = 60 + 120 * np.exp(-((xx - 0.5) ** 2) / 0.02) - 40 * np.exp(-(((xx - 0.3) ** 2) + (yy - 0.5) ** 2) / 0.03)
+        chest = (
+            60 + 120 * np.exp(-((xx - 0.5) ** 2) / 0.02) - 40 * np.exp(-(((xx - 0.3) ** 2) + (yy - 0.5) ** 2) / 0.03)
+        )
         chest = np.clip(chest + rng.normal(0, 6, chest.shape), 0, 255).astype(np.uint8)
         Image.fromarray(chest).save(root / "examples" / "nih_chestxray14" / f"{samples[i]}")
         values = {label: None if np.isnan(truth[i, k]) else truth[i, k] for k, label in enumerate(labels)}
-        index.append({"sample_id": samples[i], "file": f"nih_chestxray14/{samples[i]}", "dataset": "nih_chestxray14", "labels": values})
+        index.append(
+            {
+                "sample_id": samples[i],
+                "file": f"nih_chestxray14/{samples[i]}",
+                "dataset": "nih_chestxray14",
+                "labels": values,
+            }
+        )
     (root / "examples" / "index.json").write_text(json.dumps(index))
     return root

@@ -18,7 +18,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const sign = order === "ascending" ? 1 : -1;
       const key = (row) => {
         const cell = row.cells[column];
-        return cell.dataset.value ?? cell.textContent.trim();
+        return cell ? cell.dataset.value ?? cell.textContent.trim() : "";
       };
       const rows = [...table.tBodies[0].rows].map((row) => ({ row, key: key(row) }));
       rows.sort((a, b) => {

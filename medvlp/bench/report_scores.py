@@ -1,0 +1,170 @@
+"""The numbers of a report: settings, their cells, and scores over seeds and draws.
+
+Guarantee: a setting without cells carries the reason why it has none; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BASELINES = ("random", "metadata", "image_statistics", "majority")
+PROTOCOL_NAMES = {
+    "linear_probe": "Linear probe",
+    "fine_tune": "Fine-tuning",
+    "knn": "k nearest neighbours",
+    "few_shot": "Few-shot",
+    "zero_shot": "Zero-shot",
+}
+METRICS = {
+    "auroc": "AUROC",
+    "average_precision": "AP",
+    "ap": "AP",
+    "f1": "F1",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ece": "ECE",
+    "brier": "Brier",
+}
+LOWER_IS_BETTER = ("ece", "brier")
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What one number of the table stands for, seeds and draws aside."""
+
+    task: str
+    protocol: str
+    fraction: float
+    shots: int
+    encoder: str
+
+    @property
+    def amount(self) -> str:
+        """Return how many labels were used: `10 %`, `5 shots`, or nothing for zero-shot."""
+        if self.shots:
+            return f"{self.shots} shot{'s' if self.shots > 1 else ''}"
+        return "no labels" if self.protocol == "zero_shot" else f"{100 * self.fraction:.4g} %"
+
+    @property
+    def id(self) -> str:
+        """Return the name of the setting's record in the page."""
+        import hashlib
+
+        return "r" + hashlib.sha256(repr(self).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score over all seeds and draws of a setting. `low` and `high` bound its 95 % interval."""
+
+    metric: str
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+
+    def overlaps(self, other: Score) -> bool:
+        """Return whether both intervals are known and have a value in common."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return False
+        return self.low <= other.high and other.low <= self.high
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One finished cell: its folder, `cell.json` and `result.json`."""
+
+    hash: str
+    folder: Path
+    info: dict[str, Any]
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All cells of a setting and their joint scores; without cells, the reason why there are none."""
+
+    setting: Setting
+    cells: tuple[Cell, ...] = ()
+    scores: tuple[Score, ...] = ()
+    reason: str = ""
+    pooled: bool = True
+    """False where the runner has not summed up the seeds yet and the interval spans those of the cells."""
+
+    def score(self, metric: str, label: str) -> Score | None:
+        """Return the score of a metric and label that has a value, or None."""
+        return next((s for s in self.scores if s.metric == metric and s.label == label and s.value is not None), None)
+
+    @property
+    def seeds(self) -> int:
+        """Return the number of different seeds."""
+        return len({cell.info.get("seed") for cell in self.cells})
+
+    @property
+    def draws(self) -> int:
+        """Return the number of different label subsets."""
+        return len({cell.info.get("draw") for cell in self.cells})
+
+    @property
+    def versions(self) -> str:
+        """Return the task version; several, if cells of different versions lie side by side."""
+        return ", ".join(sorted({str(cell.info.get("task_version", "?")) for cell in self.cells}))
+
+
+def is_baseline(encoder: str) -> bool:
+    """Return whether an encoder is one of the baselines that every suite runs beside."""
+    return encoder.replace("/", ":").split(":")[0] in BASELINES
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or None."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def setting_of(record: dict[str, Any]) -> Setting:
+    """Return the setting that a cell, an aggregate row, a failure or a plan entry belongs to."""
+    protocol = str(record.get("protocol"))
+    free = protocol in ("zero_shot", "few_shot")
+    return Setting(
+        task=str(record.get("task")),
+        protocol=protocol,
+        fraction=1.0 if free else float(record.get("fraction") or 1.0),
+        shots=int(record.get("shots") or 0) if protocol == "few_shot" else 0,
+        encoder=str(record.get("encoder")),
+    )
+
+
+def score_of(row: dict[str, Any]) -> Score:
+    """Return a score from its JSON record."""
+    n = number(row.get("n"))
+    return Score(
+        metric=str(row.get("metric")),
+        label=str(row.get("label")),
+        value=number(row.get("value")),
+        low=number(row.get("low")),
+        high=number(row.get("high")),
+        n=None if n is None else int(n),
+    )
+
+
+def span(scores: Sequence[Score]) -> Score:
+    """Return the mean of the cells' values, with an interval from the lowest lower to the highest upper bound."""
+    values = [s.value for s in scores if s.value is not None]
+    lows, highs = [s.low for s in scores if s.low is not None], [s.high for s in scores if s.high is not None]
+    return Score(
+        metric=scores[0].metric,
+        label=scores[0].label,
+        value=sum(values) / len(values) if values else None,
+        low=min(lows) if lows else None,
+        high=max(highs) if highs else None,
+        n=scores[0].n,
+    )

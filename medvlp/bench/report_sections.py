@@ -1,0 +1,236 @@
+"""The sections of a report as plain records for its template.
+
+Guarantee: a section is empty, never wrong, where the results do not hold what it needs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from medvlp.bench.report_charts import curves, efficiency, read_predictions, strip_axis, strip_style
+from medvlp.bench.report_data import Results
+from medvlp.bench.report_scores import LOWER_IS_BETTER, PROTOCOL_NAMES, Group, is_baseline, number
+from medvlp.html import data_uri
+from medvlp.html.charts import Style
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE_PIXELS = 256
+
+
+def lead_label(groups: list[Group]) -> str:
+    """Return the label that leads a task: `macro` where several labels were averaged, else the only one."""
+    labels = dict.fromkeys(score.label for group in groups for score in group.scores)
+    single = [name for name in labels if name != "macro"]
+    return single[0] if len(single) == 1 or (single and "macro" not in labels) else "macro"
+
+
+def panels(found: Results) -> Iterator[tuple[str, str, list[Group]]]:
+    """Task, protocol, groups at the full amount of labels, with the baselines of other protocols beside."""
+    for task in dict.fromkeys(g.setting.task for g in found.groups):
+        full = [g for g in found.groups if g.setting.task == task and g.setting.fraction == 1 and not g.setting.shots]
+        for protocol in dict.fromkeys(g.setting.protocol for g in full):
+            own = [g for g in full if g.setting.protocol == protocol]
+            if protocol not in PROTOCOL_NAMES or not any(g.cells and not is_baseline(g.setting.encoder) for g in own):
+                continue
+            names = {g.setting.encoder for g in own if g.cells}
+            extra = {
+                g.setting.encoder: g
+                for g in full
+                if g.cells and is_baseline(g.setting.encoder) and not g.setting.encoder.startswith("random")
+            }
+            yield task, protocol, own + [g for name, g in extra.items() if name not in names]
+
+
+def headline(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]]:
+    """Yield interval plots of the primary metric with all training labels and of the differences to random weights."""
+    for task, protocol, groups in panels(found):
+        if protocol not in ("linear_probe", "fine_tune", "zero_shot"):
+            continue
+        label = lead_label(groups)
+        deltas = {g.setting.encoder: _delta(found, g, label) for g in groups}
+        rows = []
+        for group in groups:
+            score = group.score(found.primary, label)
+            name = group.setting.encoder
+            rows.append({"group": group, "score": score, "delta": deltas[name], "style": strip_style(looks[name])})
+        rows.sort(key=lambda row: -1.0 if row["score"] is None else row["score"].value, reverse=True)
+        bounds = [v for row in rows if row["score"] for v in (row["score"].low, row["score"].high, row["score"].value)]
+        differences = [v for d in deltas.values() if d for v in (d["low"], d["high"], d["value"])]
+        yield {
+            "task": task,
+            "protocol": protocol,
+            "label": label,
+            "rows": rows,
+            "axis": strip_axis(bounds, 0.5 if found.primary == "auroc" else None, 6),
+            "chance": 0.5 if found.primary == "auroc" else None,
+            "delta_axis": strip_axis(differences, 0.0, 4) if differences else None,
+            "against": next((d["against"] for d in deltas.values() if d), ""),
+            "n": next((row["score"].n for row in rows if row["score"]), None),
+        }
+
+
+def _delta(found: Results, group: Group, label: str) -> dict[str, Any] | None:
+    """Difference of an encoder to the random one, from the paired comparisons."""
+    setting = group.setting
+    for row in found.comparisons:
+        same = (row.get("task"), row.get("protocol")) == (setting.task, setting.protocol) and row.get(
+            "metric"
+        ) == found.primary
+        if (
+            not same
+            or row.get("label") != label
+            or (row.get("fraction") or 1.0) != setting.fraction
+            or row.get("shots")
+        ):
+            continue
+        a, b = str(row.get("a")), str(row.get("b"))
+        for mine, other, sign in ((a, b, 1), (b, a, -1)):
+            if mine == setting.encoder and other.split(":")[0] == "random" and not mine.startswith("random"):
+                ends = [number(row.get("low")), number(row.get("high"))]
+                signed = [None if end is None else sign * end for end in ends][::sign]
+                value = number(row.get("difference"))
+                return {
+                    "value": None if value is None else sign * value,
+                    "low": signed[0],
+                    "high": signed[1],
+                    "p": row.get("p_holm", row.get("p")),
+                    "against": other,
+                }
+    return None
+
+
+def boards(found: Results) -> Iterator[dict[str, Any]]:
+    """One table per task and metric: encoders down, protocols and amounts of labels across."""
+    for task in dict.fromkeys(g.setting.task for g in found.groups):
+        groups = [g for g in found.groups if g.setting.task == task]
+        label = lead_label(groups)
+        columns = list(dict.fromkeys((g.setting.protocol, g.setting.amount) for g in groups))
+        at = {(g.setting.encoder, g.setting.protocol, g.setting.amount): g for g in groups}
+        tables = []
+        for metric in found.metrics:
+            marks = _marks(at, columns, found.encoder_names, metric, label)
+            rows = [
+                (name, [(at.get((name, *column)), marks.get((name, *column), "")) for column in columns])
+                for name in found.encoder_names
+            ]
+            tables.append({"metric": metric, "rows": rows})
+        yield {
+            "task": task,
+            "label": label,
+            "columns": [(*column, i) for i, column in enumerate(columns)],
+            "tables": tables,
+            "config": found.tasks.get(task, {}),
+        }
+
+
+def _marks(at: dict[Any, Group], columns: list[Any], names: list[str], metric: str, label: str) -> dict[Any, str]:
+    """`best` for the best value of a column, `tied` where the interval overlaps that of the best."""
+    marks = {}
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    for column in columns:
+        scores = {name: s for name in names if (name, *column) in at and (s := at[name, *column].score(metric, label))}
+        if len(scores) < 2:
+            continue
+        best = max(scores, key=lambda name: sign * (scores[name].value or 0))
+        for name, score in scores.items():
+            overlap = score.overlaps(scores[best])
+            marks[name, *column] = "best" if name == best else "tied" if overlap else ""
+    return marks
+
+
+def efficiency_charts(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]]:
+    """Yield one chart per task and protocol with more than one amount of labels."""
+    for task in dict.fromkeys(g.setting.task for g in found.groups):
+        for protocol in dict.fromkeys(g.setting.protocol for g in found.groups if g.setting.task == task):
+            groups = [g for g in found.groups if (g.setting.task, g.setting.protocol) == (task, protocol)]
+            label = lead_label(groups)
+            chart = efficiency(groups, found.primary, label, looks)
+            if chart:
+                names = [name for name in looks if any(g.setting.encoder == name and g.cells for g in groups)]
+                yield {"task": task, "protocol": protocol, "label": label, "chart": chart, "names": names}
+
+
+def curve_charts(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]]:
+    """Yield ROC and reliability plots per task, protocol and label, with all training labels."""
+    for task, protocol, groups in panels(found):
+        labels = [n for n in dict.fromkeys(s.label for g in groups for s in g.scores) if n != "macro"]
+        for label in labels:
+            drawn = curves([g for g in groups if g.cells], label, looks)
+            if drawn:
+                yield {
+                    "task": task,
+                    "protocol": protocol,
+                    "label": label,
+                    "roc": drawn[0],
+                    "reliability": drawn[1],
+                    "groups": groups,
+                }
+
+
+def comparisons(found: Results) -> Iterator[dict[str, Any]]:
+    """Yield the paired comparisons with their numbers checked."""
+    single = {name for name, task in found.tasks.items() if len(task.get("labels", [])) == 1}
+    for row in found.comparisons:
+        if row.get("task") in single and row.get("label") == "macro":
+            continue  # the mean over one label is that label
+        shots = int(row.get("shots") or 0)
+        fraction = number(row.get("fraction"))
+        free = str(row.get("protocol")) == "zero_shot"
+        amount = f"{shots} shots" if shots else "no labels" if free else f"{100 * (fraction or 1.0):.4g} %"
+        yield {
+            **{key: row.get(key) for key in ("task", "protocol", "metric", "label", "a", "b", "test")},
+            "amount": amount,
+        } | {key: number(row.get(key)) for key in ("difference", "low", "high", "p", "p_holm", "p_delong", "n")}
+
+
+def prompts(found: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the prompts of tasks that were run zero-shot."""
+    used = {g.setting.task for g in found.groups if g.setting.protocol == "zero_shot"}
+    for name, task in found.tasks.items():
+        labels = [label for label in task.get("labels", []) if label.get("prompts")]
+        if labels and name in used:
+            yield name, labels
+
+
+def examples(found: Results, looks: dict[str, Style]) -> list[dict[str, Any]]:
+    """Example images with their labels and each encoder's score for every label of the task."""
+    frames: list[tuple[str, str, Any]] = []
+    for _, protocol, groups in list(panels(found))[:1]:
+        for group in groups:
+            if group.cells and (frame := read_predictions(group.cells[0])) is not None:
+                frames.append((group.setting.encoder, protocol, frame.set_index(frame["sample_id"].astype(str))))
+    examples = []
+    for entry in found.examples:
+        sample = str(entry.get("sample_id"))
+        path = found.root / "examples" / str(entry.get("file", ""))
+        path = path if path.is_file() else found.root / str(entry.get("file", ""))
+        if not path.is_file():
+            continue
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                grey = image.convert("L")
+                grey.thumbnail((EXAMPLE_PIXELS, EXAMPLE_PIXELS))
+                pixels = np.asarray(grey)
+        except OSError as error:
+            logger.warning("example image %s left out: %s", sample, error)
+            continue
+        tables = []
+        for label, value in (entry.get("labels") or {}).items():
+            scores = [
+                (name, float(frame[f"score:{label}"][sample]))
+                for name, _, frame in frames
+                if f"score:{label}" in frame and sample in frame.index
+            ]
+            if scores or value == 1:
+                tables.append({"label": label, "value": number(value), "scores": scores})
+        examples.append(
+            {"sample": sample, "dataset": entry.get("dataset"), "image": data_uri(pixels), "labels": tables}
+        )
+    return examples
