@@ -99,7 +99,7 @@ def _effusion(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator
     box, lung = _side(a, side), a.lung[side]
     x, y, z = a.grid.local(box)
     bottom = a.domes[side] - 42
-    level = bottom + 24 + 118 * f.severity**1.15
+    level = bottom + 10 + 112 * f.severity**1.2
     rise = 30 * np.clip((np.abs(x) - 50) / 78, 0, 1.2) ** 2.2 + 16 * np.clip((-y - 20) / 80, 0, 1) ** 2
     share = soft((level + rise - z).astype(np.float32), 4.0) * lung
     mix(a.hu[box], share, 14.0)
@@ -152,14 +152,14 @@ def _share(a: Anatomy, box: Slices) -> np.ndarray:
 
 def _consolidation(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
     centre = _place(a, f, rng, 6, 40)
-    radius = 24 + 34 * f.severity
+    radius = 28 + 34 * f.severity
     box, (x, y, z) = _radius_box(a, centre, radius * 1.3)
     shape = a.hu[box].shape
     r = np.sqrt((x * x + y * y) + z * z) / radius
     rough = coarse_noise(rng, (24,) * 3, (5, 5, 5))
     pick = [np.linspace(0, 23, n).astype(int) for n in shape]
     noise = rough[np.ix_(*pick)]
-    level = np.clip((1.0 - r + 0.22 * noise) * 2.2, 0, 1) * (0.8 + 0.2 * f.severity)
+    level = np.clip((1.0 - r + 0.16 * noise) * 3.0, 0, 1) * (0.84 + 0.16 * f.severity)
     lobe = a.lobes[box] == LOBES[f.lobe or ""]
     share = (level * lobe * _share(a, box)).astype(np.float32)
     part = a.hu[box]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 
@@ -105,7 +104,6 @@ def generate_study(
         findings: Findings to use instead of the drawn ones: the same patient, posture and exposure, e.g. without disease.
         noise: Quantum noise in the radiographs.
     """
-    cv2.setNumThreads(1)
     who = visit(seed, index)
     patient = sample_patient(seed, who.patient)
     drawn, before = sample_findings(seed, who.patient, patient, who.number)
