@@ -1,0 +1,1 @@
+"""The benchmark: suites of tasks over encoders, statistics, report."""

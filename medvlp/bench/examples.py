@@ -1,0 +1,76 @@
+"""Example images of the test split, for the report.
+
+Guarantee: which images are shown depends on the store and the tasks alone; one image per patient, positives and
+negatives of every label in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvlp.bench.cells import as_json
+from medvlp.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from medvlp.store.array_store import Store
+    from medvlp.tasks.base import Samples
+
+MOST = 24
+
+
+def choose(samples: Samples, most: int = MOST) -> list[int]:
+    """Return positions of samples: label by label, a positive and a negative in turn, each patient once."""
+    queues = [
+        np.flatnonzero(samples.labels[:, k] == value).tolist()
+        for k in range(samples.labels.shape[1])
+        for value in (1.0, 0.0)
+    ]
+    chosen: list[int] = []
+    patients: set[str] = set()
+    while len(chosen) < most and any(queues):
+        for queue in queues:
+            while queue and samples.patient_ids[queue[0]] in patients:
+                queue.pop(0)
+            if queue and len(chosen) < most:
+                chosen.append(queue.pop(0))
+                patients.add(samples.patient_ids[chosen[-1]])
+    return chosen
+
+
+def write_examples(stores: Sequence[tuple[Store, Sequence[Samples]]], folder: Path, scratch: Path) -> None:
+    """Write `<dataset>/<sample id>.png` and `index.json`.
+
+    Args:
+        stores: Each store with the test samples of the tasks on it.
+        folder: `RESULTS/examples`.
+        scratch: Folder on the same disk.
+    """
+    import cv2
+
+    index: list[dict[str, Any]] = []
+    for store, tests in stores:
+        chosen: dict[int, dict[str, float | None]] = {}
+        for samples in tests:
+            for position in choose(samples, MOST // max(len(tests), 1)):
+                known = zip(samples.label_names, samples.labels[position], strict=True)
+                values = {name: None if np.isnan(value) else float(value) for name, value in known}
+                chosen.setdefault(int(samples.rows[position]), {}).update(values)
+        rows = np.array(sorted(chosen), dtype=np.int64)
+        pixels = store.read(store.images["index"].to_numpy()[rows])
+        for row, image in zip(rows.tolist(), pixels, strict=True):
+            sample_id = str(store.images["image_id"].iloc[row])
+            name = f"{store.dataset}/{_file_name(sample_id)}.png"
+            done, png = cv2.imencode(".png", image)
+            if not done:
+                raise ValueError(f"the image {sample_id} cannot be written as PNG")
+            write_atomic(folder / name, png.tobytes(), scratch)
+            index.append({"sample_id": sample_id, "file": name, "dataset": store.dataset, "labels": chosen[row]})
+    write_atomic(folder / "index.json", as_json(index).encode(), scratch)
+
+
+def _file_name(sample_id: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in sample_id)

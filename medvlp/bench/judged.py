@@ -1,0 +1,124 @@
+"""The encoders and baselines of a run: loaded, named and hashed.
+
+Guarantee: an encoder that cannot be loaded is a recorded failure and stops no other. Names are unique within a folder
+of results: two encoders of one name get a piece of their hash. At most one encoder is held in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvlp.bench.baselines import FEATURES, baseline_hash, baseline_names
+from medvlp.bench.plan import Judged
+from medvlp.errors import UserError
+
+if TYPE_CHECKING:
+    from medvlp.bench.suite import Suite
+    from medvlp.store.array_store import Store
+    from medvlp.zoo import Encoder
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_RANDOM = "random:resnet18"
+
+
+class EncoderSlot:
+    """Loads encoders, keeping the last one.
+
+    Args:
+        device: Torch device.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._key: tuple[str, int, str] | None = None
+        self._encoder: Encoder | None = None
+
+    def get(self, spec: str, seed: int, store: Store) -> Encoder:
+        """Return an encoder for the images of a store; `seed` gives the weights of a random one."""
+        from medvlp.zoo import load_encoder
+
+        key = (spec, seed, store.image_config.sha256())
+        if self._encoder is None or self._key != key:
+            self._encoder = None
+            self._encoder = load_encoder(spec, stored=store.image_config, device=self.device, seed=seed)
+            self._key = key
+        return self._encoder
+
+
+def shown_spec(spec: str) -> str:
+    """Return a spec without the folder in which its path lies."""
+    kind, colon, rest = spec.partition(":")
+    if colon and kind in ("timm", "hf", "random"):
+        return f"{kind}:{rest if kind == 'random' else Path(rest).name}"
+    return Path(spec).name
+
+
+def with_random(specs: Sequence[str], suite: Suite) -> list[str]:
+    """Return the specs in their order, with a random encoder added where the suite wants one and none is given."""
+    wanted = list(dict.fromkeys(specs))
+    if "random" in suite.config.baselines and not any(spec.startswith("random:") for spec in wanted):
+        wanted.append(DEFAULT_RANDOM)
+    return wanted
+
+
+def judge(
+    suite: Suite, specs: Sequence[str], slot: EncoderSlot, known: Iterable[dict[str, Any]]
+) -> tuple[list[Judged], list[dict[str, Any]]]:
+    """Load every encoder once, for its name and hash, and add the baselines.
+
+    Args:
+        suite: The resolved suite.
+        specs: Encoder specs as given by the user.
+        slot: Where encoders are loaded.
+        known: Encoders of earlier runs into the same results (`suite.json`), whose names are taken.
+
+    Returns:
+        What is judged on each data set, and the failures.
+    """
+    judged: list[Judged] = []
+    failures: list[dict[str, Any]] = []
+    owners: dict[str, set[str]] = {name: {baseline_hash(name)} for name in FEATURES}
+    for entry in known:
+        owners.setdefault(entry["name"], set()).add(entry["hash"])
+    for spec in with_random(specs, suite):
+        try:
+            found = _load_all(suite, spec, slot)
+        except UserError as error:
+            failures.append(_failure(shown_spec(spec), error.what, error.fix))
+        except Exception as error:
+            logger.exception("the encoder %s cannot be loaded", shown_spec(spec))
+            failures.append(_failure(shown_spec(spec), f"{type(error).__name__}: {error}", "See the log."))
+        else:
+            name, hashes = found[0].name, {one.hash for one in found}
+            taken = owners.get(name, set())
+            # A random encoder is its name and seed: another hash only means another store or seed.
+            if taken and found[0].kind != "random" and not hashes & taken:
+                name = f"{name}@{found[0].hash[:6]}"
+            owners.setdefault(name, set()).update(hashes)
+            judged += [Judged(**{**one.__dict__, "name": name}) for one in found]
+    for name in baseline_names(suite.config.baselines):
+        judged += [Judged(name, name, baseline_hash(name), dataset, "baseline") for dataset in suite.stores]
+    return judged, failures
+
+
+def _load_all(suite: Suite, spec: str, slot: EncoderSlot) -> list[Judged]:
+    """Return an encoder on every data set; a random one with every seed of the suite."""
+    is_random = spec.startswith("random:")
+    seeds = sorted({seed for entry in suite.config.entries for seed in entry.seeds}) if is_random else [0]
+    found = []
+    for dataset, store in suite.stores.items():
+        for seed in seeds:
+            encoder = slot.get(spec, seed, store)
+            name = encoder.name.partition("#")[0] if is_random else encoder.name
+            found.append(
+                Judged(name, spec, encoder.hash, dataset, "random" if is_random else "encoder", seed, encoder.has_text)
+            )
+    return found
+
+
+def _failure(name: str, what: str, fix: str) -> dict[str, Any]:
+    return {"encoder": name, "reason": what, "next": fix}

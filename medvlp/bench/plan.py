@@ -1,0 +1,142 @@
+"""Which cells a suite consists of, and the hash that names each.
+
+Guarantee: the hash of a cell covers everything that decides its numbers (task with version, protocol settings, code
+version of the task, bootstrap settings, store, samples, encoder weights and preprocessing, fraction, shots, seed, draw)
+and nothing else: not the encoder's name, not a path, not the other cells. The plan is the same in every order of
+stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from medvlp.config.base import json_sha256
+from medvlp.config.schema import SuiteConfig, SuiteEntry, TaskConfig
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is judged on one store: an encoder (of one seed, if it is random) or a baseline without encoder."""
+
+    name: str
+    spec: str
+    hash: str
+    dataset: str
+    kind: Literal["encoder", "random", "baseline"]
+    seed: int = 0
+    has_text: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is run, and the hashes of what it is run on."""
+
+    task: str
+    task_version: int
+    dataset: str
+    encoder: str
+    protocol: str
+    fraction: float
+    seed: int
+    draw: int
+    shots: int
+    hashes: dict[str, str] = field(hash=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return the cell as JSON types, as in `cell.json`."""
+        return asdict(self)
+
+    @cached_property
+    def hash(self) -> str:
+        """Name of the cell's folder."""
+        return json_sha256({key: value for key, value in self.record().items() if key != "encoder"})[:24]
+
+    @property
+    def setting(self) -> tuple[str, str, float, int, str]:
+        """What cells of different seeds and draws have in common: task, protocol, fraction, shots, encoder."""
+        return (self.task, self.protocol, self.fraction, self.shots, self.encoder)
+
+
+@dataclass(frozen=True, order=True)
+class Amount:
+    """How much of the training labels a cell sees: a fraction, or shots per class; and which draw of them."""
+
+    fraction: float = 1.0
+    shots: int = 0
+    draw: int = 0
+
+
+def amounts(entry: SuiteEntry, protocol: str) -> list[Amount]:
+    """Return the label subsets that an entry asks for in a protocol."""
+    if protocol == "zero_shot":
+        return [Amount()]
+    if protocol == "few_shot":
+        return [Amount(1.0, shots, draw) for shots in entry.shots for draw in range(entry.draws)]
+    return [
+        Amount(fraction, 0, draw) for fraction in entry.fractions for draw in range(entry.draws if fraction < 1 else 1)
+    ]
+
+
+def seeds(entry: SuiteEntry, protocol: str, judged: Judged) -> Sequence[int]:
+    """Return the seeds that change a number: those of training, and those of random weights; else the first alone."""
+    if judged.kind == "random":
+        return [judged.seed] if judged.seed in entry.seeds else []
+    return entry.seeds if protocol == "fine_tune" else entry.seeds[:1]
+
+
+def applies(protocol: str, judged: Judged) -> bool:
+    """Return whether a protocol can be run at all: zero-shot needs a text side."""
+    return protocol != "zero_shot" or judged.has_text
+
+
+def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, judged: Judged) -> tuple[str, ...]:
+    """Return the protocols of an entry for an encoder or a baseline.
+
+    Baselines stand beside as linear probes; where a task has no linear probe in the suite, with all labels beside its
+    first entry.
+    """
+    if judged.kind != "baseline":
+        return tuple(entry.protocols)
+    if "linear_probe" in entry.protocols:
+        return ("linear_probe",)
+    same_task = [other for other in suite.entries if other.task == entry.task]
+    probed = any("linear_probe" in other.protocols for other in same_task)
+    return () if probed or entry is not same_task[0] else ("linear_probe",)
+
+
+def settings_of(
+    suite: SuiteConfig, tasks: dict[str, TaskConfig], judged: Sequence[Judged]
+) -> Iterator[tuple[str, SuiteEntry, str, Amount, int, Judged]]:
+    """Yield (task, entry, protocol, amount, seed, judged) of every cell; without those that do not apply."""
+    for one in judged:
+        for entry in suite.entries:
+            if tasks[entry.task].dataset != one.dataset:
+                continue
+            for protocol in entry_protocols(suite, entry, one):
+                if not applies(protocol, one):
+                    continue
+                if one.kind == "baseline" and "linear_probe" not in entry.protocols:
+                    wanted = [Amount()]
+                else:
+                    wanted = amounts(entry, protocol)
+                for amount in wanted:
+                    for seed in seeds(entry, protocol, one):
+                        yield entry.task, entry, protocol, amount, seed, one
+
+
+def not_applicable(
+    suite: SuiteConfig, tasks: dict[str, TaskConfig], judged: Sequence[Judged]
+) -> list[tuple[str, str, str]]:
+    """Return (task, protocol, encoder) of what the suite asks for and cannot be run, for encoders."""
+    found = [
+        (tasks[entry.task].name, protocol, one.name)
+        for one in judged
+        for entry in suite.entries
+        if tasks[entry.task].dataset == one.dataset and one.kind != "baseline"
+        for protocol in entry.protocols
+        if not applies(protocol, one)
+    ]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,123 @@
+"""What a task is: samples of a store, a head fitted on an encoder's features, predictions.
+
+Guarantee: a task computes no score. Labels of test samples never reach `fit`; which samples train a head is a function
+of the task, the store, the fraction and the draw, so that all encoders see the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from medvlp.types import Predictions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from medvlp.config.schema import TaskConfig
+    from medvlp.store.array_store import Store
+    from medvlp.zoo import Encoder
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one split. `rows` are positions in the images table; labels are 1, 0 or NaN (left out)."""
+
+    rows: Int[np.ndarray, " n"]
+    sample_ids: Sequence[str]
+    patient_ids: Sequence[str]
+    label_names: Sequence[str]
+    labels: Float[np.ndarray, "n k"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: Int[np.ndarray, " m"]) -> Samples:
+        """Return the samples at these positions, in this order."""
+        return replace(
+            self,
+            rows=self.rows[index],
+            sample_ids=[self.sample_ids[i] for i in index],
+            patient_ids=[self.patient_ids[i] for i in index],
+            labels=self.labels[index],
+        )
+
+    def predictions(self, scores: Float[np.ndarray, "n k"]) -> Predictions:
+        """Join the samples with scores."""
+        return Predictions(self.sample_ids, self.patient_ids, self.label_names, self.labels, scores)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of which samples these are and of their labels."""
+        digest = hashlib.sha256("\n".join(self.sample_ids).encode())
+        digest.update(np.nan_to_num(self.labels, nan=-2).astype(np.int8).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged: features of all images of a store, and the encoder behind them where there is one.
+
+    Args:
+        name: Name in tables.
+        store: The prepared store.
+        load_features: Returns `[n d]`, one row per row of the images table; called when a protocol needs them.
+        load_encoder: Returns the encoder; None for features that no encoder made.
+        device: Torch device for protocols that train the encoder.
+    """
+
+    name: str
+    store: Store
+    load_features: Callable[[], Float[np.ndarray, "n d"]]
+    load_encoder: Callable[[], Encoder] | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted protocol: scores `[n k]` in [0, 1] for samples, and what validation chose."""
+
+    score: Callable[[Samples], Float[np.ndarray, "n k"]]
+    best_params: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, samples: Samples) -> Predictions:
+        """Return predictions; only the rows of the samples are looked at."""
+        return samples.predictions(self.score(samples))
+
+
+class Task(ABC):
+    """One kind of task, set up by its configuration."""
+
+    code_version: ClassVar[int]
+    """Rises with every change of code that can move a number; part of every cell's hash."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def samples(self, store: Store) -> dict[str, Samples]:
+        """Return the samples of train, val and test.
+
+        Raises:
+            UserError: A label is unknown to the store, a split is empty, or no label has both classes in it.
+        """
+
+    @abstractmethod
+    def training_subset(self, train: Samples, *, fraction: float, shots: int, draw: int) -> Samples:
+        """Return the samples that train a head: a share of all, or `shots` per class where `shots` is above 0."""
+
+    @abstractmethod
+    def settings(self, protocol: str) -> dict[str, Any]:
+        """Return the settings that decide a protocol's numbers, as JSON types."""
+
+    @abstractmethod
+    def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:
+        """Fit a head; hyper-parameters are chosen on `val`."""

@@ -1,0 +1,123 @@
+"""Classification of images, binary or multi-label, by five protocols.
+
+Guarantee: `linear_probe`, `knn` and `few_shot` see only features, computed once per encoder and store; `fine_tune`
+trains a copy of the encoder; `zero_shot` sees no training label. Scores are probabilities, one logistic question per
+label.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from medvlp.errors import UserError
+from medvlp.tasks._probes import linear_probe, nearest_neighbours
+from medvlp.tasks._samples import few_shot_subset, fraction_subset, select
+from medvlp.tasks.base import Head, Samples, Subject, Task
+
+if TYPE_CHECKING:
+    from medvlp.store.array_store import Store
+
+ZERO_SHOT_BATCH = 256
+PROBABILITY_DECIMALS = 12
+"""Scores are rounded to this many decimals, so that the last bits of a linear-algebra library decide no tie."""
+
+
+class Classification(Task):
+    """Binary questions about an image, each with its own rule for positives and negatives."""
+
+    code_version: ClassVar[int] = 1
+
+    def samples(self, store: Store) -> dict[str, Samples]:
+        """Return train, val and test samples with labels by the task's rules; see `Task.samples`."""
+        return select(store, self.config)
+
+    def training_subset(self, train: Samples, *, fraction: float, shots: int, draw: int) -> Samples:
+        """Return a stratified share, or `shots` per class and label; see `_samples`."""
+        return few_shot_subset(train, shots, draw) if shots else fraction_subset(train, fraction, draw)
+
+    def settings(self, protocol: str) -> dict[str, Any]:
+        """Return what of the task decides a protocol's numbers."""
+        task = self.config.resolved()
+        keys = {
+            "linear_probe": ["linear_probe_c"],
+            "few_shot": ["linear_probe_c"],
+            "knn": ["knn_k"],
+            "fine_tune": ["fine_tune"],
+            "zero_shot": [],
+        }[protocol]
+        return {"code_version": self.code_version, "protocol": protocol} | {key: task[key] for key in keys}
+
+    def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:
+        """Fit a head by one of the protocols.
+
+        Raises:
+            UserError: No label has both classes among the training samples, or the protocol needs something that the
+                subject or the task lacks (an encoder, a text side, prompts).
+        """
+        if protocol == "zero_shot":
+            return self._zero_shot(subject)
+        both = (train.labels == 1).any(axis=0) & (train.labels == 0).any(axis=0)
+        if not both.any():
+            raise UserError(
+                f"No label has both classes among the {len(train)} training samples.",
+                f"task {self.config.name}, {protocol}",
+                "Use a larger fraction or more shots.",
+            )
+        if protocol == "fine_tune":
+            from medvlp.tasks._fine_tune import fine_tune
+
+            encoder = _encoder(subject, protocol)
+            return fine_tune(encoder, subject.store, train, val, self.config.fine_tune, seed, subject.device)
+        return self._probe(subject, protocol, train, val)
+
+    def _probe(self, subject: Subject, protocol: str, train: Samples, val: Samples) -> Head:
+        features = subject.load_features()
+        arguments = (
+            list(train.label_names),
+            np.asarray(features[train.rows]),
+            train.labels,
+            np.asarray(features[val.rows]),
+            val.labels,
+        )
+        if protocol == "knn":
+            scorer, best = nearest_neighbours(*arguments, self.config.knn_k)
+        else:
+            scorer, best = linear_probe(*arguments, self.config.linear_probe_c)
+
+        def score(samples: Samples) -> np.ndarray:
+            return np.round(scorer(np.asarray(features[samples.rows])), PROBABILITY_DECIMALS)
+
+        return Head(score, best)
+
+    def _zero_shot(self, subject: Subject) -> Head:
+        positives = [list(label.prompts.get("positive", ())) for label in self.config.labels]
+        negatives = [list(label.prompts.get("negative", ())) for label in self.config.labels]
+        for label, positive, negative in zip(self.config.labels, positives, negatives, strict=True):
+            if not positive or not negative:
+                raise UserError(
+                    f"The label '{label.name}' has no prompts.",
+                    f"task {self.config.name}, labels",
+                    "Give `prompts: {positive: [...], negative: [...]}`.",
+                )
+        encoder = _encoder(subject, "zero_shot")
+        store = subject.store
+        places = store.images["index"].to_numpy()
+
+        def score(samples: Samples) -> np.ndarray:
+            parts = []
+            for start in range(0, len(samples), ZERO_SHOT_BATCH):
+                pixels = store.read(places[samples.rows[start : start + ZERO_SHOT_BATCH]])
+                parts.append(encoder.zero_shot_stored(pixels, positives, negatives).double().cpu().numpy())
+            return np.concatenate(parts)
+
+        return Head(score)
+
+
+def _encoder(subject: Subject, protocol: str) -> Any:
+    if subject.load_encoder is None:
+        raise UserError(
+            f"'{subject.name}' is no encoder.", f"protocol {protocol}", "Use linear_probe, knn or few_shot for it."
+        )
+    return subject.load_encoder()
