@@ -88,9 +88,14 @@ def _timm(folder: Path, stored: StoredImageConfig | None, device: str) -> Encode
     if not isinstance(described.get("architecture"), str):
         raise UserError("The config.json names no timm architecture.", folder, "Use hf:FOLDER for transformers models.")
     trained = {**described, **described.get("pretrained_cfg", {})}
-    input_config = model_input(trained.get("input_size", (3, 224, 224))[-1], trained["mean"], trained["std"], folder)
-    config = ImageTowerConfig(name=described["architecture"], input=input_config)
     arguments = dict(described.get("model_args") or {})
+    arguments.pop("num_classes", None)
+    if described.get("global_pool"):
+        arguments.setdefault("global_pool", described["global_pool"])
+    channels, _, side = trained.get("input_size", (3, 224, 224))
+    channels, side = arguments.pop("in_chans", channels), arguments.pop("img_size", side)
+    input_config = model_input(side, trained.get("mean", ()), trained.get("std", ()), folder, channels)
+    config = ImageTowerConfig(name=described["architecture"], input=input_config)
     with torch.random.fork_rng(devices=[]):
         tower = ImageTower(config, arguments)
     load_timm_weights(tower.backbone, folder)
@@ -118,10 +123,10 @@ def read_json(file: Path, origin: str) -> dict[str, Any]:
     return described
 
 
-def model_input(size: int, mean: Any, std: Any, folder: Path) -> ModelInputConfig:
-    """Return the three-channel model input of a foreign encoder, its own mean and deviation kept."""
+def model_input(size: Any, mean: Any, std: Any, folder: Path, channels: Any = 3) -> ModelInputConfig:
+    """Return the model input of a foreign encoder, its own mean and deviation kept."""
     try:
-        return ModelInputConfig(size=size, channels=3, mean=tuple(mean), std=tuple(std))
+        return ModelInputConfig(size=size, channels=channels, mean=tuple(mean), std=tuple(std))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"The folder's preprocessing cannot be used: {error}", folder, "Mend mean, std and size there."
