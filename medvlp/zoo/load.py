@@ -92,8 +92,10 @@ def _timm(folder: Path, stored: StoredImageConfig | None, device: str) -> Encode
     arguments.pop("num_classes", None)
     if described.get("global_pool"):
         arguments.setdefault("global_pool", described["global_pool"])
-    channels, _, side = trained.get("input_size", (3, 224, 224))
-    channels, side = arguments.pop("in_chans", channels), arguments.pop("img_size", side)
+    channels, *sides = trained.get("input_size", (3, 224, 224))
+    channels, sides = arguments.pop("in_chans", channels), arguments.pop("img_size", sides)
+    # A size may be one number or two; of two that differ the model input cannot be square.
+    side = sides[0] if isinstance(sides, list | tuple) and len(set(sides)) == 1 else sides
     input_config = model_input(side, trained.get("mean", ()), trained.get("std", ()), folder, channels)
     config = ImageTowerConfig(name=described["architecture"], input=input_config)
     with torch.random.fork_rng(devices=[]):
