@@ -128,6 +128,8 @@ def _ends_sentence(text: str, match: re.Match[str], start: int) -> bool:
             return False
         if found == "no" and re.match(r"\s*\d", text[match.end() : match.end() + 4]):
             return False
+        if re.fullmatch(r"(?:[a-z]\.)+[a-z]", found) and text[match.end() :].lstrip()[:1].islower():
+            return False  # "U.S. film"
         if len(found) == 1 and word and word.group().isupper() and not after[0].isspace():
             return False  # "U.S."
     if after[0].isspace():

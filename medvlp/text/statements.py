@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from medvlp.text.rules import OTHER, Rules, rules
+from medvlp.text.rules import Rules, rules
 from medvlp.types import ABSENT, PRESENT, UNCERTAIN
 
 Span = tuple[int, int]

@@ -1,0 +1,95 @@
+"""Augmented text says the same: protected words survive, in order, and the labels stay."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medvlp.text.augment import augment_text
+from medvlp.text.labeler import FINDINGS, label_report
+from medvlp.text.sections import split_sentences
+
+PROTECTED = [
+    "no",
+    "not",
+    "without",
+    "left",
+    "right",
+    "bilateral",
+    "may",
+    "possible",
+    "probable",
+    "cannot",
+    "versus",
+    "or",
+    "and",
+    "but",
+    "effusion",
+    "pneumothorax",
+    "opacity",
+    "cardiomegaly",
+    "excluded",
+    "resolved",
+    "likely",
+    "lower",
+    "lobe",
+]
+FILLING = ["the", "small", "there", "noted", "again", "overall", "film", "xyz"]
+SENTENCES = st.lists(st.sampled_from(PROTECTED + FILLING), min_size=1, max_size=12).map(
+    lambda words: " ".join(words) + "."
+)
+TEXTS = st.lists(SENTENCES, min_size=1, max_size=5).map(" ".join)
+
+
+def words_of(text: str) -> list[str]:
+    return [word for word in re.findall(r"[a-z]+", text.lower()) if word in PROTECTED]
+
+
+@settings(deadline=None)
+@given(SENTENCES, st.integers(0, 2**32), st.floats(0, 0.999))
+def test_protected_words_survive_in_order(sentence: str, seed: int, drop: float) -> None:
+    changed = augment_text(sentence, np.random.default_rng(seed), False, drop)
+    assert words_of(changed) == words_of(sentence)
+
+
+@settings(deadline=None)
+@given(TEXTS, st.integers(0, 2**32))
+def test_shuffling_keeps_every_sentence(text: str, seed: int) -> None:
+    changed = augment_text(text, np.random.default_rng(seed), True, 0)
+    assert sorted(split_sentences(changed)) == sorted(split_sentences(text))
+
+
+REAL = (
+    "FINDINGS: There is a small left pleural effusion. The heart is mildly enlarged. No pneumothorax is seen on the "
+    "right. Opacity in the lower lobe may represent pneumonia or atelectasis, although edema cannot be excluded. "
+    "Stable chest tube.\n"
+    "IMPRESSION: 1. Small left effusion. 2. No evidence of pneumothorax."
+)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.floats(0, 0.999))
+def test_labels_stay(seed: int, drop: float) -> None:
+    changed = label_report(augment_text(REAL, np.random.default_rng(seed), True, drop))
+    original = label_report(REAL)
+    assert all(changed[f] == original[f] or (math.isnan(changed[f]) and math.isnan(original[f])) for f in FINDINGS)
+
+
+def test_filling_words_are_dropped_and_headings_stay() -> None:
+    changed = augment_text(REAL, np.random.default_rng(0), True, 0.9)
+    assert len(changed.split()) < len(REAL.split())
+    assert changed.startswith("FINDINGS: ")
+    assert "\nIMPRESSION: " in changed
+    assert changed.index("IMPRESSION") > changed.index("chest tube")
+
+
+def test_same_generator_same_text_and_neutral_settings_change_nothing() -> None:
+    draws = {augment_text(REAL, np.random.default_rng(7), True, 0.3) for _ in range(3)}
+    assert len(draws) == 1
+    assert augment_text(REAL, np.random.default_rng(8), True, 0.3) not in draws
+    assert augment_text(REAL, np.random.default_rng(0), False, 0.0) == REAL
+    assert augment_text("", np.random.default_rng(0), True, 0.5) == ""
