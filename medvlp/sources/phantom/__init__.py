@@ -92,7 +92,8 @@ class Phantom(Source):
             report=row["report"],
             labels={name: float(value) for name, value in row["labels"].items()},
             boxes=tuple(
-                Box(box["image_id"], box["label"], box["x"], box["y"], box["width"], box["height"]) for box in row["boxes"]
+                Box(box["image_id"], box["label"], box["x"], box["y"], box["width"], box["height"])
+                for box in row["boxes"]
             ),
             masks={f"{box['image_id']}:{box['number']}:{box['finding']}": box["mask"] for box in row["boxes"]},
             triplets=tuple(Triplet(t["anatomy"], t["finding"], float(t["value"])) for t in row["triplets"]),

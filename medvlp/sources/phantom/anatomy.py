@@ -1,7 +1,7 @@
-"""The healthy thorax as Hounsfield units: body wall, lungs with lobes, mediastinum, heart, great vessels, abdomen, bones.
+"""The healthy thorax in Hounsfield units: body wall, lungs with lobes, mediastinum, heart, vessels, abdomen, bones.
 
-Guarantee: `build` is a pure function of its arguments; the parts it returns (lungs, lobes, heart) are those drawn into the
-volume. Coordinates are template millimetres (x right, y anterior, z superior), see `grid`.
+Guarantee: `build` is a pure function of its arguments; the parts it returns (lungs, lobes, heart) are those drawn
+into the volume. Coordinates are template millimetres (x right, y anterior, z superior), see `grid`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Shape:
     wall_y: Float[np.ndarray, "d 1 1"]
     """Half depth of the thoracic cavity."""
     centre_y: Float[np.ndarray, "d 1 1"]
-    heights: Float[np.ndarray, "d"]
+    heights: Float[np.ndarray, " d"]
 
     def at(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return half width, half depth and centre y at heights `z`."""
@@ -121,22 +121,23 @@ def _body(grid: Grid, patient: Patient, shape: Shape, hu: np.ndarray) -> None:
     hu += skin * np.float32(FAT - AIR)
     hu += soft(level, 4.0) * np.float32(MUSCLE - FAT)
     if patient.breast:
-        _breasts(grid, patient, shape, hu)
+        front = centre + inner_y * (1 - np.clip(np.abs(grid.x) / inner_x, 0, 0.99) ** 2.4) ** (1 / 2.4) + fat
+        _breasts(grid, patient, front.astype(np.float32), hu)
 
 
-def _breasts(grid: Grid, patient: Patient, shape: Shape, hu: np.ndarray) -> None:
+def _breasts(grid: Grid, patient: Patient, front: np.ndarray, hu: np.ndarray) -> None:
+    """Draw breasts as bulges of the front `[d 1 w]` of the body, so that their shadow has a soft rim."""
     size = patient.breast
-    front = float(shape.at(np.array([-45.0]))[1][0] + shape.at(np.array([-45.0]))[2][0]) + 14 + patient.fat
     for sign in (1, -1):
-        centre = np.array([sign * (70 + 6 * size), front - 16, -52 - 14 * size])
-        radii = np.array([58, 38, 44]) * size**0.5
-        box = grid.box(centre - radii, centre + radii * [1, 1, 2.3])
+        x0, z0 = sign * (70 + 6 * size), -50 - 14 * size
+        wide, tall = 62 * size**0.5, 46 * size**0.5
+        box = grid.box((x0 - wide, 0, z0 - tall), (x0 + wide, 140, z0 + 2.6 * tall))
         x, y, z = grid.local(box)
-        level = 1 - ((x - centre[0]) / radii[0]) ** 2 - ((y - centre[1]) / radii[1]) ** 2
-        level = level - ((z - centre[2]) / np.where(z < centre[2], radii[2], radii[2] * 2.2)) ** 2
-        share = soft((level * 20).astype(np.float32), 4.0)
+        off = ((x - x0) / wide) ** 2 + ((z - z0) / np.where(z < z0, tall, 2.5 * tall)) ** 2
+        bulge = 33 * size**0.8 * np.clip(1 - off, 0, 1)
+        share = soft((front[box[0], :, box[2]] + bulge - y).astype(np.float32), 3.0) * (y > 0)
         part = hu[box]
-        np.maximum(part, AIR + share * (AIR * -1 - 45 + 20 * size), out=part)
+        np.maximum(part, AIR + share * (-AIR - 45 + 20 * size), out=part, where=np.broadcast_to(bulge > 0, part.shape))
 
 
 def _diaphragm(grid: Grid, patient: Patient, posture: Posture, changes: Changes) -> tuple[np.ndarray, dict[str, float]]:
@@ -155,12 +156,12 @@ def _diaphragm(grid: Grid, patient: Patient, posture: Posture, changes: Changes)
     return height.astype(np.float32), domes
 
 
-def _lungs(
-    grid: Grid, shape: Shape, diaphragm: np.ndarray, apex: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _lungs(grid: Grid, shape: Shape, diaphragm: np.ndarray, apex: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the signed distances to the chest wall and to the whole pleura."""
     x, y, z = grid.x, grid.y, grid.z
-    wall = (1 - (np.abs(x) / shape.wall_x) ** 2.5 - (np.abs(y - shape.centre_y) / shape.wall_y) ** 2.3).astype(np.float32)
+    wall = (1 - (np.abs(x) / shape.wall_x) ** 2.5 - (np.abs(y - shape.centre_y) / shape.wall_y) ** 2.3).astype(
+        np.float32
+    )
     wall *= (0.42 * (shape.wall_x + shape.wall_y) / 2).astype(np.float32)
     rise = np.clip((z - 15) / (apex - 15), 0, 1)
     front = _ramp(y - shape.centre_y, 10, 60)
@@ -199,7 +200,9 @@ def _lobes(grid: Grid, depth: np.ndarray, hu: np.ndarray, inside: np.ndarray) ->
     return lobes
 
 
-def _heart(grid: Grid, patient: Patient, posture: Posture, changes: Changes, floor: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+def _heart(
+    grid: Grid, patient: Patient, posture: Posture, changes: Changes, floor: float
+) -> tuple[tuple[slice, slice, slice], np.ndarray]:
     size = patient.heart * changes.heart
     drop = 0.55 * (floor + 88)
     turn = 0.62 + patient.heart_turn + 0.008 * posture.breath
@@ -230,8 +233,18 @@ def _heart(grid: Grid, patient: Patient, posture: Posture, changes: Changes, flo
 def _great_vessels(grid: Grid, patient: Patient, lift: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
     r, s = patient.aorta, patient.aorta / 12.5
     aorta = smooth_path(
-        [(4, 16, -30), (12 * s, 20, 5), (13 * s, 12, 34), (0, -4, 50 * s), (-20 * s, -26, 46 * s), (-23 * s, -44, 22),
-         (-21 * s, -52, -30), (-15, -52, -90), (-8, -50, -170)], 4.0
+        [
+            (4, 16, -30),
+            (12 * s, 20, 5),
+            (13 * s, 12, 34),
+            (0, -4, 50 * s),
+            (-20 * s, -26, 46 * s),
+            (-23 * s, -44, 22),
+            (-21 * s, -52, -30),
+            (-15, -52, -90),
+            (-8, -50, -170),
+        ],
+        4.0,
     )
     trunk = smooth_path([(-14, 34, -4 + lift), (-22, 16, 10 + lift), (-28, -4, 13 + lift), (-40, -18, 9)], 4.0)
     right = smooth_path([(-16, 6, 8 + lift), (6, -6, 6), (30, -12, 3), (42, -20, -12), (45, -26, -34)], 4.0)
@@ -270,7 +283,9 @@ def _airways(grid: Grid, hu: np.ndarray) -> None:
             mix(hu[box], np.minimum(share, 1), value)
 
 
-def _abdomen(grid: Grid, domes: dict[str, float], diaphragm: np.ndarray, hu: np.ndarray, rng: np.random.Generator) -> None:
+def _abdomen(
+    grid: Grid, domes: dict[str, float], diaphragm: np.ndarray, hu: np.ndarray, rng: np.random.Generator
+) -> None:
     centre = np.array([-58 + rng.normal(0, 6), 4 + rng.normal(0, 8), domes["left"] - 24 + rng.normal(0, 3)])
     radii = np.array([28, 30, 17]) * rng.uniform(0.55, 1.15)
     gas = [(centre, radii, centre[2] - radii[2] * rng.uniform(-0.2, 0.6))]
@@ -280,7 +295,9 @@ def _abdomen(grid: Grid, domes: dict[str, float], diaphragm: np.ndarray, hu: np.
     for place, size, level in gas:
         box = grid.box(place - size, place + size)
         x, y, z = grid.local(box)
-        quadric = 1 - ((x - place[0]) / size[0]) ** 2 - ((y - place[1]) / size[1]) ** 2 - ((z - place[2]) / size[2]) ** 2
+        quadric = (
+            1 - ((x - place[0]) / size[0]) ** 2 - ((y - place[1]) / size[1]) ** 2 - ((z - place[2]) / size[2]) ** 2
+        )
         inside = np.minimum(quadric * (0.4 * size.min()), z - level)
         inside = np.minimum(inside, 0.8 * (diaphragm[None, box[1], box[2]] - 4 - z))
         mix(hu[box], soft(inside.astype(np.float32), 3.0), -960.0)

@@ -1,7 +1,7 @@
 """Pacemakers, ports, lines and tubes.
 
-Guarantee: metal and plastic are added below voxel size, so a thin lead keeps its attenuation at any grid size. HU stay
-within what a CT scanner stores (3071).
+Guarantee: metal and plastic are added below voxel size, so a thin lead keeps its attenuation at any grid size. HU
+stay within 8000, what scanners store on the extended CT scale.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from medvlp.sources.phantom.findings import Finding
 from medvlp.sources.phantom.grid import path_tubes, smooth_path
 from medvlp.sources.phantom.patient import Patient
 
-_MOST = 3071.0
+_MOST = 8000.0
 
 
 def _front(anatomy: Anatomy, x: float, z: float) -> float:
@@ -44,28 +44,31 @@ def _pieces(a: Anatomy, f: Finding, rng: np.random.Generator) -> list[tuple[np.n
         neck = [(sign * 26, -6.0, 168.0), (sign * 24, -4.0, 120.0), (sign * 20, 2.0, 92.0)]
         if sign < 0:
             neck.append((-2.0, 8.0, 76.0))
-        return [(smooth_path([*neck, *cava[:2], (24.0, 4.0, 18.0 + rng.uniform(-16, 14))], 3.0), 1.5, 3200.0)]
+        return [(smooth_path([*neck, *cava[:2], (24.0, 4.0, 18.0 + rng.uniform(-16, 14))], 3.0), 1.5, 6000.0)]
     if f.kind == "picc":
         arm = [(sign * 179, -8.0, 62.0), (sign * 140, 18.0, 78.0)]
-        return [(smooth_path([*arm, *under_collar, *cava[:2], (24.0, 4.0, 10.0 + rng.uniform(-14, 14))], 3.0), 1.1, 3200.0)]
+        return [
+            (smooth_path([*arm, *under_collar, *cava[:2], (24.0, 4.0, 10.0 + rng.uniform(-14, 14))], 3.0), 1.1, 6000.0)
+        ]
     if f.kind == "port":
         pocket = (sign * 76, _front(a, 76, 52), 52.0)
-        return [(smooth_path([pocket, (sign * 70, 46.0, 92.0), *under_collar[1:], *cava], 3.0), 1.3, 3200.0)]
+        return [(smooth_path([pocket, (sign * 70, 46.0, 92.0), *under_collar[1:], *cava], 3.0), 1.3, 6000.0)]
     if f.kind == "endotracheal tube":
         tip = CARINA[2] + 30 + rng.uniform(-8, 18)
         path = airways()["trachea"]
         path = path[path[:, 2] > tip] + np.array([1.0, 3.0, 0.0])
-        return [(path, 1.4, 4200.0), (path, 4.2, 260.0)]
+        return [(path, 1.4, 7000.0), (path, 4.2, 260.0)]
     if f.kind == "enteric tube":
         stomach = [(-18.0, -30.0, floor - 12), (-46.0, -6.0, floor - 34), (-62.0, 18.0, floor - 50)]
         gullet = [(-1.0, -30.0, 168.0), (-3.0, -36.0, 90.0), (-4.0, -40.0, 20.0), (-6.0, -40.0, -50.0)]
-        return [(smooth_path([*gullet, *stomach], 3.0), 1.5, 3200.0)]
+        return [(smooth_path([*gullet, *stomach], 3.0), 1.5, 6000.0)]
     half, _, centre = a.shape.at(np.array([-40.0, 20.0, 84.0]))
     drain = [
         (sign * (half[0] + 34), centre[0] + 6, -58.0), (sign * (half[0] - 4), centre[0], -38.0),
-        (sign * (half[1] - 10), centre[1] - 10, 20.0), (sign * (half[2] - 20), centre[2] - 4, 76.0 + rng.uniform(-16, 8)),
+        (sign * (half[1] - 10), centre[1] - 10, 20.0),
+        (sign * (half[2] - 20), centre[2] - 4, 76.0 + rng.uniform(-16, 8)),
     ]  # fmt: skip
-    return [(smooth_path(drain, 3.0), 1.4, 4200.0), (smooth_path(drain, 3.0), 4.0, 240.0)]
+    return [(smooth_path(drain, 3.0), 1.4, 7000.0), (smooth_path(drain, 3.0), 4.0, 240.0)]
 
 
 def _generator(a: Anatomy, f: Finding) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +82,7 @@ def _generator(a: Anatomy, f: Finding) -> tuple[np.ndarray, np.ndarray]:
     x, z = sign * x0 + wide * u, z0 + tall * v
     points = np.stack([x, np.full_like(x, _front(a, x0, z0)) - 0.12 * wide * u * sign, z], axis=1)
     area = 4 * wide * tall / 44**2
-    return points, np.full(len(points), area * (7.0 if pacemaker else 4.0) * (4200.0 if pacemaker else 2600.0))
+    return points, np.full(len(points), area * (9.0 if pacemaker else 6.0) * (6500.0 if pacemaker else 3500.0))
 
 
 def paint_device(

@@ -1,7 +1,7 @@
-"""What is wrong with a patient: twelve findings with place, size and severity, drawn so that they keep company plausibly.
+"""What is wrong with a patient: twelve findings with place, size and severity that keep company plausibly.
 
-Guarantee: the findings of a study depend on (seed, patient, visit) alone; a follow-up starts from the visit before, so that
-"unchanged", "improved" and "resolved" are true.
+Guarantee: the findings of a study depend on (seed, patient, visit) alone; a follow-up starts from the visit before,
+so that "unchanged", "improved" and "resolved" are true.
 """
 
 from __future__ import annotations
@@ -93,12 +93,24 @@ def _ordinal(number: int) -> str:
 
 _PROFILES: dict[str, tuple[float, dict[str, float]]] = {
     "well": (0.26, {}),
-    "heart failure": (0.19, {"cardiomegaly": 0.85, "edema": 0.6, "effusion": 0.5, "pacemaker": 0.3, "atelectasis": 0.12}),
+    "heart failure": (
+        0.19,
+        {"cardiomegaly": 0.85, "edema": 0.6, "effusion": 0.5, "pacemaker": 0.3, "atelectasis": 0.12},
+    ),
     "infection": (0.15, {"consolidation": 0.95, "effusion": 0.3, "atelectasis": 0.15, "nodule": 0.05}),
-    "copd": (0.13, {"emphysema": 0.95, "nodule": 0.25, "pneumothorax": 0.2, "consolidation": 0.12, "cardiomegaly": 0.08}),
+    "copd": (
+        0.13,
+        {"emphysema": 0.95, "nodule": 0.25, "pneumothorax": 0.2, "consolidation": 0.12, "cardiomegaly": 0.08},
+    ),
     "fibrosis": (0.12, {"fibrosis": 0.95, "cardiomegaly": 0.15, "nodule": 0.1, "pneumothorax": 0.08}),
-    "tumour": (0.17, {"mass": 0.62, "nodule": 0.5, "effusion": 0.25, "port": 0.3, "atelectasis": 0.22, "emphysema": 0.18}),
-    "injury": (0.13, {"fracture": 0.9, "pneumothorax": 0.45, "effusion": 0.18, "atelectasis": 0.2, "consolidation": 0.12}),
+    "tumour": (
+        0.17,
+        {"mass": 0.62, "nodule": 0.5, "effusion": 0.25, "port": 0.3, "atelectasis": 0.22, "emphysema": 0.18},
+    ),
+    "injury": (
+        0.13,
+        {"fracture": 0.9, "pneumothorax": 0.45, "effusion": 0.18, "atelectasis": 0.2, "consolidation": 0.12},
+    ),
     "intensive care": (
         0.12,
         {"tube": 0.6, "line": 0.8, "atelectasis": 0.5, "effusion": 0.4, "edema": 0.35, "consolidation": 0.35,
@@ -216,7 +228,9 @@ def _next(before: list[Finding], patient: Patient, rng: np.random.Generator, num
     return after
 
 
-def sample_findings(seed: int, patient_number: int, patient: Patient, visit: int) -> tuple[list[Finding], list[Finding]]:
+def sample_findings(
+    seed: int, patient_number: int, patient: Patient, visit: int
+) -> tuple[list[Finding], list[Finding]]:
     """Return the findings at a visit (0 is the first), and those at the visit before (empty at the first)."""
     before: list[Finding] = []
     now = _first(seed, patient_number, patient)
@@ -228,7 +242,14 @@ def sample_findings(seed: int, patient_number: int, patient: Patient, visit: int
 
 def sickness(findings: list[Finding]) -> float:
     """Return 0 to 1: how likely the patient is examined in bed."""
-    weight = {"edema": 0.4, "effusion": 0.25, "pneumothorax": 0.3, "consolidation": 0.25, "device": 0.3, "fracture": 0.2}
+    weight = {
+        "edema": 0.4,
+        "effusion": 0.25,
+        "pneumothorax": 0.3,
+        "consolidation": 0.25,
+        "device": 0.3,
+        "fracture": 0.2,
+    }
     return float(min(sum(weight.get(finding.name, 0.05) for finding in findings), 1.0))
 
 

@@ -1,8 +1,8 @@
 """Voxel grid of the phantom and sub-voxel painting of points and tubes.
 
-Guarantee: arrays are `[d h w]` in RAS: `d` grows towards superior, `h` towards anterior, `w` towards the patient's right.
-Anatomy is written once in template millimetres (x right, y anterior, z superior); a patient's size scales the three axes
-of the grid, so spacing and affine are those of the patient while the drawing code sees the template.
+Guarantee: arrays are `[d h w]` in RAS: `d` grows towards superior, `h` towards anterior, `w` towards the patient's
+right. Anatomy is written once in template millimetres (x right, y anterior, z superior); a patient's size scales the
+three axes of the grid, so spacing and affine are those of the patient while the drawing code sees the template.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Grid:
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @cached_property
-    def step(self) -> Float[np.ndarray, "3"]:
+    def step(self) -> Float[np.ndarray, " 3"]:
         """Voxel distance in template mm along x, y, z."""
         return (np.array(TEMPLATE_HIGH) - np.array(TEMPLATE_LOW)) / self.size
 
     @cached_property
-    def first(self) -> Float[np.ndarray, "3"]:
+    def first(self) -> Float[np.ndarray, " 3"]:
         """Centre of voxel (0, 0, 0) in template mm, (x, y, z)."""
         return np.array(TEMPLATE_LOW) + self.step / 2
 
@@ -56,7 +56,7 @@ class Grid:
         """Template z (towards superior) of every slice."""
         return self._axis(2)[:, None, None]
 
-    def _axis(self, axis: int) -> Float[np.ndarray, "n"]:
+    def _axis(self, axis: int) -> Float[np.ndarray, " n"]:
         return (self.first[axis] + self.step[axis] * np.arange(self.size)).astype(np.float32)
 
     @property
@@ -80,8 +80,8 @@ class Grid:
         """Volume of a voxel in template mm³."""
         return float(np.prod(self.step))
 
-    def box(self, low: Sequence[float], high: Sequence[float]) -> tuple[slice, slice, slice]:
-        """Return the slices [d h w] of voxels between two template corners (x, y, z), one voxel of margin, inside the grid."""
+    def box(self, low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray) -> tuple[slice, slice, slice]:
+        """Return the slices [d h w] between two template corners (x, y, z), with one voxel of margin."""
         slices = []
         for axis in (2, 1, 0):
             start = int(np.floor((low[axis] - self.first[axis]) / self.step[axis])) - 1
@@ -99,7 +99,7 @@ class Grid:
         return np.clip(index, 0, self.size - 1)
 
     def splat(
-        self, points: Float[np.ndarray, "n 3"], weights: Float[np.ndarray, "n"]
+        self, points: Float[np.ndarray, "n 3"], weights: Float[np.ndarray, " n"]
     ) -> tuple[tuple[slice, slice, slice], Float[np.ndarray, "d h w"]]:
         """Spread weights over the eight voxels around each point (trilinear), so that the sum is kept inside the grid.
 
@@ -135,9 +135,7 @@ def smooth_path(knots: Sequence[Sequence[float]], step: float) -> Float[np.ndarr
     pieces = []
     for a, b, c, d in zip(k[:-3], k[1:-2], k[2:-1], k[3:], strict=True):
         t = np.linspace(0, 1, max(int(np.linalg.norm(c - b) / step), 2), endpoint=False)[:, None]
-        pieces.append(
-            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        )
+        pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
     return np.concatenate([*pieces, k[-2:-1]])
 
 
@@ -149,8 +147,8 @@ def disc(count: int) -> Float[np.ndarray, "count 2"]:
 
 
 def tubes(
-    start: Float[np.ndarray, "n 3"], stop: Float[np.ndarray, "n 3"], radius: Float[np.ndarray, "n"], step: float
-) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "m"]]:
+    start: Float[np.ndarray, "n 3"], stop: Float[np.ndarray, "n 3"], radius: Float[np.ndarray, " n"], step: float
+) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, " m"]]:
     """Fill straight tubes with points; a weight is the volume in mm³ that its point stands for."""
     if len(start) == 0:
         return np.zeros((0, 3)), np.zeros(0)
@@ -173,8 +171,8 @@ def tubes(
 
 
 def path_tubes(
-    path: Float[np.ndarray, "n 3"], radius: float | Float[np.ndarray, "n"], step: float
-) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "m"]]:
+    path: Float[np.ndarray, "n 3"], radius: float | Float[np.ndarray, " n"], step: float
+) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, " m"]]:
     """`tubes` along a polyline."""
     r = np.broadcast_to(np.asarray(radius, dtype=np.float64), (len(path),))
     return tubes(path[:-1], path[1:], (r[:-1] + r[1:]) / 2, step)
@@ -186,7 +184,7 @@ def mix(hu: np.ndarray, fraction: np.ndarray, value: float | np.ndarray) -> None
 
 
 def soft(distance: np.ndarray, width: float) -> np.ndarray:
-    """Return the share of a voxel inside a surface from the signed distance (positive inside), linear over `width` mm."""
+    """Return the share of a voxel inside a surface from the distance (positive inside), linear over `width` mm."""
     share = distance * np.float32(1 / width)
     share += np.float32(0.5)
     return np.clip(share, 0, 1, out=share)

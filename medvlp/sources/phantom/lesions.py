@@ -1,7 +1,8 @@
 """Painting of findings into the volume, each with its 3D mask.
 
-Guarantee: every finding of a study is in the volume, and its mask says where. Shape and place come from the stream of the
-finding's key, so that a follow-up shows the same lesion. A mask is kept as its box and the voxels (bool) inside it.
+Guarantee: every finding of a study is in the volume, and its mask says where. Shape and place come from the stream of
+the finding's key, so that a follow-up shows the same lesion. A mask is kept as its box and the voxels (bool) inside
+it.
 """
 
 from __future__ import annotations
@@ -62,11 +63,15 @@ def changes_of(findings: list[Finding]) -> Changes:
         elif finding.name == "fracture":
             healed = finding.kind == "healed"
             shift = (2 if healed else 5) + (3 if healed else 8) * s
-            breaks.append(Break(finding.side or "", finding.rib or 0, finding.angle or 0.0, shift, 1.0 if healed else 0.0))
+            breaks.append(
+                Break(finding.side or "", finding.rib or 0, finding.angle or 0.0, shift, 1.0 if healed else 0.0)
+            )
     return Changes(heart, flatten, vessels, tuple(breaks))
 
 
-def paint(anatomy: Anatomy, patient: Patient, findings: list[Finding], stream_of: Callable[[int], np.random.Generator]) -> list[Mask]:
+def paint(
+    anatomy: Anatomy, patient: Patient, findings: list[Finding], stream_of: Callable[[int], np.random.Generator]
+) -> list[Mask]:
     """Paint all findings into `anatomy.hu`; return their masks in the order of `findings`.
 
     Args:
@@ -110,8 +115,9 @@ def _pneumothorax(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Gener
     side = f.side or "right"
     box, lung = _side(a, side), a.lung[side]
     x, y, z = a.grid.local(box)
-    thick = (9 + 46 * f.severity**1.3) * np.clip(0.35 + 0.65 * (z + 60) / 150, 0.0, 1.15) * (1 - 0.25 * np.clip(-y / 80, 0, 1))
-    edge = np.minimum(a.wall[box], 0.8 * (a.apex - z))
+    reach = np.clip((z + 40 + 90 * f.severity) / 110, 0.0, 1.0)
+    thick = (9 + 48 * f.severity**1.3) * reach * (1 - 0.12 * np.clip(np.abs(y) / 80, 0, 1))
+    edge = np.minimum(0.9 * (a.shape.wall_x - np.abs(x)), 0.8 * (a.apex - z))
     gap = (thick - edge).astype(np.float32)
     free = soft(gap, 2.5) * (lung > 0.3)
     line = np.clip(1 - np.abs(gap + 1.5) / 2.4, 0, 1) * (lung > 0.5) * (thick > 4)
@@ -138,7 +144,9 @@ def _place(a: Anatomy, f: Finding, rng: np.random.Generator, low: float, high: f
     return at[rank[int(rng.uniform(0.1, 0.9) * len(rank))]]
 
 
-def _radius_box(a: Anatomy, centre: np.ndarray, reach: float) -> tuple[Slices, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _radius_box(
+    a: Anatomy, centre: np.ndarray, reach: float
+) -> tuple[Slices, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return the box of a ball (true mm) and the offsets from its centre in true mm."""
     scale = np.array(a.grid.scale)
     box = a.grid.box(centre - reach / scale, centre + reach / scale)
@@ -156,9 +164,7 @@ def _consolidation(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Gene
     box, (x, y, z) = _radius_box(a, centre, radius * 1.3)
     shape = a.hu[box].shape
     r = np.sqrt((x * x + y * y) + z * z) / radius
-    rough = coarse_noise(rng, (24,) * 3, (5, 5, 5))
-    pick = [np.linspace(0, 23, n).astype(int) for n in shape]
-    noise = rough[np.ix_(*pick)]
+    noise = coarse_noise(rng, shape, (6, 6, 6))
     level = np.clip((1.0 - r + 0.16 * noise) * 3.0, 0, 1) * (0.84 + 0.16 * f.severity)
     lobe = a.lobes[box] == LOBES[f.lobe or ""]
     share = (level * lobe * _share(a, box)).astype(np.float32)
@@ -191,8 +197,8 @@ def _atelectasis(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Genera
     half = 2.2 + 2.6 * f.severity
     tilt_x, tilt_y = rng.normal(-0.16 * sign, 0.16), rng.normal(0, 0.12)
     bands = int(rng.integers(1, 3))
-    low, high = target - [length, 34, 34], target + [length, 34, 34]
-    box = a.grid.box(low, high)
+    reach = np.array([length, 34, 34])
+    box = a.grid.box(target - reach, target + reach)
     x, y, z = a.grid.local(box)
     across = 1 - ((x - target[0]) / length) ** 2 - ((y - target[1]) / 32) ** 2
     share = np.zeros(a.hu[box].shape, np.float32)
@@ -219,7 +225,9 @@ def _edema(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -
         flat = ((x - hilum[0]) / 52) ** 2 + ((y - hilum[1]) / 60) ** 2
         np.maximum(near, np.exp(-flat.astype(np.float32)) * np.exp(-(((z - hilum[2] + 18) / 62) ** 2)), out=near)
     noise = coarse_noise(rng, a.hu.shape, (26, 26, 26))
-    haze = (50 + 90 * f.severity + (90 + 330 * f.severity) * near * np.clip(1 + 0.45 * noise, 0, 2)).astype(np.float32)
+    haze = (60 + 110 * f.severity + (150 + 400 * f.severity) * near * np.clip(1 + 0.45 * noise, 0, 2)).astype(
+        np.float32
+    )
     haze *= lung
     room = np.clip((20 - a.hu) / 860, 0, 1)
     a.hu += haze * room
@@ -258,10 +266,13 @@ def _mass(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) ->
     radius = (f.size_mm or 40.0) / 2
     centre = _place(a, f, rng, 8, max(radius * 0.9, 14))
     box, (x, y, z) = _radius_box(a, centre, radius * 1.7)
-    rough = coarse_noise(rng, (20,) * 3, (4, 4, 4))
-    noise = rough[np.ix_(*[np.linspace(0, 19, n).astype(int) for n in a.hu[box].shape])]
-    r = np.sqrt((x * x + y * y) + z * z)
-    share = soft(((radius - r) + 0.14 * radius * noise).astype(np.float32), 3.5)
+    share = np.zeros(a.hu[box].shape, np.float32)
+    for _ in range(6):
+        off = rng.normal(size=3)
+        off *= rng.uniform(0.1, 0.5) * radius / np.linalg.norm(off)
+        r = np.sqrt(((x - off[0]) ** 2 + (y - off[1]) ** 2) + (z - off[2]) ** 2)
+        lump = rng.uniform(0.58, 0.85) * radius - r
+        np.maximum(share, soft(lump.astype(np.float32), 3.5), out=share)
     spikes = rng.normal(size=(14, 3))
     spikes /= np.linalg.norm(spikes, axis=1, keepdims=True)
     for spike in spikes:

@@ -1,7 +1,7 @@
 """Who is examined: size, shape, age and sex of a patient, and how the patient stands in one study.
 
-Guarantee: everything is drawn from named random streams of (seed, patient) or (seed, study), so that one patient keeps the
-same anatomy in every study and no draw depends on the order of calls elsewhere.
+Guarantee: everything is drawn from named random streams of (seed, patient) or (seed, study), so that one patient
+keeps the same anatomy in every study and no draw depends on the order of calls elsewhere.
 """
 
 from __future__ import annotations
@@ -100,7 +100,11 @@ def sample_patient(seed: int, patient: int) -> Patient:
     return Patient(
         age=age,
         sex="M" if male else "F",
-        scale=(float(size * rng.normal(1, 0.025)), float(size * rng.normal(1, 0.03)), float(size * rng.normal(1, 0.03))),
+        scale=(
+            float(size * rng.normal(1, 0.025)),
+            float(size * rng.normal(1, 0.03)),
+            float(size * rng.normal(1, 0.03)),
+        ),
         fat=fat,
         muscle=float(np.clip(rng.normal(1.05 if male else 0.88, 0.1), 0.7, 1.4)),
         depth=float(np.clip(rng.normal(0.95 + 0.08 * old, 0.05), 0.82, 1.12)),

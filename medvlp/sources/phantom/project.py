@@ -1,12 +1,12 @@
 """Radiographs of a volume: Beer-Lambert along diverging rays, scatter, blur, quantum noise and the detector's curve.
 
-Guarantee: `line_integral` is the integral of attenuation along the rays of a point source, to first order in the thickness
-of a slab (8 mm); masks go through the same geometry. Images are shown as readers see them: PA and AP with the patient's
-right on the image's left, laterals with the front on the image's left; bright is dense.
+Guarantee: `line_integral` is the integral of attenuation along the rays of a point source, to first order in the
+thickness of a slab (8 mm); masks go through the same geometry. Images are shown as readers see them: PA and AP with
+the patient's right on the image's left, laterals with the front on the image's left; bright is dense.
 
-Slabs of the volume parallel to the detector are magnified by distance and summed, which is what diverging rays do; an AP
-radiograph (source in front, shorter distance) therefore magnifies the heart more than a PA. Rotation of the patient and a
-tilted beam are the same with a shifted source.
+Slabs of the volume parallel to the detector are magnified by distance and summed, which is what diverging rays do; an
+AP radiograph (source in front, shorter distance) therefore magnifies the heart more than a PA. Rotation of the
+patient and a tilted beam are the same with a shifted source.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from medvlp.sources.phantom.grid import Grid
 from medvlp.sources.phantom.patient import Patient, Posture
@@ -72,12 +72,18 @@ def attenuation(hu: Float[np.ndarray, "d h w"]) -> Float[np.ndarray, "d h w"]:
 
 
 def _project(
-    volume: np.ndarray, grid: Grid, view: View, size: int, slab_mm: float, cubic: bool, box: tuple[slice, slice, slice] | None
+    volume: np.ndarray,
+    grid: Grid,
+    view: View,
+    size: int,
+    slab_mm: float,
+    cubic: bool,
+    box: tuple[slice, slice, slice] | None,
 ) -> Float[np.ndarray, "h w"]:
     """Sum slabs of a quantity per mm into an image `[size size]`: rows from superior, columns as displayed."""
     spacing = grid.spacing_mm
     frontal = view.name != "LATERAL"
-    # The volume stands with the face nearest to the detector at `gap`: anterior for PA, posterior for AP, left for LATERAL.
+    # The face at `gap` from the detector is the anterior one for PA, the posterior for AP, the left for LATERAL.
     depth_axis = 1 if frontal else 2
     across = 2 if frontal else 1
     box = box or (slice(0, grid.size),) * 3
@@ -98,7 +104,7 @@ def _project(
         along = middle - thickness / 2
         shift = (view.turn[0] * along + view.offset[0], view.turn[1] * along + view.offset[1])
         plane = slabs[:, number] if frontal else slabs[:, :, number]
-        # Displayed column c is patient position -(c - size/2) * pixel (columns run from right to left, or front to back).
+        # Columns run from the patient's right to left, or from front to back: against the array's axis.
         ax, az = scale * spacing[across] / pixel, scale * spacing[0] / pixel
         column0 = box[across].start - half + 0.5
         row0 = box[0].start - half + 0.5
@@ -110,7 +116,11 @@ def _project(
         )
         border = 0
         image += cv2.warpAffine(
-            np.ascontiguousarray(plane), matrix, (size, size), flags=cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR, borderMode=border
+            np.ascontiguousarray(plane),
+            matrix,
+            (size, size),
+            flags=cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR,
+            borderMode=border,
         )
     return image
 
@@ -131,10 +141,8 @@ def line_integral(
     return np.maximum(image, 0)
 
 
-def project_mask(
-    mask: np.ndarray, box: tuple[slice, slice, slice], grid: Grid, view: View, size: int
-) -> np.ndarray:
-    """Return the pixels `[size size]` (bool) whose ray runs at least 2 mm inside a 3D mask given by its box and voxels."""
+def project_mask(mask: np.ndarray, box: tuple[slice, slice, slice], grid: Grid, view: View, size: int) -> np.ndarray:
+    """Return the pixels `[size size]` (bool) whose ray runs more than 2 mm inside a 3D mask (its box and voxels)."""
     length = _project(mask.astype(np.float32), grid, view, size, 2 * SLAB_MM, False, box)
     return length > 2.0
 
@@ -174,12 +182,13 @@ def sample_exposure(view: View, patient: Patient, grid: Grid, rng: np.random.Gen
     scatter = rng.uniform(0.45, 0.7) if bedside else rng.uniform(0.25, 0.45)
     edge = [int(v) for v in np.maximum(rng.normal(2, 5, 4), 0) * size / 256]
     return Exposure(
-        photons=float(rng.uniform(4e4, 9e4) if not bedside else rng.uniform(2e4, 4e4)) * (4 if view.name == "LATERAL" else 1),
+        photons=float(rng.uniform(4e4, 9e4) if not bedside else rng.uniform(2e4, 4e4))
+        * (4 if view.name == "LATERAL" else 1),
         scatter=scatter,
         blur_mm=float(rng.uniform(0.5, 0.9)),
         sharpen=float(rng.uniform(0.5, 0.9)),
         low=float(wall * rng.normal(1.0, 0.05)),
-        high=float(chest * rng.normal(0.98, 0.03)),
+        high=float(chest * rng.normal(1.1, 0.03)),
         gamma=float(rng.uniform(0.95, 1.15)),
         collimate=(edge[0], edge[1], edge[2], edge[3]),
         marker=bool(rng.random() < 0.7),

@@ -1,13 +1,14 @@
 """Radiology reports of phantom patients, with the statements they make.
 
-Guarantee: a report never states as present what is not in the patient, nor denies what is. Doubtful words ("possible",
-"cannot be excluded") are mostly about what is there, seldom about what is not, as in real reports. Triplets and labels are
-derived from the statements made, not from the text, and apart from them stands what is in the patient (`image_labels`).
+Guarantee: a report never states as present what is not in the patient, nor denies what is. Doubtful words
+("possible", "cannot be excluded") are mostly about what is there, seldom about what is not, as in real reports.
+Triplets and labels are derived from the statements made, not from the text, and apart from them stands what is in the
+patient (`image_labels`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,9 +30,9 @@ from medvlp.sources.phantom.wording import (
     UNCERTAIN,
 )
 from medvlp.types import ABSENT as NO
-from medvlp.types import NOT_MENTIONED, PRESENT as YES
+from medvlp.types import NOT_MENTIONED, Triplet
+from medvlp.types import PRESENT as YES
 from medvlp.types import UNCERTAIN as PERHAPS
-from medvlp.types import Triplet
 
 _DENIED_AT = {
     "effusion": "pleural space",
@@ -67,6 +68,7 @@ class Statement:
     value: float
     triplets: tuple[Triplet, ...] = ()
     names: tuple[str, ...] = ()
+    finding: Finding | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,26 @@ def _statement(template: str, finding: Finding, value: float, rng: np.random.Gen
     words, _, names = template.partition("|")
     spoken = tuple(name.strip() for name in names.split(",")) if names else DEFAULT[finding.name]
     triplet = Triplet(finding.anatomy, finding.name, value)
-    return Statement(_fill(words, finding, rng), finding.name, value, (triplet,), spoken)
+    return Statement(_fill(words, finding, rng), finding.name, value, (triplet,), spoken, finding)
+
+
+def _options(finding: Finding, value: float) -> tuple[str, ...]:
+    group = _group(finding)
+    table = UNCERTAIN if value == PERHAPS else PRESENT
+    options = table.get(group) or table.get(finding.name, ())
+    if finding.change not in (None, "new"):
+        options = tuple(option for option in options if not option.startswith("New "))
+    return options
+
+
+def _reworded(statement: Statement, rng: np.random.Generator) -> Statement:
+    """Say the same again, in other words where there are some."""
+    if statement.finding is None or rng.random() < 0.3:
+        return statement
+    again = _statement(
+        _pick(rng, _options(statement.finding, statement.value)), statement.finding, statement.value, rng
+    )
+    return _with_change(again, statement.finding, rng) if statement.value == YES else again
 
 
 def _with_change(statement: Statement, finding: Finding, rng: np.random.Generator) -> Statement:
@@ -147,24 +168,20 @@ def _with_change(statement: Statement, finding: Finding, rng: np.random.Generato
     phrase = _pick(rng, options)
     stem = statement.text.rstrip(".")
     text = f"{stem}, {phrase}."
-    return Statement(text, statement.about, statement.value, statement.triplets, statement.names)
+    return replace(statement, text=text)
 
 
 def _positive(findings: list[Finding], rng: np.random.Generator) -> list[Statement]:
     made = []
     for finding in sorted(findings, key=lambda f: _ORDER.index(f.name)):
         tell, doubt = rng.random(), rng.random()
-        group = _group(finding)
         if tell > _TELL.get(finding.name, 1.0) + 0.1 * (finding.severity > 0.3):
             continue
-        options = UNCERTAIN.get(group) or UNCERTAIN.get(finding.name if finding.name != "fracture" else "")
+        options = _options(finding, PERHAPS)
         if options and doubt < 0.22 * (1.25 - finding.severity):
             made.append(_statement(_pick(rng, options), finding, PERHAPS, rng))
             continue
-        options = PRESENT.get(group) or PRESENT[finding.name]
-        if finding.change is not None:
-            options = tuple(option for option in options if not option.startswith("New ")) or options
-        made.append(_with_change(_statement(_pick(rng, options), finding, YES, rng), finding, rng))
+        made.append(_with_change(_statement(_pick(rng, _options(finding, YES)), finding, YES, rng), finding, rng))
     return made
 
 
@@ -198,7 +215,8 @@ def _negative(findings: list[Finding], rng: np.random.Generator, spare: float) -
         option = _pick(rng, UNCERTAIN[group])
         if hit and name not in there and name not in deny and not any(s.about == name for s in made):
             lobe = None if name in ("effusion", "edema") else f"{side} lower lobe"
-            ghost = Finding(name, 0.1, 0, side=side, lobe=lobe, size_mm=8 if name == "nodule" else None)
+            kind = "plate" if name == "atelectasis" else None
+            ghost = Finding(name, 0.1, 0, side=side, lobe=lobe, size_mm=8 if name == "nodule" else None, kind=kind)
             made.append(_statement(option, ghost, PERHAPS, rng))
     return made
 
@@ -224,7 +242,7 @@ def labels_of(statements: list[Statement], names: tuple[str, ...]) -> dict[str, 
     for value in (NO, PERHAPS, YES):
         for statement in statements:
             if statement.value == value:
-                labels.update({name: value for name in statement.names})
+                labels.update(dict.fromkeys(statement.names, value))
     ill = [s for s in statements if s.value != NO and s.about != "device"]
     if not ill:
         labels["No Finding"] = YES
@@ -232,7 +250,12 @@ def labels_of(statements: list[Statement], names: tuple[str, ...]) -> dict[str, 
 
 
 def _compose(
-    style: str, told: list[Statement], denied: list[Statement], filler: list[str], head: dict[str, str], closing: str,
+    style: str,
+    told: list[Statement],
+    denied: list[Statement],
+    filler: list[str],
+    head: dict[str, str],
+    closing: str,
     rng: np.random.Generator,
 ) -> dict[str, str]:
     body = [s.text for s in told]
@@ -285,10 +308,12 @@ def write_report(
     serious = [s for s in told if s.about != "device"]
     if serious:
         number = min(len(serious), 3)
-        chosen = [serious[k] for k in sorted(rng.permutation(len(serious))[:number])]
+        chosen = [_reworded(serious[k], rng) for k in sorted(rng.permutation(len(serious))[:number])]
         closing = " ".join(f"{k}. {s.text}" for k, s in enumerate(chosen, 1)) if number > 1 else chosen[0].text
-        if style == "prose":
+        if style in ("terse", "prose"):
             closing = ""
+        else:
+            statements += chosen
     else:
         closing = _pick(rng, NORMAL[:3] if ill else NORMAL)
     head = {"indication": _pick(rng, INDICATION[_reason(findings, rng)])}

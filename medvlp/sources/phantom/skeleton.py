@@ -47,9 +47,9 @@ def spine_x(z: np.ndarray, patient: Patient) -> np.ndarray:
 
 
 def rib_path(
-    side: str, rib: int, patient: Patient, shape: Shape, angles: Float[np.ndarray, "n"]
+    side: str, rib: int, patient: Patient, shape: Shape, angles: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n 3"]:
-    """Return points on the middle line of a rib (1 to 12) at angles in degrees from the spine (posterior, 0) forwards."""
+    """Return points on the middle line of a rib (1 to 12) at angles in degrees from the spine (0) forwards."""
     sign = 1.0 if side == "right" else -1.0
     phi = np.deg2rad(angles)
     head = FIRST_VERTEBRA - VERTEBRA_STEP * (rib - 1)
@@ -85,13 +85,16 @@ def _ribs(patient: Patient, shape: Shape, breaks: tuple[Break, ...]) -> tuple[np
                     strength += 1.1 * broken.callus * np.exp(-((away / 9) ** 2))
             tangent = np.gradient(path, axis=0)
             length = np.linalg.norm(tangent, axis=1)
-            tangent /= length[:, None]
+            tangent = tangent / length[:, None]
             outward = np.stack([path[:, 0], path[:, 1] + 10, 0 * path[:, 0]], axis=1)
             outward -= (outward * tangent).sum(axis=1, keepdims=True) * tangent
             outward /= np.linalg.norm(outward, axis=1, keepdims=True)
             upward = np.cross(tangent, outward)
-            tall = (5.0 if rib in (1, 12) else 6.4) * np.ones(count)
-            off = 3.3 * np.cos(ring)[None, :, None] * outward[:, None] + (tall[:, None] * np.sin(ring))[:, :, None] * upward[:, None]
+            tall = np.full(count, 5.0 if rib in (1, 12) else 6.4)
+            off = (
+                3.3 * np.cos(ring)[None, :, None] * outward[:, None]
+                + (tall[:, None] * np.sin(ring))[:, :, None] * upward[:, None]
+            )
             points.append((path[:, None] + off).reshape(-1, 3))
             mass = np.pi * 3.3 * tall * length * strength * 820
             weights.append(np.repeat(mass / 12, 12))
@@ -101,8 +104,8 @@ def _ribs(patient: Patient, shape: Shape, breaks: tuple[Break, ...]) -> tuple[np
 def _plate(corners: list[tuple[float, float, float]], thickness: float) -> tuple[np.ndarray, np.ndarray]:
     a, b, c = (np.array(corner, dtype=np.float64) for corner in corners)
     n = 44
-    u, v = np.meshgrid((np.arange(n) + 0.5) / n, (np.arange(n) + 0.5) / n)
-    u, v = u.ravel(), v.ravel()
+    across, down = np.meshgrid((np.arange(n) + 0.5) / n, (np.arange(n) + 0.5) / n)
+    u, v = across.ravel(), down.ravel()
     fold = u + v > 1
     u, v = np.where(fold, 1 - u, u), np.where(fold, 1 - v, v)
     points = a + u[:, None] * (b - a) + v[:, None] * (c - a)
@@ -119,7 +122,9 @@ def _shoulders(posture: Posture) -> tuple[np.ndarray, np.ndarray]:
         weights.append(part[1] * hu)
 
     for s in (1.0, -1.0):
-        collar = smooth_path([(s * 13, 56, 84), (s * 48, 62, 90), (s * 92, 34, 103), (s * 130, 8, 114), (s * 158, 0, 116)], 2.0)
+        collar = smooth_path(
+            [(s * 13, 56, 84), (s * 48, 62, 90), (s * 92, 34, 103), (s * 130, 8, 114), (s * 158, 0, 116)], 2.0
+        )
         wide = np.interp(np.linspace(0, 1, len(collar)), [0, 0.15, 0.5, 0.85, 1], [8.2, 6.4, 5.6, 6.2, 7.0])
         add(path_tubes(collar, wide, 2.4), 950.0)
         upper, lower, socket = (
@@ -185,7 +190,12 @@ def _sternum(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 
 
 def paint_skeleton(
-    grid: Grid, hu: Float[np.ndarray, "d h w"], patient: Patient, posture: Posture, shape: Shape, breaks: tuple[Break, ...]
+    grid: Grid,
+    hu: Float[np.ndarray, "d h w"],
+    patient: Patient,
+    posture: Posture,
+    shape: Shape,
+    breaks: tuple[Break, ...],
 ) -> None:
     """Draw all bones into `hu` in place."""
     parts = [_ribs(patient, shape, breaks), _shoulders(posture), _vertebrae(grid, patient, hu), _sternum(shape)]

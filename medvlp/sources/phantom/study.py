@@ -101,7 +101,7 @@ def generate_study(
         index: Number of the study; its patient follows from it.
         size: Voxels per axis of the volume.
         image_size: Pixels per side of a radiograph.
-        findings: Findings to use instead of the drawn ones: the same patient, posture and exposure, e.g. without disease.
+        findings: Findings instead of the drawn ones, in the same patient, posture and exposure.
         noise: Quantum noise in the radiographs.
     """
     who = visit(seed, index)
@@ -126,7 +126,7 @@ def generate_study(
         boxes = tuple(bounding_box(mask) for mask in flat)
         images.append(PhantomImage(view.name, pixels, integral, pixel, flat, boxes, view))
     report = write_report(seed, who, patient, posture, chosen, before if findings is None else [])
-    volume = np.rint(np.clip(anatomy.hu, -1024, 3071)).astype(np.int16)
+    volume = np.rint(anatomy.hu).astype(np.int16)
     return PhantomStudy(
         who, patient, posture, tuple(chosen), volume, grid.affine, grid.spacing_mm, tuple(masks), anatomy.lobes,
         tuple(images), report, grid,

@@ -1,7 +1,7 @@
 """Branching arteries and veins of the lungs.
 
-Guarantee: the tree is drawn from one random stream in a fixed number of draws, so that calibre changes (edema, emphysema)
-leave its course as it is.
+Guarantee: the tree is drawn from one random stream in a fixed number of draws, so that calibre changes (edema,
+emphysema) leave its course as it is.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def _tree(rng: np.random.Generator, hilum: tuple[float, float, float]) -> tuple[
         sideways /= np.linalg.norm(sideways, axis=1, keepdims=True)
         angle = rng.uniform(0.25, 0.55, (len(direction), 1))
         other = rng.uniform(0.35, 0.8, (len(direction), 1))
-        direction = np.concatenate(
-            [direction + np.tan(angle) * sideways, direction - np.tan(other) * sideways]
-        )
+        direction = np.concatenate([direction + np.tan(angle) * sideways, direction - np.tan(other) * sideways])
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         start = np.concatenate([stop, stop])
-        length = np.concatenate([length * rng.uniform(0.72, 0.95, len(length)), length * rng.uniform(0.6, 0.85, len(length))])
+        length = np.concatenate(
+            [length * rng.uniform(0.72, 0.95, len(length)), length * rng.uniform(0.6, 0.85, len(length))]
+        )
         radius = np.concatenate([radius * 0.8, radius * 0.66])
     return np.concatenate(starts), np.concatenate(stops), np.concatenate(radii)
 

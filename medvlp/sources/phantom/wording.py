@@ -1,8 +1,8 @@
 """Sentences of radiology reports, each with the CheXpert names that its words speak of.
 
-Guarantee: an entry is `words | names`; without a bar the names are those of `DEFAULT`. Names follow the words, as a labeler
-reads them: "opacity" speaks of Lung Opacity, "pneumonia" of Pneumonia, whatever disease lies behind. In braces stand the
-places that `reports` fills: side, Side, lobe, Lobe, degree, Degree, size, rib.
+Guarantee: an entry is `words | names`; without a bar the names are those of `DEFAULT`. Names follow the words, as a
+labeler reads them: "opacity" speaks of Lung Opacity, "pneumonia" of Pneumonia, whatever disease lies behind. In
+braces stand the places that `reports` fills: side, Side, lobe, Lobe, degree, Degree, size, rib.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ PRESENT: dict[str, tuple[str, ...]] = {
         "There is {degree} pulmonary edema.",
         "{Degree} interstitial pulmonary edema.",
         "Findings are consistent with {degree} pulmonary edema.",
-        "Perihilar haziness and septal lines, consistent with {degree} edema.",
+        "Indistinct perihilar vessels and septal lines, consistent with {degree} edema.",
         "Bilateral perihilar opacities are compatible with {degree} pulmonary edema. | Lung Opacity, Edema",
         "Pulmonary vascular congestion with {degree} edema.",
     ),

@@ -1,8 +1,8 @@
 """Writing of a phantom data set: many studies, over processes, one folder each.
 
-Guarantee: the files depend on (seed, index, sizes) alone, whatever the number of workers. A study's folder appears whole or
-not at all (it is renamed into place); a second run keeps the studies whose files are all there with the recorded SHA-256
-and makes the others again. `studies.jsonl` is written last.
+Guarantee: the files depend on (seed, index, sizes) alone, whatever the number of workers. A study's folder appears
+whole or not at all (it is renamed into place); a second run keeps the studies whose files are all there with the
+recorded SHA-256 and makes the others again. `studies.jsonl` is written last.
 """
 
 from __future__ import annotations
@@ -67,7 +67,12 @@ def write_phantom(
     Raises:
         UserError: `out` holds another data set, an argument is out of range, or the disk cannot be written.
     """
-    for name, value, least in (("studies", studies, 1), ("size", size, 32), ("image_size", image_size, 64), ("seed", seed, 0)):
+    for name, value, least in (
+        ("studies", studies, 1),
+        ("size", size, 32),
+        ("image_size", image_size, 64),
+        ("seed", seed, 0),
+    ):
         if value < least:
             raise UserError(f"{name} is {value}, but at least {least} is needed.", name, f"Give {name} >= {least}.")
     settings = Settings(seed, size, image_size, volumes)
@@ -93,7 +98,9 @@ def _begin(out: Path, settings: Settings) -> None:
         different = [k for k in ("seed", "size", "image_size", "format") if found.get(k) != ours[k]]
         if different:
             facts = ", ".join(f"{k} {found.get(k)} there, {ours[k]} asked for" for k in different)
-            raise UserError(f"The folder holds another phantom: {facts}.", out, "Choose another folder, or delete this one.")
+            raise UserError(
+                f"The folder holds another phantom: {facts}.", out, "Choose another folder, or delete this one."
+            )
     elif any(out.iterdir()):
         raise UserError("The folder is not empty and holds no phantom.", out, "Choose an empty or new folder.")
     _write_atomic(marker, json.dumps(asdict(settings), indent=1).encode())
@@ -120,7 +127,7 @@ def _fill(out: Path, studies: int, settings: Settings, num_workers: int) -> None
 
 
 def _start_worker() -> None:
-    import threadpoolctl
+    import threadpoolctl  # type: ignore[import-untyped]
 
     cv2.setNumThreads(1)
     threadpoolctl.threadpool_limits(1)
