@@ -146,7 +146,13 @@ class PretrainData:
 
 
 def load_data(
-    config: PretrainConfig, *, needs: frozenset[str], paired: bool, tokenizer_folder: Path, world_size: int = 1
+    config: PretrainConfig,
+    *,
+    needs: frozenset[str],
+    paired: bool,
+    tokenizer_folder: Path,
+    keep_tokenizer: bool = False,
+    world_size: int = 1,
 ) -> PretrainData:
     """Open the store, gather texts and labels, and train or load the tokenizer.
 
@@ -154,7 +160,8 @@ def load_data(
         config: The run's configuration.
         needs: Of "reports" and "labels", as the method says.
         paired: Whether text i belongs to image i.
-        tokenizer_folder: Where the run keeps its tokenizer; one that is there is used.
+        tokenizer_folder: Where the run keeps its tokenizer.
+        keep_tokenizer: Use the one that is there: the run goes on, or another rank has just made it.
         world_size: Ranks that share a batch.
 
     Raises:
@@ -217,7 +224,7 @@ def load_data(
     table = None
     if config.method.text is not None and texts:
         seen = texts if text_rows is None else [texts[row] for row in np.unique(text_rows[train])]
-        tokenizer = get_tokenizer(config, seen, tokenizer_folder)
+        tokenizer = get_tokenizer(config, seen, tokenizer_folder, keep_tokenizer)
         table = TokenTable(
             tokenizer, texts, config.method.text.max_tokens, None if sentences is None else sentences.labels
         )
@@ -227,12 +234,12 @@ def load_data(
     )
 
 
-def get_tokenizer(config: PretrainConfig, texts: Sequence[str], folder: Path) -> Tokenizer:
-    """Return the tokenizer in `folder`, else that of `method.text.folder`, else one trained on the texts."""
+def get_tokenizer(config: PretrainConfig, texts: Sequence[str], folder: Path, keep: bool) -> Tokenizer:
+    """Return the tokenizer in `folder` (if `keep`), else `method.text.folder`'s, else one trained on the texts."""
     from medvlp.text.tokenizer import Tokenizer
 
     assert config.method.text is not None
-    if folder.is_dir():
+    if keep:
         return Tokenizer.from_folder(folder)
     if config.method.text.folder is not None:
         tokenizer = Tokenizer.from_folder(config.method.text.folder)
@@ -241,6 +248,7 @@ def get_tokenizer(config: PretrainConfig, texts: Sequence[str], folder: Path) ->
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     tokenizer.save(part)
+    shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return tokenizer
 

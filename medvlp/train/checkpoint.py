@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from medvlp.errors import UserError
 
@@ -55,8 +57,6 @@ def save_checkpoint(
     Raises:
         UserError: The disk is full or cannot be written; the checkpoints before are untouched.
     """
-    from safetensors.torch import save_file
-
     target = folder / f"{_PREFIX}{step:09d}"
     part = folder / f".{target.name}.part"
     try:
@@ -78,10 +78,10 @@ def save_checkpoint(
             shutil.rmtree(target)
         part.rename(target)
         _flush(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise UserError(
-            f"The checkpoint of step {step} cannot be written: {error.strerror or error}.",
+            f"The checkpoint of step {step} cannot be written: {error}.",
             folder,
             "Free some space or mend the access rights, then run the same command again; it resumes.",
         ) from error
@@ -111,8 +111,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         UserError: A file is missing, damaged, or of another format.
     """
-    from safetensors.torch import load_file
-
     fix = "Delete it; the run resumes from the one before."
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
@@ -123,7 +121,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             if _sha256(path / name) != digest:
                 raise UserError(f"The checkpoint is damaged: {name} has another SHA-256 than recorded.", path, fix)
             tensors[name.removesuffix(".safetensors")] = load_file(path / name)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The checkpoint is damaged: {error!r}.", path, fix) from error
     return Checkpoint(path, tensors, state)
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from medvlp.config.schema import TrainConfig
 from medvlp.errors import UserError
@@ -90,9 +93,6 @@ def wrap(method: Method, config: TrainConfig, where: Processes) -> nn.Module:
         method.image_encoder.compile()
         method.text_encoder.compile(dynamic=True)
     if config.strategy == "fsdp2":
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
         if where.world_size == 1:
             return method
         mesh = init_device_mesh(where.device.type, (where.world_size,))
@@ -111,21 +111,19 @@ def without_sync(module: nn.Module, skip: bool) -> AbstractContextManager[None]:
     """Leave out the exchange of gradients in all but the last micro-batch of a step."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         return module.no_sync() if skip else nullcontext()
-    if hasattr(module, "set_requires_gradient_sync"):
+    if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(not skip)
     return nullcontext()
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Return a sharded tensor whole (all ranks must call), any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return a whole tensor on the device of `like`, and in shards if `like` is."""
     value = value.to(like.device)
-    if not hasattr(like, "device_mesh"):
+    if not isinstance(like, DTensor):
         return value
-    from torch.distributed.tensor import distribute_tensor
-
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

@@ -32,11 +32,12 @@ from medvlp.methods._artifact import save_model
 from medvlp.methods.base import Method
 from medvlp.progress import progress_bar
 from medvlp.track import Tracker, open_tracker, run_record
+from medvlp.track.base import RUN_ID_FILE, Status
+from medvlp.track.window import GRADIENT, Window
 from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from medvlp.train.distributed import Processes, processes, whole, without_sync, wrap
 from medvlp.train.optim import Average, build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
 from medvlp.train.resume import check_same_run
-from medvlp.train.window import GRADIENT, Window
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class _Training:
             raise UserError("The ranks see different checkpoints.", self.folder, "Put run.dir on a shared file system.")
         if checkpoint is not None:
             check_same_run(config, checkpoint)
-        self.data = self._load_data(kind)
+        self.data = self._load_data(kind, resumed=checkpoint is not None)
         self.record = self._record(checkpoint)
         self.step = 0 if checkpoint is None else checkpoint.step
         torch.manual_seed(_key(config.run.seed))
@@ -94,12 +95,13 @@ class _Training:
             if self.average is not None:
                 self.average.load(checkpoint.tensors["average"])
 
-    def _load_data(self, kind: type[Method]) -> PretrainData:
+    def _load_data(self, kind: type[Method], resumed: bool) -> PretrainData:
         """Load the data on rank 0 first: it trains the tokenizer that the others read."""
         options: dict[str, Any] = {"needs": kind.needs, "paired": kind.paired, "world_size": self.where.world_size}
         for turn in (True, False):
             if self.where.main == turn:
-                data = load_data(self.config, tokenizer_folder=self.folder / TOKENIZER, **options)
+                keep = resumed or not self.where.main
+                data = load_data(self.config, tokenizer_folder=self.folder / TOKENIZER, keep_tokenizer=keep, **options)
             self.where.wait()
         return data
 
@@ -131,7 +133,7 @@ class _Training:
         if self.step:
             logger.info("Resuming at step %d of %d.", self.step, steps)
         tracker = self._open_tracker() if self.where.main else None
-        status = "FAILED"
+        status: Status = "FAILED"
         try:
             with (
                 _interruption() as asked,
@@ -146,7 +148,7 @@ class _Training:
             raise
         finally:
             if tracker is not None:
-                tracker.finish(status)  # type: ignore[arg-type]
+                tracker.finish(status)
         logger.info(
             "%d steps done. Model: %s. Curve: %s.", steps, self.folder / MODEL_FOLDER, self.folder / "metrics.jsonl"
         )
@@ -158,9 +160,13 @@ class _Training:
     def _open_tracker(self) -> Tracker:
         config = self.config
         self.folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
+        kept = self.folder / CONFIG
+        if self.step == 0 and not (kept.exists() and kept.read_text(encoding="utf-8") == text):
+            (self.folder / RUN_ID_FILE).unlink(missing_ok=True)  # an attempt of another kind that never got to a step
         part = self.folder / f".{CONFIG}.part"
-        part.write_text(yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        part.replace(self.folder / CONFIG)
+        part.write_text(text, encoding="utf-8")
+        part.replace(kept)
         tags = {name: value for name, value in self.record.items() if isinstance(value, str)}
         tags |= {f"version.{name}": value for name, value in self.record["versions"].items()}
         name = config.run.name or self.folder.resolve().name
@@ -178,7 +184,7 @@ class _Training:
         validation = self.data.loader(self.config, validation=True, **options) if len(self.data.val) else None
         loader = self.data.loader(self.config, **options)
         batches = loader.stream(self.step * train.accumulate)
-        window, waited, began, first = Window(self.where), 0.0, time.perf_counter(), self.step
+        window, waited, began, first = Window(warn=self.where.main), 0.0, time.perf_counter(), self.step
         shown: dict[str, float] = {}
         self.module.train()
         try:
@@ -244,7 +250,7 @@ class _Training:
     @torch.no_grad()
     def _validate(self, loader: Any) -> dict[str, float]:
         """Return the mean losses of the weights in training over the validation images, without augmentation."""
-        window = Window(self.where)
+        window = Window(warn=False)
         self.module.eval()
         for batch in loader.epoch(0):
             with self._autocast():

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from medvlp.errors import UserError
-from medvlp.train.distributed import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +20,14 @@ GRADIENT = "grad_norm"
 
 
 class Window:
-    """Sums of value and count of each term over the micro-batches since the last `close`."""
+    """Sums of value and count of each term over the micro-batches since the last `close`.
 
-    def __init__(self, where: Processes) -> None:
-        self.where = where
+    Args:
+        warn: Report, once, a term that had nothing to work on in a whole window.
+    """
+
+    def __init__(self, warn: bool = True) -> None:
+        self.warn = warn
         self._sums: dict[str, torch.Tensor] = {}
         self._entries: dict[str, int] = {}
         self._warned: set[str] = set()
@@ -49,9 +52,10 @@ class Window:
         Raises:
             UserError: A term was not finite, on any rank.
         """
-        names = sorted(self._sums)
+        names = sorted(self._sums, key=lambda name: (name == GRADIENT, name))  # a bad loss makes a bad gradient
         sums = torch.stack([self._sums[name] for name in names]).double().cpu()
-        if self.where.world_size > 1:
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        if ranks > 1:
             totals, first_bad = sums[:, :2].contiguous(), sums[:, 2].contiguous()
             dist.all_reduce(totals)
             dist.all_reduce(first_bad, dist.ReduceOp.MIN)
@@ -65,13 +69,13 @@ class Window:
                     "train",
                     "Lower train.optimizer.lr or use precision fp32, then run again: the last good checkpoint is kept.",
                 )
-            mean = value / self._entries[name] / self.where.world_size
+            mean = value / self._entries[name] / ranks
             metrics[name] = mean
             if name == GRADIENT:
                 continue
             metrics["loss"] += mean
             metrics[f"{name}_count"] = count / self._entries[name]
-            if count == 0 and name not in self._warned and self.where.main:
+            if self.warn and count == 0 and name not in self._warned:
                 self._warned.add(name)
                 logger.warning(
                     "The loss term '%s' had nothing to work on in %d micro-batches up to step %d: check its labels.",
