@@ -1,0 +1,172 @@
+"""What an audit found, as data, as tables and as plain sentences.
+
+Guarantee: a report is plain values only; `to_dict` is valid JSON. The sentences name leaks first, then shortcuts, the
+worst first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medvlp.store.shortcuts import Probe
+
+SHORTCUT_AUROC, SHORTCUT_LOW = 0.6, 0.55
+"""A predictor that reaches this AUROC, with at least this lower end of its interval, is named as a shortcut."""
+EXAMPLES = 10
+"""Examples listed per leak in tables; `to_dict` holds them all."""
+
+ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT = "across splits", "across data sets", "within a split"
+PREDICTORS = {
+    "view": "view",
+    "age": "age",
+    "sex": "sex",
+    "image_size": "image size",
+    "mean_brightness": "mean brightness",
+    "histogram": "histogram",
+    "pixels_16x16": "16×16 pixels",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to show: cells are text or numbers."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+@dataclass
+class AuditReport:
+    """What an audit found.
+
+    Attributes:
+        stores: Name, data set, hash and size of each store.
+        leaks: Patients in more than one split of their data set: dataset, patient, splits, images.
+        identical: Pairs of images with the same file or the same pixels, with `kind` (across splits, across data sets,
+            within a split).
+        near_duplicates: The same for near-identical images, with their `correlation`.
+        label_counts: Studies per store, label and split: present, absent, uncertain, not_mentioned.
+        probes: Shortcut probes.
+        findings: Plain sentences, worst first.
+    """
+
+    stores: list[dict[str, Any]]
+    leaks: list[dict[str, Any]]
+    identical: list[dict[str, Any]]
+    near_duplicates: list[dict[str, Any]]
+    label_counts: list[dict[str, Any]]
+    probes: list[dict[str, Any]]
+    findings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole report as JSON types (None for a missing number)."""
+        return {
+            "stores": self.stores,
+            "leaks": self.leaks,
+            "identical": self.identical,
+            "near_duplicates": self.near_duplicates,
+            "label_counts": self.label_counts,
+            "probes": self.probes,
+            "findings": self.findings,
+        }
+
+    def to_tables(self) -> list[Table]:
+        """Return the report as tables for a terminal or a page, lists of examples cut short."""
+        tables = [
+            Table(
+                "Stores", ["store", "data set", "images", "studies", "hash"], [list(s.values()) for s in self.stores]
+            ),
+            _label_table(self.label_counts),
+        ]
+        if self.leaks:
+            rows = [[x["dataset"], x["patient_id"], ", ".join(x["splits"]), x["images"]] for x in self.leaks]
+            title = _cut_title("Patients in more than one split", rows)
+            tables.append(Table(title, ["data set", "patient", "splits", "images"], rows[:EXAMPLES]))
+        for title, pairs in (("Identical images", self.identical), ("Near-identical images", self.near_duplicates)):
+            if pairs:
+                rows = [[x["kind"], x["a"], x["b"], x["correlation"]] for x in pairs]
+                columns = ["kind", "image", "other image", "correlation"]
+                tables.append(Table(_cut_title(title, rows), columns, rows[:EXAMPLES]))
+        return [*tables, *_probe_tables(self.probes)]
+
+
+def _label_table(counts: list[dict[str, Any]]) -> Table:
+    columns = ["store", "label", "split", "present", "absent", "uncertain", "not mentioned"]
+    return Table("Labels per split (studies)", columns, [list(row.values()) for row in counts])
+
+
+def _cut_title(title: str, rows: list[list[Any]]) -> str:
+    return f"{title}: {len(rows)}" + (f", the first {EXAMPLES}" if len(rows) > EXAMPLES else "")
+
+
+def _probe_tables(results: list[dict[str, Any]]) -> list[Table]:
+    """Return one row per question, one column per predictor, the strongest first; then what could not be measured."""
+    questions: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for probe in results:
+        questions.setdefault((probe["dataset"], probe["label"], probe["against"]), {})[probe["predictor"]] = probe
+    measured, missing = [], []
+    for (dataset, label, against), own in questions.items():
+        values = [probe for probe in own.values() if probe["auroc"] is not None]
+        if not values:
+            missing.append([dataset, label, against, next(iter(own.values()))["reason"]])
+            continue
+        first = values[0]
+        row = [dataset, label, against, first["n"], first["positives"], *(_cell(own.get(name)) for name in PREDICTORS)]
+        measured.append((max(probe["low"] for probe in values), row))
+    measured.sort(key=lambda item: -item[0])
+    columns = ["store", "label", "against", "n", "positive", *PREDICTORS.values()]
+    tables = []
+    if measured:
+        title = "AUROC of a label from one thing alone (95 % interval)"
+        tables.append(Table(title, columns, [row for _, row in measured]))
+    if missing:
+        tables.append(Table("Labels that cannot be probed", ["store", "label", "against", "reason"], missing))
+    return tables
+
+
+def _cell(probe: dict[str, Any] | None) -> str:
+    if probe is None or probe["auroc"] is None:
+        return "–"
+    return f"{probe['auroc']:.2f} ({probe['low']:.2f}–{probe['high']:.2f})"
+
+
+def findings(report: AuditReport, probes: Sequence[Probe]) -> list[str]:
+    """Return what the report means, in plain sentences: leaks, then shortcuts, the worst first."""
+    return [*_leaks(report), *_shortcuts(probes)] or ["No leak between splits or stores and no shortcut was found."]
+
+
+def _leaks(report: AuditReport) -> list[str]:
+    found = []
+    for dataset in sorted({leak["dataset"] for leak in report.leaks}):
+        own = [leak for leak in report.leaks if leak["dataset"] == dataset]
+        stand = "patient stands" if len(own) == 1 else "patients stand"
+        images, some = sum(leak["images"] for leak in own), ", ".join(leak["patient_id"] for leak in own[:3])
+        found.append(
+            f"Leak: {len(own)} {stand} in more than one split of {dataset} ({images} images; for example {some})."
+        )
+    for kind in (ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT):
+        for adjective, pairs in (("identical", report.identical), ("near-identical", report.near_duplicates)):
+            own = [pair for pair in pairs if pair["kind"] == kind]
+            if own:
+                head, detail = ("Duplicates", " but of different patients") if kind == WITHIN_SPLIT else ("Leak", "")
+                count = "1 pair" if len(own) == 1 else f"{len(own)} pairs"
+                example = f"for example {own[0]['a']} and {own[0]['b']}"
+                found.append(f"{head}: {count} of {adjective} images {kind}{detail}, {example}.")
+    return found
+
+
+def _shortcuts(probes: Sequence[Probe]) -> list[str]:
+    questions: dict[tuple[str, str, str], list[Probe]] = {}
+    for probe in probes:
+        if probe.auroc >= SHORTCUT_AUROC and probe.low >= SHORTCUT_LOW:
+            questions.setdefault((probe.dataset, probe.label, probe.against), []).append(probe)
+    found = []
+    for (dataset, label, against), own in sorted(questions.items(), key=lambda item: -max(p.low for p in item[1])):
+        own.sort(key=lambda probe: -probe.auroc)
+        what = label if against == "absent" else f"{label} against {against}"
+        listed = ", ".join(f"{PREDICTORS[p.predictor]} {p.auroc:.2f} ({p.low:.2f} to {p.high:.2f})" for p in own)
+        found.append(f"Shortcut: {what} in {dataset} is predicted without looking for disease; AUROC by {listed}.")
+    return found
