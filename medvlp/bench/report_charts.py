@@ -111,7 +111,9 @@ def curves(groups: Sequence[Group], label: str, looks: Mapping[str, Style]) -> t
             continue
         name, style = group.setting.encoder, looks[group.setting.encoder]
         roc.append(Series(name, _GRID.tolist(), np.mean(lines, axis=0).tolist(), style, points=False))
-        mean, share, sizes = reliability_points(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
+        mean, share, sizes = reliability_points(
+            np.concatenate([truth for truth, _ in pairs]), np.concatenate([scores for _, scores in pairs])
+        )
         notes = [
             f"score {decimal(m, 2)}, observed {decimal(s, 2)}, n = {k}"
             for m, s, k in zip(mean, share, sizes, strict=True)

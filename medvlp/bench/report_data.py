@@ -62,6 +62,8 @@ class Results:
     encoders: list[dict[str, Any]]
     facts: dict[str, Any]
     cells: list[Cell]
+    stale: int = 0
+    """Cells of an earlier version of a store, which are left out."""
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     aggregate: list[dict[str, Any]] = field(default_factory=list)
@@ -95,7 +97,8 @@ class Results:
             stores=raw.get("stores") or {},
             encoders=raw.get("encoders") or [],
             facts={key: raw[key] for key in ("versions", "git", "created", "finished") if raw.get(key)},
-            cells=cells,
+            cells=[cell for cell in cells if not _is_stale(cell, raw.get("stores") or {})],
+            stale=sum(_is_stale(cell, raw.get("stores") or {}) for cell in cells),
             comparisons=public(read_json(root / "comparisons.json")) or [],
             failures=public(read_lines(root / "failures.jsonl")),
             aggregate=aggregate if isinstance(aggregate, list) else aggregate.get("scores", []),
@@ -192,16 +195,20 @@ class Results:
             if "encoder" in known and all(getattr(setting, k) == getattr(setting_of(about), k) for k in known):
                 what = failure.get("what") or failure.get("reason") or failure.get("error")
                 return f"failed: {what or 'see the failures'}"
-        status = next(
-            (str(row["status"]) for row in self.aggregate if row.get("status") and setting_of(row) == setting), ""
-        )
+        for row in self.aggregate:
+            if row.get("status", "ok") != "ok" and setting_of(row) == setting:
+                return str(row["status"])
         encoder = next((e for e in self.encoders if e.get("name") == setting.encoder), {})
-        no_text = (
-            encoder.get("has_text") is False or is_baseline(setting.encoder) or status.startswith("not applicable")
-        )
-        if setting.protocol == "zero_shot" and no_text:
-            return "not applicable: the encoder reads no text"
-        return status or "not run"
+        if setting.protocol == "zero_shot" and (encoder.get("has_text") is False or is_baseline(setting.encoder)):
+            return "not applicable: the encoder has no text side"
+        return "not run"
+
+
+def _is_stale(cell: Cell, stores: dict[str, dict[str, Any]]) -> bool:
+    """Return whether a cell was computed on another version of its data set's store than the suite's."""
+    now = stores.get(str(cell.info.get("dataset")), {}).get("hash")
+    then = (cell.info.get("hashes") or {}).get("store")
+    return now is not None and then is not None and now != then
 
 
 def _cells(root: Path) -> Iterator[Cell]:

@@ -28,15 +28,19 @@ def warnings(results: Results) -> list[tuple[str, str]]:
 
 
 def _mixed(results: Results) -> Iterator[tuple[str, str]]:
-    for key, what in (("store", "prepared stores"), ("split", "splits"), ("task", "task definitions")):
+    if results.stale:
+        yield (
+            "Older cells are left out.",
+            f"{results.stale} cells were computed on another version of the prepared store.",
+        )
+    for key, what, by in (("store", "prepared stores", "dataset"), ("task", "task definitions", "task")):
         seen: dict[str, set[str]] = {}
         for cell in results.cells:
-            about = str(cell.info.get("task" if key == "task" else "dataset"))
             value = (cell.info.get("hashes") or {}).get(key)
-            if value and (key != "split" or cell.info.get("fraction") in (None, 1, 1.0)):
-                seen.setdefault(about, set()).add(str(value))
+            if value:
+                seen.setdefault(str(cell.info.get(by)), set()).add(str(value))
         for about, values in seen.items():
-            if len(values) > 1 and key != "split":
+            if len(values) > 1:
                 yield (
                     "Numbers do not compare.",
                     f"Cells of {about} come from {len(values)} different {what}; run the suite again.",

@@ -53,7 +53,7 @@ def headline(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]
             continue
         label = lead_label(groups)
         deltas = {g.setting.encoder: _delta(found, g, label) for g in groups}
-        rows = []
+        rows: list[dict[str, Any]] = []
         for group in groups:
             score = group.score(found.primary, label)
             name = group.setting.encoder

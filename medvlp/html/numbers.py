@@ -6,7 +6,10 @@ Guarantee: what is not a finite number becomes an en dash, never `nan` or `None`
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+
+from markupsafe import Markup
 
 NONE = "–"
 
@@ -57,6 +60,11 @@ def percent(value: float | None, digits: int = 1) -> str:
         return NONE
     text = f"{100 * value:.{digits}f}"
     return f"{text.rstrip('0').rstrip('.') if '.' in text else text}\u202f%"
+
+
+def breakable(name: str) -> Markup:
+    """Return a name in which a line may break after `_`, `:`, `@`, `/` and `-`."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_:@/-])", name))
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt8
 
-FILTERS = ("decimal", "signed", "interval", "p_value", "count", "percent")
+FILTERS = ("breakable", "decimal", "signed", "interval", "p_value", "count", "percent")
 
 
 def render_page(package: str, template: str, **context: Any) -> str:

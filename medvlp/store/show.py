@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ def show(store: Path, html: Path, *, images: int = 48, seed: int = 0) -> None:
     opened = Store.open(Path(store))
     samples = opened.samples().reset_index(drop=True)
     rng = np.random.default_rng(seed)
-    context = {
+    context: dict[str, Any] = {
         "card": opened.card,
         "made_by": f"medvlp {medvlp.__version__}",
         "facts": list(_facts(opened)),
@@ -168,7 +168,7 @@ def _tiles(store: Store, samples: pd.DataFrame, rows: Int[np.ndarray, " n"]) -> 
         }
 
 
-def stored_boxes(row: dict[str, Any], store: Store) -> Iterator[dict[str, Any]]:
+def stored_boxes(row: Mapping[Any, Any], store: Store) -> Iterator[dict[str, Any]]:
     """Yield the boxes of an image in percent of the stored square, cut at its edges; those outside are left out."""
     from medvlp.io import stored_transform
 

@@ -64,7 +64,7 @@ def test_page_in_a_browser(html):
         bar.locator("select[name=protocol]").select_option("Zero-shot")
         visible = page.locator("#all-table tbody tr:visible")
         assert visible.count() == 3
-        assert "not applicable: the encoder reads no text" in page.locator("#all-table").inner_text()
+        assert "not applicable: the encoder has no text side" in page.locator("#all-table").inner_text()
         for width in WIDTHS:
             assert overflow(page, width) <= 0, width
 
