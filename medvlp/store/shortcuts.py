@@ -32,7 +32,7 @@ MIN_PER_CLASS = 10
 MAX_FITTED = 20_000
 """Samples that a model is fitted on at most (a seeded draw); so few numbers per sample need no more."""
 FOLDS = 5
-RESAMPLES = 1000
+RESAMPLES = 500
 _INVERSE_PENALTY = {"pixels_16x16": 0.01, "histogram": 0.1}
 _READ_AT_ONCE = 512
 
