@@ -9,6 +9,7 @@ patient (`image_labels`).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -92,6 +93,7 @@ class Report:
     image_labels: dict[str, float]
 
 
+@cache
 def _label_names() -> tuple[str, ...]:
     from medvlp.sources.cards import load_card
 

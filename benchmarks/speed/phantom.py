@@ -1,0 +1,62 @@
+"""How many phantom studies a second `write_phantom` makes: volume, masks, radiographs, report, PNG files.
+
+Run: `python benchmarks/speed/phantom.py [--studies 100] [--workers 2]`. The result goes to benchmarks/results/phantom.json.
+The wall clock counts other work on the machine, so CPU seconds of a study are given beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+
+from medvlp.sources.phantom import generate_study, write_phantom
+
+
+def main() -> None:
+    """Measure, print and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=100)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+
+    cv2.setNumThreads(1)
+    generate_study(0, 0, arguments.size)
+    started = time.process_time()
+    count = 12
+    for index in range(count):
+        generate_study(0, index, arguments.size)
+    cpu = (time.process_time() - started) / count
+
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        write_phantom(Path(folder) / "phantom", arguments.studies, 0, arguments.size, num_workers=arguments.workers)
+        seconds = time.perf_counter() - started
+
+    result = {
+        "studies": arguments.studies,
+        "size": arguments.size,
+        "workers": arguments.workers,
+        "seconds": round(seconds, 2),
+        "studies_per_second": round(arguments.studies / seconds, 2),
+        "cpu_seconds_per_study": round(cpu, 3),
+        "load_average_before": [round(value, 1) for value in os.getloadavg()],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "target_studies_per_second": 5,
+    }
+    print(json.dumps(result, indent=1))
+    path = Path(__file__).parents[1] / "results" / "phantom.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
