@@ -18,7 +18,7 @@ from medvlp.types import ABSENT, PRESENT, UNCERTAIN
 Span = tuple[int, int]
 
 _SEPARATOR = re.compile(r",| and (?!/)|(?<!and)/(?!or)")
-_OR = re.compile(r"\b(?:or|nor|versus|vs)\b|/or\b")
+_OR = re.compile(r"\b(?:or|nor|versus|vs)\b|\w/\w")
 _LIST_JOINT = re.compile(r"\s*(?:and|or|nor|as well as)\b")
 _CLAUSE = re.compile(r"[^,]{0,60}? (?:(?:is|are) (?:also |now |again )?present|persists?|remains?|has|have)\b")
 _EITHER = re.compile(r"\s(?:and/or|or|versus|vs\.?)\s")
@@ -86,8 +86,10 @@ class _Scopes:
             self.spans[kind] = [m.span() for m in triggers[kind].finditer(masked)]
             masked = _mask(masked, self.spans[kind])
         self.masked = masked
-        self.stops = [m.span() for m in triggers["stop"].finditer(masked)]
         self.links = [m.span() for m in triggers["link"].finditer(masked)]
+        self.stops = [
+            m.span() for m in triggers["stop"].finditer(_mask(masked, self.links))
+        ]  # not the "with" of a link
         self.negated = [(start, self._right(end, ())) for start, end in self.spans["negated_before"]]
         nots = self.spans["negated_before"]
         self.uncertain = [

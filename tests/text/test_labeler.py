@@ -127,6 +127,14 @@ SENTENCES = [
     ("Chest tube has been removed.", "SD+0"),
     ("Findings are suspicious for a 2.0 cm mass.", "LL-1"),
     ("No focal consolidation to suggest pneumonia.", "CO+0 PN+0"),
+    ("Findings may be secondary to pulmonary edema.", "ED-1"),
+    ("No evidence of consolidation, large pleural effusion/pneumothorax.", "CO+0 PT+0 PE+0"),
+    ("Opacity which may be compatible with pneumonia.", "LO+1 PN-1"),
+    ("Atypical infection is another consideration.", "PN-1"),
+    ("Sequela of prior tuberculosis.", ""),
+    ("The heart size and pulmonary vascular engorgement appear within limits of normal.", "CM+0"),
+    ("Changes of mitral valve surgery.", ""),
+    ("Mitral valve replacement.", "SD+1"),
     ("Persistent effusion, no longer loculated.", "PE+1"),
 ]
 
@@ -212,3 +220,19 @@ def test_phrase_file_mistakes_are_named() -> None:
     data["findings"]["Oedema"] = data["findings"].pop("Edema")
     with pytest.raises(UserError, match="Oedema"):
         compile_rules(data)
+
+
+def test_agreement_with_the_truth_of_the_phantom() -> None:
+    from medvlp.sources.phantom.findings import sample_findings, sickness
+    from medvlp.sources.phantom.patient import sample_patient, sample_posture, visit
+    from medvlp.sources.phantom.reports import write_report
+
+    pairs = []
+    for index in range(500):
+        who = visit(3, index)
+        patient = sample_patient(3, who.patient)
+        drawn, before = sample_findings(3, who.patient, patient, who.number)
+        report = write_report(3, who, patient, sample_posture(3, index, sickness(drawn)), list(drawn), before)
+        pairs.append((label_report(report.text), report.labels))
+    scores = mention_f1(pairs)
+    assert min(scores.values()) >= 0.98, scores
