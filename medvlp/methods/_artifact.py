@@ -59,7 +59,12 @@ def save_model(
         label_names: Label columns that it was trained with.
         record: How it was made (config hash, store hash, step, ...), kept as given.
         state: Weights to write instead of the method's own, e.g. an average.
+
+    Raises:
+        ValueError: `preprocessing` is not the one that the method normalises by.
     """
+    if preprocessing.input != method.config.image.input:
+        raise ValueError("the saved preprocessing must have the model input of the method")
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)

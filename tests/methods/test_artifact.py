@@ -116,6 +116,12 @@ def test_a_failed_save_leaves_the_old_model_and_no_rest(
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_preprocessing_other_than_the_methods_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="model input"):
+        save(tmp_path / "model", make(tokenizer), tokenizer, preprocessing=Preprocessing())
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_model_with_other_keys_or_format_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     folder = save(tmp_path / "model", make(tokenizer), None)
     state = load_file(folder / "model.safetensors")
