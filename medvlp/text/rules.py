@@ -76,12 +76,15 @@ def compile_rules(data: dict[str, Any]) -> Rules:
     Raises:
         UserError: A finding is unknown, a group is missing, or a phrase is no regular expression.
     """
-    unknown = set(data["findings"]) | set(data["places"]) - set(FINDINGS)
-    unknown -= set(FINDINGS[1:])
+    groups_needed = {"findings", OTHER, "places", "states", "subjects", "triggers", "healthy", "keep"}
+    missing = (groups_needed - set(data)) | (set(FINDINGS[1:]) - set(data.get("findings", {})))
+    unknown = (set(data.get("findings", {})) | set(data.get("places", {}))) - set(FINDINGS[1:])
     if unknown:
         raise UserError(
             f"Unknown findings: {', '.join(sorted(unknown))}.", PHRASES.name, f"Use one of: {', '.join(FINDINGS[1:])}."
         )
+    if missing:
+        raise UserError(f"Missing: {', '.join(sorted(missing))}.", PHRASES.name, "Add the group.")
     groups = {**{name: data["findings"][name] for name in FINDINGS[1:]}, OTHER: data["other"]}
     mentions = tuple(
         (name, _compile(f"{name}.skip", group["skip"]) if "skip" in group else None, _compile(name, group["mention"]))

@@ -220,6 +220,9 @@ def test_phrase_file_mistakes_are_named() -> None:
     data["findings"]["Oedema"] = data["findings"].pop("Edema")
     with pytest.raises(UserError, match="Oedema"):
         compile_rules(data)
+    del data["findings"]["Oedema"]
+    with pytest.raises(UserError, match="Missing: Edema"):
+        compile_rules(data)
 
 
 def test_agreement_with_the_truth_of_the_phantom() -> None:
