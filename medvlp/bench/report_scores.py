@@ -22,14 +22,12 @@ PROTOCOL_NAMES = {
 METRICS = {
     "auroc": "AUROC",
     "average_precision": "AP",
-    "ap": "AP",
     "f1": "F1",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
     "ece": "ECE",
     "brier": "Brier",
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
 }
 LOWER_IS_BETTER = ("ece", "brier")
 

@@ -35,7 +35,7 @@ def panels(found: Results) -> Iterator[tuple[str, str, list[Group]]]:
         full = [g for g in found.groups if g.setting.task == task and g.setting.fraction == 1 and not g.setting.shots]
         for protocol in dict.fromkeys(g.setting.protocol for g in full):
             own = [g for g in full if g.setting.protocol == protocol]
-            if protocol not in PROTOCOL_NAMES or not any(g.cells and not is_baseline(g.setting.encoder) for g in own):
+            if protocol not in PROTOCOL_NAMES or not any(g.cells for g in own):
                 continue
             names = {g.setting.encoder for g in own if g.cells}
             extra = {

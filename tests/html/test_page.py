@@ -116,7 +116,7 @@ def test_charts_are_valid_xml_and_place_points_to_scale():
     heights = [float(b.get("height")) for b in bars]
     assert heights[1] == pytest.approx(4 * heights[0], abs=0.3)
     assert heights[2] == 0
-    ET.fromstring(swatch(Style("red", "1 2", "cross")))
+    ET.fromstring(swatch(Style("red", "1 2", "hexagon")))
     assert all(marker_path(name, 1, 2) for name in ("square", "diamond", "triangle", "down"))
 
 
