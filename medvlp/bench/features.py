@@ -60,7 +60,7 @@ class FeatureCache:
             return self._open(folder)
         places = store.images["index"].to_numpy()
         starts = range(0, len(places), PART_IMAGES)
-        parts = [folder / PARTS / f"{start:09d}.npy" for start in starts]
+        parts = [folder / PARTS / f"{start:09d}-{start + PART_IMAGES:09d}.npy" for start in starts]
         with progress_bar(f"features of {name}", len(places), "images") as advance:
             for start, part in zip(starts, parts, strict=True):
                 chunk = places[start : start + PART_IMAGES]
