@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tracking_store
 
 from medvlp.config.schema import TrackConfig
 from medvlp.track import git_hash, open_tracker, run_record
@@ -25,8 +26,8 @@ def tracker(folder: Path, config: TrackConfig = LOCAL, **options):
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory) -> Path:
-    """One SQLite store for all tests here: making one takes seconds."""
-    return tmp_path_factory.mktemp("tracking")
+    """One SQLite store for all tests here."""
+    return tracking_store.copy_to(tmp_path_factory.mktemp("tracking")).parent
 
 
 def client(folder: Path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_store
 import torch
+import tracking_store
 import yaml
 from safetensors.torch import load_file
 
@@ -316,7 +317,7 @@ def test_a_missing_gpu_is_a_clear_error(store, tmp_path):
 def test_mlflow_has_one_run_with_true_states_across_an_interruption(store, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     changes = {"track": {"mlflow": True, "system_metrics": False}}
-    run = tmp_path / "run"
+    run, _ = tmp_path / "run", tracking_store.copy_to(tmp_path)
     with monkeypatch.context() as patch:
         after_step(patch, 3, lambda _: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
