@@ -1,7 +1,7 @@
 """How many phantom studies a second `write_phantom` makes: volume, masks, radiographs, report, PNG files.
 
-Run: `python benchmarks/speed/phantom.py [--studies 100] [--workers 2]`. The result goes to benchmarks/results/phantom.json.
-The wall clock counts other work on the machine, so CPU seconds of a study are given beside it.
+Run `python benchmarks/speed/phantom.py [--studies 100] [--workers 2]`; it writes benchmarks/results/phantom.json.
+The wall clock counts other work on the machine, so CPU seconds of a study stand beside it.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from medvlp.sources.phantom.anatomy import CARINA, Anatomy, airways
+from medvlp.sources.phantom.anatomy import Anatomy
 from medvlp.sources.phantom.findings import Finding
 from medvlp.sources.phantom.grid import path_tubes, smooth_path
+from medvlp.sources.phantom.mediastinum import CARINA, airways
 from medvlp.sources.phantom.patient import Patient
 
 _MOST = 8000.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -139,6 +139,14 @@ def smooth_path(knots: Sequence[Sequence[float]], step: float) -> Float[np.ndarr
     return np.concatenate([*pieces, k[-2:-1]])
 
 
+def cross(a: Float[np.ndarray, "n 3"], b: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Return the vector products of rows (`np.cross` takes ten times as long on short arrays)."""
+    ax, ay, az = a[:, 0], a[:, 1], a[:, 2]
+    bx, by, bz = b[:, 0], b[:, 1], b[:, 2]
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
+
+
+@cache
 def disc(count: int) -> Float[np.ndarray, "count 2"]:
     """Return `count` points spread evenly over the unit disc (sunflower)."""
     k = np.arange(count) + 0.5
@@ -156,9 +164,9 @@ def tubes(
     length = np.linalg.norm(along, axis=1)
     direction = along / np.maximum(length, 1e-6)[:, None]
     reference = np.where(np.abs(direction[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
-    first = np.cross(direction, reference)
+    first = cross(direction, reference)
     first /= np.linalg.norm(first, axis=1, keepdims=True)
-    second = np.cross(direction, first)
+    second = cross(direction, first)
     steps = max(int(np.ceil(length.max() / step)), 1)
     pattern = disc(max(int((radius.max() / step) ** 2 * 4), 1))
     t = (np.arange(steps) + 0.5) / steps

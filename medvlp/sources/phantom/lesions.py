@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from medvlp.sources.phantom.anatomy import HILUM, LOBES, SIDE_SIGN, Anatomy, Changes
 from medvlp.sources.phantom.devices import paint_device
 from medvlp.sources.phantom.findings import Finding
-from medvlp.sources.phantom.grid import coarse_noise, mix, path_tubes, soft
+from medvlp.sources.phantom.grid import coarse_noise, mix, path_tubes, soft, tubes
 from medvlp.sources.phantom.patient import Patient
 from medvlp.sources.phantom.skeleton import Break, rib_path
 
@@ -240,10 +240,9 @@ def _edema(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -
             wall = half[0] * (1 - (abs(depth - centre[0]) / 95) ** 2.3) ** 0.4
             starts.append((sign * (wall - 1), depth, height))
             stops.append((sign * (wall - rng.uniform(9, 18)), depth, height + rng.uniform(-2, 2)))
-    for start, stop in zip(np.array(starts), np.array(stops), strict=True):
-        points, weights = path_tubes(np.array([start, stop]), 1.1 + 0.4 * f.severity, 1.6)
-        box, share = a.grid.splat(points, weights / a.grid.voxel)
-        mix(a.hu[box], np.minimum(share, 1) * lung[box], 20.0)
+    points, weights = tubes(np.array(starts), np.array(stops), np.full(len(starts), 1.1 + 0.4 * f.severity), 1.6)
+    box, share = a.grid.splat(points, weights / a.grid.voxel)
+    mix(a.hu[box], np.minimum(share, 1) * lung[box], 20.0)
     return Mask(everything, (haze > 40) & (lung > 0.5))
 
 

@@ -90,7 +90,11 @@ def _project(
     first, count = box[depth_axis].start, box[depth_axis].stop - box[depth_axis].start
     group = max(int(slab_mm / spacing[depth_axis]), 1)
     starts = np.arange(0, count, group)
-    slabs = np.add.reduceat(volume, starts, axis=depth_axis) * np.float32(spacing[depth_axis])
+    slabs = np.empty((len(starts), volume.shape[0], volume.shape[across]), np.float32)
+    for number, start in enumerate(starts):
+        slab = volume[:, start : start + group] if frontal else volume[:, :, start : start + group]
+        slab.sum(axis=depth_axis, out=slabs[number])
+    slabs *= np.float32(spacing[depth_axis])
     half = grid.size / 2
     field_mm = grid.size * max(spacing[0], spacing[across]) * view.zoom
     pixel = field_mm / size
@@ -103,7 +107,7 @@ def _project(
         scale = view.distance / (view.distance - lift)
         along = middle - thickness / 2
         shift = (view.turn[0] * along + view.offset[0], view.turn[1] * along + view.offset[1])
-        plane = slabs[:, number] if frontal else slabs[:, :, number]
+        plane = slabs[number]
         # Columns run from the patient's right to left, or from front to back: against the array's axis.
         ax, az = scale * spacing[across] / pixel, scale * spacing[0] / pixel
         column0 = box[across].start - half + 0.5
@@ -116,7 +120,7 @@ def _project(
         )
         border = 0
         image += cv2.warpAffine(
-            np.ascontiguousarray(plane),
+            plane,
             matrix,
             (size, size),
             flags=cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR,

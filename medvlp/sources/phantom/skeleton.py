@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from medvlp.sources.phantom.grid import Grid, mix, path_tubes, smooth_path
+from medvlp.sources.phantom.grid import Grid, cross, mix, path_tubes, smooth_path, tubes
 from medvlp.sources.phantom.patient import Patient, Posture
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _ribs(patient: Patient, shape: Shape, breaks: tuple[Break, ...]) -> tuple[np
             outward = np.stack([path[:, 0], path[:, 1] + 10, 0 * path[:, 0]], axis=1)
             outward -= (outward * tangent).sum(axis=1, keepdims=True) * tangent
             outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-            upward = np.cross(tangent, outward)
+            upward = cross(tangent, outward)
             tall = np.full(count, 5.0 if rib in (1, 12) else 6.4)
             off = (
                 3.3 * np.cos(ring)[None, :, None] * outward[:, None]
@@ -160,21 +160,21 @@ def _vertebrae(grid: Grid, patient: Patient, hu: np.ndarray) -> tuple[np.ndarray
     shell = np.exp(-((level / 0.22) ** 2))
     bone = 60 + end * (patient.bone * (110 + 170 * shell) - 60) + plate * 280 * patient.bone
     mix(hu[box], share.astype(np.float32), bone.astype(np.float32))
-    points, weights = [], []
+    starts, stops, radii = [], [], []
     for number in range(-2, 14):
         height = FIRST_VERTEBRA - VERTEBRA_STEP * number
         cx, cy = float(spine_x(np.array(height), patient)), float(spine_y(np.array(height), patient))
-        spinous = np.array([[cx, cy - 24, height - 3], [cx, cy - 46, height - 20]])
-        parts = [(spinous, 3.4)]
+        parts = [((cx, cy - 24, height - 3), (cx, cy - 46, height - 20), 3.4)]
         for s in (1.0, -1.0):
-            parts.append((np.array([[cx + s * 12, cy - 10, height + 3], [cx + s * 13, cy - 24, height + 2]]), 4.2))
-            parts.append((np.array([[cx + s * 13, cy - 22, height + 2], [cx + s * 33, cy - 32, height + 5]]), 4.0))
-            parts.append((np.array([[cx + s * 13, cy - 24, height + 2], [cx, cy - 30, height - 4]]), 4.4))
-        for path, radius in parts:
-            p, w = path_tubes(path, radius, 2.4)
-            points.append(p)
-            weights.append(w * 420)
-    return np.concatenate(points), np.concatenate(weights)
+            parts.append(((cx + s * 12, cy - 10, height + 3), (cx + s * 13, cy - 24, height + 2), 4.2))
+            parts.append(((cx + s * 13, cy - 22, height + 2), (cx + s * 33, cy - 32, height + 5), 4.0))
+            parts.append(((cx + s * 13, cy - 24, height + 2), (cx, cy - 30, height - 4), 4.4))
+        for start, stop, radius in parts:
+            starts.append(start)
+            stops.append(stop)
+            radii.append(radius)
+    points, weights = tubes(np.array(starts), np.array(stops), np.array(radii), 2.4)
+    return points, weights * 420
 
 
 def _sternum(shape: Shape) -> tuple[np.ndarray, np.ndarray]:

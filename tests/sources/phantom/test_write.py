@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -37,10 +37,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(written: Path, tmp_path: Path) -> Iterator[Path]:
-    import shutil
-
-    yield Path(shutil.copytree(written, tmp_path / "copy"))
+def copy(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "copy"))
 
 
 def test_two_processes_write_the_same_bytes(written: Path, tmp_path: Path) -> None:
