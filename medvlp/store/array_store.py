@@ -18,7 +18,7 @@ from medvlp.config.preprocessing import StoredImageConfig
 from medvlp.errors import UserError
 from medvlp.sources.cards import Card, read_card
 from medvlp.store import manifest
-from medvlp.store.shards import ARRAY, PROGRESS
+from medvlp.store.shards import ARRAY, PROGRESS, shard_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +92,7 @@ class Store:
         self.label_names: list[str] = list(self.meta["labels"])
         self._lock = threading.Lock()
         self._handle: Any = None
+        self._shards_checked = False
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -169,6 +170,7 @@ class Store:
         import numpy as np
 
         try:
+            self._check_shards()
             if _inherited_by_fork:  # tensorstore aborts a forked child of a process that has used it
                 return np.asarray(self._zarr_array.oindex[wanted])
             return self._array()[wanted].read().result()
@@ -178,6 +180,18 @@ class Store:
                 self.path / ARRAY,
                 "Prepare it again in another folder.",
             ) from error
+
+    def _check_shards(self) -> None:
+        """Refuse a store of which shards are missing (half a copy): Zarr would read them as black."""
+        if self._shards_checked:
+            return
+        shard_images = self.meta["made_from"]["settings"]["shard_images"]
+        visible = self.images.loc[self.images["mean"] > 0, "index"]
+        for number in sorted(set(visible // shard_images)):
+            file = shard_file(self.path, number)
+            if not file.exists():
+                raise UserError("A shard of the store is missing.", file, "Copy the store again, or prepare it again.")
+        self._shards_checked = True
 
     @cached_property
     def _zarr_array(self) -> Any:

@@ -48,7 +48,12 @@ class ShardTask:
     @property
     def file(self) -> Path:
         """The shard itself."""
-        return self.out / ARRAY / "c" / str(self.number) / "0" / "0"
+        return shard_file(self.out, self.number)
+
+
+def shard_file(store: Path, number: int) -> Path:
+    """Return the file of a shard."""
+    return store / ARRAY / "c" / str(number) / "0" / "0"
 
 
 def create_array(out: Path, rows: int, shard_images: int, image: StoredImageConfig) -> None:
