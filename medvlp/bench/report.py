@@ -81,7 +81,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _facts(found: Results) -> Iterator[tuple[str, str, str]]:
-    groups = found.groups
+    groups = [g for g in found.groups if not g.reason.startswith("not applicable")]
     planned, done = len(groups), sum(bool(g.cells) for g in groups)
     yield "Suite", f"{found.suite.get('name', '–')}", f"version {found.suite.get('version', '–')}"
     for name, store in found.stores.items():

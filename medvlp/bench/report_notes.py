@@ -125,13 +125,14 @@ def _small(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _missing(results: Results) -> Iterator[tuple[str, str]]:
-    missing = [g for g in results.groups if not g.cells]
+    planned = [g for g in results.groups if not g.reason.startswith("not applicable")]
+    missing = [g for g in planned if not g.cells]
     failed = sum(g.reason.startswith("failed") for g in missing)
     waiting = sum(g.reason == "not run" for g in missing)
     if failed or waiting:
         yield (
             "The table is not complete.",
-            f"Of {len(results.groups)} planned settings {failed} failed and {waiting} have not been run; "
+            f"Of {len(planned)} planned settings {failed} failed and {waiting} have not been run; "
             "run the same command again to fill them in.",
         )
     if any(not g.pooled for g in results.groups):

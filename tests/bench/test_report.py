@@ -81,7 +81,7 @@ def test_page_names_what_is_missing_and_why(html):
     text = html.read_text()
     assert "missing: failed: The weights in model.safetensors are cut off." in text
     assert "missing: not run" in text
-    assert "Of 39 planned settings 1 failed and 1 have not been run" in text
+    assert "Of 37 planned settings 1 failed and 1 have not been run" in text
 
 
 def test_page_tells_nothing_about_machine_or_patients(html, results):
