@@ -61,7 +61,7 @@ def task(**changes: Any) -> TaskConfig:
 def suite(folder: Path, entries: list[dict[str, Any]], name: str = "tiny", **changes: Any) -> SuiteConfig:
     """Write the tiny task as a file, return a suite on it; `changes` are fields of the task."""
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(TASK | changes))
+    path.write_text(yaml.safe_dump(TASK | {"name": name} | changes))
     given = [{"task": str(path), **entry} for entry in entries]
     return SuiteConfig.model_validate({"name": "tiny", "version": 1, "entries": given, "bootstrap_resamples": 50})
 

@@ -2,13 +2,13 @@
 
 Guarantee: the hash of a cell covers everything that decides its numbers (task with version, protocol settings, code
 version of the task, bootstrap settings, store, samples, encoder weights and preprocessing, fraction, shots, seed, draw)
-and nothing else: not the encoder's name, not a path, not the other cells. The plan is the same in every order of
+and the name that the encoder has in tables; no path, nothing of other cells. The plan is the same in every order of
 stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -52,7 +52,7 @@ class Cell:
     @cached_property
     def hash(self) -> str:
         """Name of the cell's folder."""
-        return json_sha256({key: value for key, value in self.record().items() if key != "encoder"})[:24]
+        return json_sha256(self.record())[:24]
 
     @property
     def setting(self) -> tuple[str, str, float, int, str]:
@@ -108,9 +108,9 @@ def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, judged: Judged) -> tu
 
 
 def settings_of(
-    suite: SuiteConfig, tasks: dict[str, TaskConfig], judged: Sequence[Judged]
-) -> Iterator[tuple[str, SuiteEntry, str, Amount, int, Judged]]:
-    """Yield (task, entry, protocol, amount, seed, judged) of every cell; without those that do not apply."""
+    suite: SuiteConfig, tasks: Mapping[str, TaskConfig], judged: Sequence[Judged]
+) -> Iterator[tuple[str, str, Amount, int, Judged]]:
+    """Yield (task, protocol, amount, seed, judged) of every cell; without those that do not apply."""
     for one in judged:
         for entry in suite.entries:
             if tasks[entry.task].dataset != one.dataset:
@@ -124,11 +124,11 @@ def settings_of(
                     wanted = amounts(entry, protocol)
                 for amount in wanted:
                     for seed in seeds(entry, protocol, one):
-                        yield entry.task, entry, protocol, amount, seed, one
+                        yield entry.task, protocol, amount, seed, one
 
 
 def not_applicable(
-    suite: SuiteConfig, tasks: dict[str, TaskConfig], judged: Sequence[Judged]
+    suite: SuiteConfig, tasks: Mapping[str, TaskConfig], judged: Sequence[Judged]
 ) -> list[tuple[str, str, str]]:
     """Return (task, protocol, encoder) of what the suite asks for and cannot be run, for encoders."""
     found = [

@@ -58,6 +58,14 @@ def resolve_tasks(suite: SuiteConfig) -> dict[str, TaskConfig]:
         # JSON is YAML: quoting keeps text such as "1e-3" what it is.
         texts = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
         tasks[name] = load_config(path, texts, TaskConfig)
+    names = [task.name for task in tasks.values()]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"Two task files of the suite have the name '{name}'.",
+                f"suite {suite.name}",
+                "Give each task file its own name.",
+            )
     return tasks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -196,6 +197,22 @@ def test_one_class_split_fails_its_cells_and_says_so(store: Path, tmp_path: Path
     summary = run(both, store, tmp_path / "out")
     assert (summary.done, summary.failed) == (1, 1)
     assert "both positives and negatives" in (tmp_path / "out" / "failures.jsonl").read_text()
+
+
+def test_a_full_disk_ends_the_run_with_the_next_step(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = bench_store.suite(tmp_path, [{"protocols": ["knn"]}])
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells_module, "write_folder", full)
+        with pytest.raises(UserError, match="No space left") as caught:
+            run(suite, store, tmp_path / "out")
+    assert "what is done is kept" in caught.value.fix
+    assert run(suite, store, tmp_path / "out", protocols=["knn"]).done == 1
 
 
 def test_a_missing_store_names_the_data_set(store: Path, tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""The cells of a suite with the samples they need.
+
+Guarantee: the samples of a task and each subset of its training labels are made once and are the same for every
+encoder. A task whose samples cannot be made yields cells with the reason instead, so that the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from medvlp.bench.cells import Finished
+from medvlp.bench.plan import Amount, Cell, Judged, settings_of
+from medvlp.bench.suite import Suite
+from medvlp.config.base import json_sha256
+from medvlp.config.schema import Protocol
+from medvlp.errors import UserError
+from medvlp.tasks import TASKS
+from medvlp.tasks.base import Samples, Task
+
+logger = logging.getLogger(__name__)
+
+Setting = tuple[str, str, float, int, str]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of the plan; `cell` is None where its samples cannot be made, for `reason`."""
+
+    about: dict[str, Any]
+    judged: Judged
+    key: str
+    """Name of the task in the suite's entries."""
+    amount: Amount
+    cell: Cell | None
+    reason: UserError | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """Task, protocol, fraction, shots, encoder."""
+        about = self.about
+        return about["task"], about["protocol"], about["fraction"], about["shots"], about["encoder"]
+
+
+class Schedule:
+    """Tasks of a suite, their samples, and the plan of cells."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self.tasks: dict[str, Task] = {key: TASKS.get(task.type)(task) for key, task in suite.tasks.items()}
+        self._samples: dict[str, dict[str, Samples] | UserError] = {}
+        self._subsets: dict[tuple[str, Amount], Samples] = {}
+
+    def samples(self, key: str) -> dict[str, Samples]:
+        """Return train, val and test samples of a task.
+
+        Raises:
+            UserError: They cannot be made; see `Task.samples`.
+        """
+        if key not in self._samples:
+            task = self.tasks[key]
+            try:
+                self._samples[key] = task.samples(self.suite.store_of(task.config))
+            except UserError as error:
+                logger.warning("task %s: %s", task.config.name, error.what)
+                self._samples[key] = error
+        found = self._samples[key]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def subset(self, key: str, amount: Amount) -> Samples:
+        """Return the training samples of a task for a fraction or number of shots, and a draw."""
+        if (key, amount) not in self._subsets:
+            train = self.samples(key)["train"]
+            self._subsets[key, amount] = self.tasks[key].training_subset(
+                train, fraction=amount.fraction, shots=amount.shots, draw=amount.draw
+            )
+        return self._subsets[key, amount]
+
+    def plan(self, judged: Sequence[Judged]) -> Iterator[Planned]:
+        """Yield every cell once, encoder by encoder."""
+        seen: set[str] = set()
+        for key, protocol, amount, seed, one in settings_of(self.suite.config, self.suite.tasks, judged):
+            task = self.tasks[key]
+            about: dict[str, Any] = {
+                "task": task.config.name,
+                "task_version": task.config.version,
+                "dataset": task.config.dataset,
+                "encoder": one.name,
+                "protocol": protocol,
+                "fraction": amount.fraction,
+                "seed": seed,
+                "draw": amount.draw,
+                "shots": amount.shots,
+            }
+            try:
+                samples = self.samples(key)
+                parts = [self.subset(key, amount), samples["val"], samples["test"]]
+            except UserError as error:
+                yield Planned(about, one, key, amount, None, error)
+                continue
+            hashes = {
+                "store": self.suite.store_of(task.config).hash,
+                "split": json_sha256([part.sha256 for part in parts]),
+                "encoder": one.hash,
+                "task": task.config.sha256(),
+                "config": self._config_hash(task, protocol),
+            }
+            cell = Cell(**about, hashes=hashes)
+            if cell.hash not in seen:
+                seen.add(cell.hash)
+                yield Planned(about, one, key, amount, cell)
+
+    def is_current(self, cell: Finished) -> bool:
+        """Return whether a cell in the folder belongs to this suite with its tasks, settings and stores as they are."""
+        return tuple(cell.record["hashes"][key] for key in ("store", "task", "config")) in self._current
+
+    @property
+    def _current(self) -> set[tuple[str, str, str]]:
+        return {
+            (self.suite.store_of(task.config).hash, task.config.sha256(), self._config_hash(task, protocol))
+            for task in self.tasks.values()
+            for protocol in get_args(Protocol)
+        }
+
+    def _config_hash(self, task: Task, protocol: str) -> str:
+        suite = self.suite.config
+        bootstrap = {"resamples": suite.bootstrap_resamples, "seed": suite.bootstrap_seed, "alpha": suite.alpha}
+        return json_sha256(task.settings(protocol) | {"bootstrap": bootstrap})

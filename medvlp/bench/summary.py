@@ -1,0 +1,145 @@
+"""What a run leaves beside its cells: aggregate, comparisons, examples, failures, and the table for the terminal.
+
+Guarantee: all of it is made from the cells in the folder that belong to the suite as it is now, those of earlier runs
+included; nothing planned is left out silently: it has a row with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medvlp.bench import stats
+from medvlp.bench.cells import as_json
+from medvlp.bench.examples import write_examples
+from medvlp.bench.plan import Judged, not_applicable
+from medvlp.bench.results import finished_cells
+from medvlp.bench.schedule import Planned, Schedule
+from medvlp.config.base import json_sha256
+from medvlp.errors import UserError
+from medvlp.store.files import write_atomic
+
+COLUMNS = ("task", "protocol", "labels", "encoder", "AUROC", "95 % interval", "n", "cells")
+FAILURES = "failures.jsonl"
+
+
+def sum_up(
+    out: Path,
+    scratch: Path,
+    schedule: Schedule,
+    plan: Sequence[Planned],
+    judged: Sequence[Judged],
+    encoders: Sequence[dict[str, Any]],
+    failures: Sequence[dict[str, Any]],
+) -> list[tuple[Any, ...]]:
+    """Write the files and return the rows of the terminal's table, under `COLUMNS`.
+
+    Args:
+        out: Folder of the results.
+        scratch: Folder on the same disk.
+        schedule: Tasks and samples.
+        plan: All cells of the suite for the encoders of this run.
+        judged: What this run judges.
+        encoders: Encoders of `suite.json`, those of earlier runs included; their order decides `a` and `b` of a pair.
+        failures: Failures of this run.
+    """
+    suite = schedule.suite
+    found = finished_cells(out) if (out / "cells").is_dir() else []
+    cells = [cell for cell in found if schedule.is_current(cell)]
+    rows = stats.aggregate(cells, suite.config.alpha)
+    planned = [(one.setting, one.about["task_version"], _reason(one, failures)) for one in plan]
+    versions = {task.name: task.version for task in suite.tasks.values()}
+    planned += [
+        ((task, protocol, 1.0, 0, encoder), versions[task], "not applicable: the encoder has no text side")
+        for task, protocol, encoder in not_applicable(suite.config, suite.tasks, judged)
+    ]
+    rows += stats.missing_rows(planned, {cell.setting for cell in cells})
+    write_atomic(out / "aggregate.json", as_json(rows).encode(), scratch)
+    order = list(dict.fromkeys([entry["name"] for entry in encoders] + [one.name for one in judged]))
+    compared = stats.compare(cells, order, suite.config.alpha)
+    write_atomic(out / "comparisons.json", as_json(compared).encode(), scratch)
+    _write_examples(out, scratch, schedule)
+    _write_failures(out, scratch, failures, {cell.folder.name for cell in found})
+    return _table(rows, order)
+
+
+def append_failure(out: Path, failure: dict[str, Any]) -> None:
+    """Write a failure down at once, so that a kill does not lose it."""
+    with (out / FAILURES).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(failure, ensure_ascii=False) + "\n")
+
+
+def _write_failures(out: Path, scratch: Path, failures: Sequence[dict[str, Any]], finished: set[str]) -> None:
+    """Write the failures of now, and those of earlier runs that are neither mended nor tried again."""
+    path = out / FAILURES
+    records = list(failures)
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    kept: dict[str, dict[str, Any]] = {}
+    for record in records:
+        if record.get("hash") not in finished:
+            kept.setdefault(json_sha256([record.get("cell"), record.get("encoder")]), record)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept.values())
+    write_atomic(path, text.encode(), scratch)
+
+
+def _write_examples(out: Path, scratch: Path, schedule: Schedule) -> None:
+    if (out / "examples" / "index.json").exists():
+        return
+    stores = []
+    for dataset, store in schedule.suite.stores.items():
+        tests = []
+        for key, task in schedule.suite.tasks.items():
+            if task.dataset == dataset:
+                try:
+                    tests.append(schedule.samples(key)["test"])
+                except UserError:
+                    continue
+        if tests:
+            stores.append((store, tests))
+    write_examples(stores, out / "examples", scratch)
+
+
+def _reason(planned: Planned, failures: Sequence[dict[str, Any]]) -> str:
+    keys = ("task", "protocol", "fraction", "shots", "encoder")
+    for failure in failures:
+        about = failure.get("cell", {})
+        if all(about.get(key) == planned.about[key] for key in keys):
+            return f"failed: {failure['reason']}"
+    return "not run"
+
+
+def _table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return the macro AUROC of every setting, the best encoder of a setting first."""
+    rank = {name: i for i, name in enumerate(order)}
+
+    def has_value(row: dict[str, Any]) -> bool:
+        return row["value"] is not None and not math.isnan(row["value"])
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        value = row["value"] if has_value(row) else -1.0
+        return row["task"], row["protocol"], row["fraction"], row["shots"], -value, rank.get(row["encoder"], 0)
+
+    shown = []
+    chosen = [row for row in rows if row["metric"] == stats.COMPARED and row["label"] == "macro"]
+    for row in sorted(chosen, key=key):
+        labels = f"{row['shots']} per class" if row["shots"] else f"{100 * row['fraction']:g} %"
+        shown.append(
+            (
+                row["task"],
+                row["protocol"],
+                "none" if row["protocol"] == "zero_shot" else labels,
+                row["encoder"],
+                row["value"] if has_value(row) else row["status"],
+                f"{row['low']:.3f} to {row['high']:.3f}" if has_value(row) else "",
+                row["n"] if has_value(row) else "",
+                len(row.get("cells", ())),
+            )
+        )
+    return shown
