@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -197,7 +198,7 @@ def load_data(
                 "Use a store with reports, or an unpaired method such as medclip with data.reports.",
             )
     elif unpaired_text:
-        sentences = collect_sentences(_report_corpus(config, store, split == data.split), data.sections)
+        sentences = collect_sentences(_report_corpus(config, store, split == data.split, facts), data.sections)
         texts = sentences.texts
         facts |= {
             "sentences": int(sentences.counts.sum()),
@@ -322,15 +323,18 @@ def _split_of_images(store: Store) -> np.ndarray:
     return split.loc[store.images["study_id"]].fillna("none").to_numpy(dtype=str)
 
 
-def _report_corpus(config: PretrainConfig, store: Store, of_split: np.ndarray) -> list[str]:
-    """Return the reports of `data.reports`, or of the store's own training studies."""
+def _report_corpus(config: PretrainConfig, store: Store, of_split: np.ndarray, facts: dict[str, int]) -> list[str]:
+    """Return the reports of `data.reports`, or of the store's own training studies; count them in `facts`."""
     if config.data.reports is not None:
         from medvlp.sources import SOURCES
 
         source = SOURCES.get(config.data.reports_source)(config.data.reports)
         reports = [study.report for study in source.studies() if study.report]
-        for problem in source.problems:
-            logger.warning("%s: %s", problem.path, problem.reason)
+        if source.problems:
+            reasons = Counter(problem.reason for problem in source.problems)
+            listed = "; ".join(f"{number} x {reason}" for reason, number in reasons.most_common(5))
+            logger.warning("%d reports are left out: %s", len(source.problems), listed)
+        facts |= {"reports": len(reports), "reports_left_out": len(source.problems)}
         return reports
     studies = set(store.images["study_id"][of_split])
     frame = store.studies
