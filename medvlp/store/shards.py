@@ -116,7 +116,7 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
             continue
         pixels[offset] = stored
         rows.append({"index": first + offset, **facts})
-    data = _encode(pixels, task)
+    data = encode(pixels, task)
     scratch = task.out / PROGRESS / "tmp"
     if data:
         write_atomic(task.file, data, scratch)
@@ -125,7 +125,7 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     return record
 
 
-def _encode(pixels: Shaped[np.ndarray, "n h w"], task: ShardTask) -> bytes:
+def encode(pixels: Shaped[np.ndarray, "n h w"], task: ShardTask) -> bytes:
     """Return the bytes of the shard file; none if every pixel is 0, as Zarr leaves out what equals the fill value."""
     import zarr
 

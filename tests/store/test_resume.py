@@ -50,8 +50,8 @@ def killed_after(count):
 
 run(root, out.with_name("warm"))  # imports everything, so that a fork is quick
 kills = 0
-if at_once:   # one long chain: every run gets a few steps further than the last
-    while killed_after(at_once):
+if at_once:   # one chain of kills, each run living longer than the last
+    while killed_after(at_once * (kills + 1)):
         kills += 1
 else:         # every step on its own, each from an empty folder
     while killed_after(kills + 1):
@@ -92,9 +92,9 @@ def test_killed_at_every_single_step(raw: Path, reference: Path, tmp_path: Path)
 
 
 def test_killed_again_and_again(raw: Path, reference: Path, tmp_path: Path) -> None:
-    out, error = python("-c", KILL_AT_EVERY_STEP, raw, tmp_path / "store", 7).communicate()
+    out, error = python("-c", KILL_AT_EVERY_STEP, raw, tmp_path / "store", 5).communicate()
     assert out, error
-    assert int(out) >= 3
+    assert int(out) >= 2
     assert tree(tmp_path / "store") == tree(reference)
 
 
@@ -107,23 +107,22 @@ def test_killed_from_outside_with_worker_processes(tmp_path: Path) -> None:
         "from pathlib import Path\nfrom test_prepare import run\n"
         f"run(Path({str(root)!r}), Path({str(tmp_path / 'store')!r}), num_workers=2)"
     )
-    for wanted in (1, 5):
-        process = python("-c", command)
-        records = tmp_path / "store" / ".progress" / "shards"
-        while process.poll() is None and len(list(records.glob("*.json"))) < wanted:
-            time.sleep(0.005)
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-        process.communicate()
-        assert children
-        assert psutil.wait_procs(children, timeout=20)[1] == [], "workers outlive the run that started them"
-        with pytest.raises(UserError, match="not finished"):
-            Store.open(tmp_path / "store")
+    process = python("-c", command)
+    records = tmp_path / "store" / ".progress" / "shards"
+    while process.poll() is None and len(list(records.glob("*.json"))) < 4:
+        time.sleep(0.005)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    process.communicate()
+    assert children
+    assert psutil.wait_procs(children, timeout=20)[1] == [], "workers outlive the run that started them"
+    with pytest.raises(UserError, match="not finished"):
+        Store.open(tmp_path / "store")
     done = {path.name for path in records.glob("*.json")}
-    assert 5 <= len(done) < 12
+    assert 4 <= len(done) < 12
     before = {path: path.stat().st_mtime_ns for path in records.parent.parent.glob("images.zarr/c/*/0/0")}
-    run(root, tmp_path / "store", num_workers=2)
+    run(root, tmp_path / "store")
     assert tree(tmp_path / "store") == tree(tmp_path / "reference")
     kept = [path for path, changed in before.items() if path.stat().st_mtime_ns == changed]
     assert len(kept) >= len(done), "finished shards were written again"
@@ -163,20 +162,17 @@ def small_disk(tmp_path: Path) -> Path:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_really_full_and_a_really_read_only_disk(
-    raw: Path, reference: Path, small_disk: Path, num_workers: int
-) -> None:
+def test_a_really_full_and_a_really_read_only_disk(raw: Path, reference: Path, small_disk: Path) -> None:
     out = small_disk / "store"
     (small_disk / "filler").write_bytes(bytes(50 << 10))
     with pytest.raises(UserError, match="The disk is full"):
-        run(raw, out, num_workers=num_workers)
+        run(raw, out, num_workers=2)
     (small_disk / "filler").unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UserError, match="cannot be written: Read-only file system"):
         run(raw, out)
     subprocess.run(["mount", "-o", "remount,rw,size=1m", str(small_disk)], check=True)
-    run(raw, out, num_workers=num_workers)
+    run(raw, out)
     assert tree(out) == tree(reference)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert run(raw, out).already_complete
