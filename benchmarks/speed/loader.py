@@ -1,8 +1,8 @@
 """Training batches from the prepared store against PNG files + PIL + torchvision transforms + torch DataLoader.
 
 Both make augmented 224² samples (random resized crop, brightness, contrast) on two workers, one after the other in one
-run on one machine; rounds alternate and the median counts. The store's batches are uint8, for they are normalised on the
-device; the reference's are float in [0, 1]. Writes `benchmarks/results/loader.json`.
+run on one machine; rounds alternate and the median counts. The store's batches are uint8, for they are normalised on
+the device; the reference's are float in [0, 1]. Writes `benchmarks/results/loader.json`.
 
     python benchmarks/speed/loader.py --images DIR [--rounds 3] [--out FILE]
 """
