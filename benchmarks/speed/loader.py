@@ -55,10 +55,9 @@ def reference(files: list[Path]):
 
 def ours(store_path: Path):
     """Batches of `ImageLoader`, epoch after epoch, uint8."""
-    from medvlp.store.array_store import Store
-
     from medvlp.config.schema import AugmentConfig
     from medvlp.data import ImageLoader
+    from medvlp.store.array_store import Store
 
     store = Store.open(store_path)
     augment = AugmentConfig(crop_scale=SCALE, crop_ratio=RATIO, brightness=STRENGTH, contrast=STRENGTH)
@@ -79,9 +78,8 @@ def speed(batches, seconds: float) -> float:
 
 def prepare_store(root: Path, out: Path) -> Path:
     """Prepare a 256² store of the data set."""
-    from medvlp.store.prepare import prepare
-
     from medvlp.config.schema import PrepareConfig
+    from medvlp.store.prepare import prepare
 
     prepare(PrepareConfig(source="nih_chestxray14", root=root, out=out))
     return out
