@@ -43,7 +43,14 @@ def progress_bar(description: str, total: int, unit: str = "items") -> Iterator[
         return
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -61,7 +68,10 @@ def progress_bar(description: str, total: int, unit: str = "items") -> Iterator[
             nonlocal done
             done += count
             seconds = max(time.perf_counter() - started, 1e-9)
-            shown = "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items())
+            shown = "  ".join(
+                f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in facts.items()
+            )
             progress.update(task, advance=count, speed=f"{done / seconds:.1f} {unit}/s", facts=shown)
 
         yield advance

@@ -140,7 +140,9 @@ class TextBatch:
     def to(self, device: torch.device | str) -> TextBatch:
         """Move the tensors to a device."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return TextBatch(self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), labels, self.texts)
+        return TextBatch(
+            self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), labels, self.texts
+        )
 
 
 @dataclass(slots=True)

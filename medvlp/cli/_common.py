@@ -25,7 +25,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console(width=None).print(table)
+    # A file or pipe gets wide lines instead of cells folded to 80 columns.
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def say(text: str) -> None:

@@ -44,7 +44,7 @@ def run(
         fractions=fraction or None,
         device=device,
     )
-    print_table("Scores on the test split", summary.columns, summary.rows)
+    print_table("Scores on the test split", summary.columns, [row for row in summary.rows if "not run" not in row])
     say(f"{summary.done} cells done, {summary.kept} kept from before, {summary.failed} failed, in {out}")
     if summary.failed:
         say(f"Reasons of the failures: {out / 'failures.jsonl'}")

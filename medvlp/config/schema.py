@@ -225,6 +225,8 @@ class FineTuneConfig(Config):
     encoder_lr_ratio: Positive = 1.0
     weight_decay: float = Field(0.05, ge=0)
     warmup_steps: int = Field(20, ge=0)
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of an averaged copy, which is validated and kept.")
+    input_size: int | None = Field(None, ge=16, le=2048, description="Side in pixels; None takes the encoder's own.")
     augment: AugmentConfig = AugmentConfig()
 
 

@@ -2,7 +2,7 @@
 
 Guarantee: deterministic on the CPU given the seed; order and augmentation are functions of (seed, epoch, sample);
 unknown labels add nothing to the loss; the epoch with the highest macro AUROC on the validation samples is kept (the
-first of equal ones), the given encoder is never changed.
+first of equal ones; of the averaged copy where `ema` is set), the given encoder is never changed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import nn
 
 from medvlp.data.loader import ImageLoader
 from medvlp.data.transforms import normalise
+from medvlp.models.average import Average
 from medvlp.progress import progress_bar
 from medvlp.tasks.base import Head, Samples
 
@@ -96,16 +97,19 @@ def fine_tune(
         store: The prepared store.
         train: Training samples.
         val: Validation samples.
-        config: Epochs, batch size, rates, augmentation.
+        config: Epochs, batch size, rates, averaging, input size, augmentation.
         seed: Seed of order, augmentation, head and dropout.
         device: Torch device.
     """
     fork_devices = [torch.device(device)] if device.startswith("cuda") else []
-    input_config = encoder.preprocessing.input
+    size = config.input_size or encoder.preprocessing.input.size
+    input_config = encoder.preprocessing.input.model_copy(update={"size": size})
     with torch.random.fork_rng(devices=fork_devices):
         torch.manual_seed(seed)
         model = _Classifier(copy.deepcopy(encoder.image_tower), encoder.dim, train.labels.shape[1]).to(device)
         model.requires_grad_(True)
+        average = None if config.ema is None else Average(model, config.ema)
+        kept = model if average is None else copy.deepcopy(model)
         optimizer = torch.optim.AdamW(
             [
                 {"params": list(model.tower.parameters()), "lr": config.lr * config.encoder_lr_ratio},
@@ -125,8 +129,9 @@ def fine_tune(
         total = loader.steps_per_epoch * config.epochs
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.warmup_steps, total))
         labels = _labels_by_row(train)
-        best_value, best_epoch, best_state = -math.inf, 0, copy.deepcopy(model.state_dict())
+        best_value, best_epoch, best_state = -math.inf, 0, copy.deepcopy(kept.state_dict())
         history: list[dict[str, Any]] = []
+        step = 0
         with progress_bar(f"fine-tune {encoder.name}", total, "steps") as advance:
             for epoch in range(config.epochs):
                 model.train()
@@ -139,17 +144,22 @@ def fine_tune(
                     nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
                     optimizer.step()
                     schedule.step()
+                    if average is not None:
+                        average.update(model, step)
+                    step += 1
                     losses.append(float(loss.detach()))
                     advance(1, loss=losses[-1])
-                value = _macro_auroc(val.labels, _score(model, store, val, input_config, config.batch_size, device))
+                if average is not None:
+                    kept.load_state_dict(model.state_dict() | average.tensors)
+                value = _macro_auroc(val.labels, _score(kept, store, val, input_config, config.batch_size, device))
                 history.append({"epoch": epoch, "loss": float(np.mean(losses)), "val_auroc": value})
                 logger.info("fine-tune epoch %d: loss %.4f, val AUROC %.4f", epoch, history[-1]["loss"], value)
                 if value > best_value:
-                    best_value, best_epoch, best_state = value, epoch, copy.deepcopy(model.state_dict())
-        model.load_state_dict(best_state)
+                    best_value, best_epoch, best_state = value, epoch, copy.deepcopy(kept.state_dict())
+        kept.load_state_dict(best_state)
 
     def score(samples: Samples) -> np.ndarray:
-        return _score(model, store, samples, input_config, config.batch_size, device)
+        return _score(kept, store, samples, input_config, config.batch_size, device)
 
     return Head(score, {"epoch": best_epoch, "val_auroc": best_value, "history": history})
 

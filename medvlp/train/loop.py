@@ -30,13 +30,14 @@ from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import save_model
 from medvlp.methods.base import Method
+from medvlp.models.average import Average
 from medvlp.progress import progress_bar
 from medvlp.track import Tracker, open_tracker, run_record
 from medvlp.track.base import RUN_ID_FILE, Status
 from medvlp.track.window import GRADIENT, Window
 from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
-from medvlp.train.distributed import Processes, processes, whole, without_sync, wrap
-from medvlp.train.optim import Average, build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
+from medvlp.train.distributed import Processes, processes, shard_like, whole, without_sync, wrap
+from medvlp.train.optim import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
 from medvlp.train.resume import check_same_run
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ class _Training:
         if checkpoint is not None:
             load_optimizer_tensors(self.optimizer, self.method, checkpoint.tensors["optimizer"])
             if self.average is not None:
-                self.average.load(checkpoint.tensors["average"])
+                saved = checkpoint.tensors["average"]
+                self.average.tensors = {n: shard_like(saved[n], t) for n, t in self.average.tensors.items()}
 
     def _load_data(self, kind: type[Method], resumed: bool) -> PretrainData:
         """Load the data on rank 0 first: it trains the tokenizer that the others read."""

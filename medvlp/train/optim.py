@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and averaged weights.
+"""Optimiser and learning-rate schedule.
 
 Guarantee: the learning rate is a function of the step alone. Norms, biases, scales and other parameters with fewer than
 two dimensions have no weight decay. State is kept by parameter name.
@@ -59,29 +59,3 @@ def load_optimizer_tensors(
                 key: shard_like(value, parameter) if value.shape == parameter.shape and value.ndim else value.clone()
                 for key, value in own.items()
             }
-
-
-class Average:
-    """Exponential moving average of the trainable parameters.
-
-    Args:
-        module: The module in training.
-        decay: Share of the old average kept at each step. It warms up as `(1 + step) / (10 + step)`, so that the first
-            steps do not weigh for ever.
-    """
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.tensors = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Take in the weights after a step."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
-            if name in self.tensors:
-                self.tensors[name].lerp_(parameter.detach(), 1 - decay)
-
-    def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over saved averages."""
-        self.tensors = {name: shard_like(tensors[name], tensor) for name, tensor in self.tensors.items()}
