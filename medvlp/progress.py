@@ -1,6 +1,7 @@
 """Progress of long work, on standard error, so that standard output stays for results.
 
-Guarantee: on a terminal one live bar with speed and time left; elsewhere (a log file, CI) one line at the start and end.
+Guarantee: on a terminal one live bar with speed and time left; elsewhere (a log file, CI) one line at the start and the
+end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ logger = logging.getLogger(__name__)
 class Advance(Protocol):
     """Reports that `count` more items are done, with short facts to show beside the bar."""
 
-    def __call__(self, count: int = 1, **facts: object) -> None: ...
+    def __call__(self, count: int = 1, **facts: object) -> None:
+        """Count `count` items as done."""
 
 
 @contextmanager

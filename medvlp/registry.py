@@ -1,7 +1,7 @@
 """One lazy registry for data sets, methods and tasks, open to packages of others.
 
-Guarantee: listing names imports nothing; a name is either a module of the given medvlp package (one file, one name) or an
-entry point of a group; two claims to one name are an error, never a silent override.
+Guarantee: listing names imports nothing; a name is either a module of the given medvlp package (one file, one name)
+or an entry point of a group; two claims to one name are an error, never a silent override.
 
 A lab adds its own in its `pyproject.toml`::
 
@@ -31,7 +31,8 @@ class Registry(Generic[T]):
 
     Args:
         kind: What the entries are called in messages, e.g. "data set".
-        package: Package whose modules are the built-in entries; `base`, `helpers` and names with a leading underscore are none.
+        package: Package whose modules are the built-in entries; `base`, `helpers` and names with a leading underscore
+            are none.
         base: `module:Class` that every entry must subclass.
         group: Entry-point group through which other packages add entries.
         helpers: Modules of the package that are no entries.

@@ -34,7 +34,7 @@ class Intensity(StrEnum):
 
 
 class Space(StrEnum):
-    """Axis convention of an array: `IMAGE` is rows from the top, columns from the left; `RAS` is right-anterior-superior."""
+    """Axes of an array: `IMAGE` is rows from the top, columns from the left; `RAS` is right-anterior-superior."""
 
     IMAGE = "image"
     RAS = "ras"
@@ -65,7 +65,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Triplet:
-    """One statement of a report: a finding (or observation) at an anatomical place, present (1), absent (0) or uncertain (-1)."""
+    """One statement of a report: a finding at an anatomical place, present (1), absent (0) or uncertain (-1)."""
 
     anatomy: str
     finding: str
@@ -98,8 +98,8 @@ class Study:
 class Radiograph:
     """A 2D image `[h w]` with its geometry and the meaning of its numbers.
 
-    `spacing_mm` is (row, column) distance in mm, None where the file does not say. `provenance` records every choice that
-    made the array (path, format, transfer syntax, VOI transformation, inversion, spacing tag, frame).
+    `spacing_mm` is (row, column) distance in mm, None where the file does not say. `provenance` records every choice
+    that made the array (path, format, transfer syntax, VOI transformation, inversion, spacing tag, frame).
     """
 
     array: Float[np.ndarray, "h w"]
@@ -111,7 +111,7 @@ class Radiograph:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Output of an image tower: `grid` is the layout of the tokens, (h, w) in 2D and (d, h, w) in 3D; tokens are row-major."""
+    """Output of an image tower: `grid` lays out the row-major tokens, (h, w) in 2D and (d, h, w) in 3D."""
 
     tokens: Float[torch.Tensor, "b p d"]
     pooled: Float[torch.Tensor, "b d"]
@@ -120,7 +120,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """Output of a text tower. `mask` is True at real tokens; `word_ids` maps tokens to words, -1 at special tokens and pads."""
+    """Output of a text tower. `mask` is True at real tokens; `word_ids` are -1 at special tokens and pads."""
 
     tokens: Float[torch.Tensor, "b l d"]
     pooled: Float[torch.Tensor, "b d"]
@@ -130,7 +130,7 @@ class TextFeatures:
 
 @dataclass(slots=True)
 class TextBatch:
-    """Token ids of `b` texts; `mask` is True at real tokens. `labels` are the findings of each text (NaN not mentioned)."""
+    """Token ids of `b` texts; `mask` is True at real tokens; `labels` are each text's findings (NaN not mentioned)."""
 
     ids: Int[torch.Tensor, "b l"]
     mask: Bool[torch.Tensor, "b l"]
@@ -149,11 +149,11 @@ class TextBatch:
 class Batch:
     """One training batch. `pixels` are uint8 as stored (normalisation happens on the device).
 
-    In a paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on their
-    own and labels tie the two. `text_augmented` is a second, augmented reading of the same texts.
+    In a paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on
+    their own and labels tie the two. `text_augmented` is a second, augmented reading of the same texts.
     """
 
-    index: Int[torch.Tensor, "b"]
+    index: Int[torch.Tensor, b]
     """Row of each sample in the data set: with seed and epoch it decides the sample's augmentation."""
     pixels: UInt8[torch.Tensor, "b c h w"]
     labels: Float[torch.Tensor, "b k"] | None = None

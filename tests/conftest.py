@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """Folder of real test data: MEDVLP_TEST_DATA, else ../shared/data. Missing data skips a test, but fails it in CI."""
+    """Folder of real test data: MEDVLP_TEST_DATA, else ../shared/data; missing, it skips a test and fails it in CI."""
     root = Path(os.environ.get("MEDVLP_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not root.is_dir():
         message = f"real test data is missing: set MEDVLP_TEST_DATA (looked at {root})"

@@ -1,7 +1,8 @@
 """The method section of a configuration: a name, and changes to what the method's own YAML declares.
 
 Guarantee: a key of `objectives` or `options` that the method does not declare, or a value of another type than
-declared, is a mistake; a method's YAML in `configs/methods` (or beside the module of a plug-in) is all that declares it.
+declared, is a mistake; a method's YAML in `configs/methods` (or beside the module of a plug-in) is all that declares
+it.
 """
 
 from __future__ import annotations
