@@ -82,10 +82,13 @@ def run_suite(
         device: Torch device, or `auto`.
 
     Raises:
-        UserError: Tasks and stores do not fit, a filter matches nothing, or the folder cannot be written.
+        UserError: Tasks and stores do not fit, a filter matches nothing, there is no such device, or the folder cannot
+            be written.
     """
     started = time.time()
-    run = _Run(resolve_suite(suite, stores), Path(out), _device(device))
+    from medvlp.models.device import resolve_device
+
+    run = _Run(resolve_suite(suite, stores), Path(out), resolve_device(device))
     try:
         return run.run(encoders, track, protocols, fractions, started)
     except OSError as error:
@@ -98,14 +101,6 @@ def run_suite(
         ) from error
     finally:
         run.clean()
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class _Run:

@@ -75,7 +75,7 @@ def embed(
         paths: Files and folders; folders are searched at any depth.
         out: Parquet file. Its schema metadata hold `medvlp.encoder`, `medvlp.encoder_hash`, `medvlp.preprocessing` and
             `medvlp.version`.
-        device: Where the encoder computes.
+        device: Where the encoder computes, as `medvlp.load_encoder` takes it.
         batch_size: Images at a time.
         num_workers: Threads that read files.
 

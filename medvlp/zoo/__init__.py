@@ -23,11 +23,11 @@ def load_encoder(spec: str, *, stored: StoredImageConfig | None = None, device: 
             `random:NAME` or `random:NAME@SIZE` (an untrained timm backbone).
         stored: How files become stored squares, for encoders that say nothing about it: pass a store's `image_config`
             so that files and store give the same pixels. A run keeps its own.
-        device: Where the encoder computes.
+        device: Where the encoder computes: a torch device, or `auto` for the GPU where there is one.
         seed: Weights of a random encoder.
 
     Raises:
-        UserError: The spec is of no known form, or what it names cannot be loaded.
+        UserError: The spec is of no known form, what it names cannot be loaded, or there is no such device.
     """
     from medvlp.zoo.load import load
 

@@ -15,6 +15,7 @@ from medvlp.config.preprocessing import ModelInputConfig, Preprocessing, StoredI
 from medvlp.config.schema import ImageTowerConfig
 from medvlp.errors import UserError
 from medvlp.methods._artifact import CONFIG, load_model, portable_config
+from medvlp.models.device import resolve_device
 from medvlp.models.vision2d import ImageTower, load_timm_weights
 from medvlp.zoo.encoder import Encoder, TextSide
 
@@ -24,6 +25,7 @@ RANDOM_NORM = {"mean": (0.5,), "std": (0.25,)}
 
 def load(spec: str, *, stored: StoredImageConfig | None, device: str, seed: int) -> Encoder:
     """See `medvlp.zoo.load_encoder`."""
+    device = resolve_device(device)
     kind, colon, rest = str(spec).partition(":")
     # A path may hold a colon, so an unknown beginning counts as a path if it exists.
     if not colon or Path(spec).exists():

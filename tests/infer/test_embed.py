@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from medvlp.cli import app
 from medvlp.config.preprocessing import Preprocessing
 from medvlp.errors import UserError
 from medvlp.infer.embed import embed
@@ -44,6 +46,15 @@ def test_rows_are_the_encoders_features_in_order(tmp_path: Path, folder: Path) -
     assert facts["medvlp.encoder_hash"] == encoder.hash == summary.encoder_hash
     assert Preprocessing.model_validate_json(facts["medvlp.preprocessing"]) == encoder.preprocessing
     assert (summary.embedded, summary.quarantined, summary.quarantine, summary.dim) == (4, 0, None, 512)
+
+
+def test_the_command_runs_with_its_defaults(tmp_path: Path, folder: Path) -> None:
+    out = tmp_path / "features.parquet"
+    result = CliRunner().invoke(app, ["embed", SPEC, str(folder / "a.png"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert pq.read_table(out).num_rows == 1
+    with pytest.raises(UserError, match="no device 'gpu'"):
+        embed(SPEC, [folder / "a.png"], out, device="gpu")
 
 
 def test_bad_files_are_set_aside_and_the_rest_goes_on(tmp_path: Path, folder: Path) -> None:
