@@ -45,14 +45,14 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any], keep: int
 ) -> Path:
-    """Write a checkpoint and remove all but the newest `keep`.
+    """Write a checkpoint and remove all but it and the `keep - 1` before it.
 
     Args:
         folder: Folder of checkpoints.
         step: Optimiser steps done.
         tensors: Part -> name -> whole tensor on any device.
         state: Plain JSON values; `step`, `format` and `files` are added.
-        keep: Number of checkpoints kept.
+        keep: Number of checkpoints kept, this one included.
 
     Raises:
         UserError: The disk is full or cannot be written; the checkpoints before are untouched.
@@ -85,7 +85,9 @@ def save_checkpoint(
             folder,
             "Free some space or mend the access rights, then run the same command again; it resumes.",
         ) from error
-    for old in list_checkpoints(folder)[:-keep]:
+    found = list_checkpoints(folder)
+    upto = found.index(target) + 1
+    for old in found[: max(0, upto - keep)] + found[upto:]:  # later ones were damaged: the run went on from before them
         shutil.rmtree(old)
     return target
 

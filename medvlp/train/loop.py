@@ -9,6 +9,7 @@ A contrastive term sees the samples of one micro-batch over all ranks: `batch_si
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import threading
@@ -28,6 +29,7 @@ from medvlp.data.counter import MODEL, hash_key
 from medvlp.data.pretraining import PretrainData, load_data
 from medvlp.errors import UserError
 from medvlp.methods import METHODS
+from medvlp.methods._artifact import CONFIG as MODEL_CONFIG
 from medvlp.methods._artifact import save_model
 from medvlp.methods.base import Method
 from medvlp.models.average import Average
@@ -128,8 +130,7 @@ class _Training:
     def run(self) -> None:
         """Train to the last step and write the model."""
         config, steps = self.config, self.config.train.steps
-        if self.step >= steps:
-            self._write_model()
+        if self.step >= steps and self.where.share(self._is_complete()):
             logger.info("The run is complete at step %d; a larger train.steps goes on.", self.step)
             return
         if self.step:
@@ -139,7 +140,7 @@ class _Training:
         try:
             with (
                 _interruption() as asked,
-                progress_bar("Pre-training", self._samples(steps - self.step), "samples") as bar,
+                progress_bar("Pre-training", self._samples(max(0, steps - self.step)), "samples") as bar,
             ):
                 self._train(steps, asked, bar, tracker)
             self._write_model()
@@ -155,6 +156,14 @@ class _Training:
             "%d steps done. Model: %s. Curve: %s.", steps, self.folder / MODEL_FOLDER, self.folder / "metrics.jsonl"
         )
         logger.info("Next: medvlp bench run SUITE --store STORE --encoder %s --out RESULTS", config.run.dir)
+
+    def _is_complete(self) -> bool:
+        """Return whether the model of the newest checkpoint is written: a kill may have come between the two."""
+        try:
+            model = json.loads((self.folder / MODEL_FOLDER / MODEL_CONFIG).read_text(encoding="utf-8"))
+            return bool(model["record"]["step"] == self.step)
+        except (OSError, ValueError, KeyError):
+            return False
 
     def _samples(self, steps: int) -> int:
         return steps * self.config.train.batch_size
@@ -197,7 +206,8 @@ class _Training:
                 last = self.step == steps
                 stop = self._agree(asked.is_set(), self.step % train.log_every == 0)
                 save = last or stop or self.step % train.checkpoint_every == 0
-                if save or self.step % train.log_every == 0:
+                validate = validation is not None and (last or self.step % train.validate_every == 0)
+                if save or validate or self.step % train.log_every == 0:
                     metrics = {f"train/{name}": value for name, value in window.close(self.step).items()}
                     seconds = time.perf_counter() - began
                     metrics |= {
@@ -207,7 +217,7 @@ class _Training:
                         "train/data_wait": waited / seconds,
                     }
                     shown = {"loss": metrics["train/loss"]}
-                    if validation is not None and (last or self.step % train.validate_every == 0):
+                    if validation is not None and validate:
                         metrics |= self._validate(validation)
                     if tracker is not None:
                         tracker.log(metrics, self.step)

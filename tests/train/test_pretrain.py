@@ -167,6 +167,35 @@ def test_a_damaged_checkpoint_is_passed_over(store, whole_run, tmp_path, damage,
     assert [line["step"] for line in curve(run)] == [1, 2, 3, 4, 5]
 
 
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_good_one(store, tmp_path):
+    run = tmp_path / "run"
+    settings = {"checkpoint_every": 1, "keep_checkpoints": 1}
+    pretrain(tiny_store.config(store, run, train=settings | {"steps": 2}))
+    damaged = run / "checkpoints" / "step_000000009"
+    damaged.mkdir()
+    pretrain(tiny_store.config(store, run, train=settings | {"steps": 3}))
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step_000000003"]
+
+
+def test_validation_keeps_its_own_time(store, tmp_path):
+    run = pretrain(tiny_store.config(store, tmp_path / "run", train={"log_every": 5, "validate_every": 2, "steps": 5}))
+    lines = read_lines(run / "metrics.jsonl")
+    assert [line["step"] for line in lines if "val/loss" in line] == [2, 4, 5]
+
+
+def test_a_kill_between_the_last_checkpoint_and_the_model_is_mended(store, whole_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Training, "_write_model", fail)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            pretrain(tiny_store.config(store, run))
+    pretrain(tiny_store.config(store, run))
+    assert_same_weights(run, whole_run)
+    before = (run / "model" / "config.json").stat().st_mtime_ns
+    pretrain(tiny_store.config(store, run))
+    assert (run / "model" / "config.json").stat().st_mtime_ns == before
+
+
 def test_a_full_disk_names_the_step_and_keeps_the_checkpoint_before(store, whole_run, tmp_path, monkeypatch):
     import resource
 
