@@ -25,6 +25,7 @@ def median_seconds(command: list[str], runs: int) -> float:
 
 
 def main() -> None:
+    """Measure and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--out", type=Path, default=OUT)
