@@ -94,6 +94,7 @@ def run_cell(
     val: Samples,
     test: Samples,
     suite: SuiteConfig,
+    settings: dict[str, Any],
     facts: dict[str, Any],
     out: Path,
     scratch: Path,
@@ -108,6 +109,7 @@ def run_cell(
         val: Validation samples.
         test: Test samples.
         suite: Bootstrap settings.
+        settings: Settings of protocol and intervals, of which `cell` has the hash.
         facts: Versions and git hash, recorded as they are.
         out: Folder of the results.
         scratch: Folder on the same disk.
@@ -128,6 +130,7 @@ def run_cell(
         "train_n": len(train),
         "val_n": len(val),
         "hashes": record["hashes"],
+        "config": {"task": task.config.resolved(), "settings": settings},
         "scores": scores(predictions, thresholds, values, suite.alpha),
         "thresholds": thresholds,
         "best_params": head.best_params,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medvlp.bench.baselines import FEATURES, baseline_hash, baseline_names
 from medvlp.bench.plan import Judged
 from medvlp.errors import UserError
+from medvlp.html.private import public
 
 if TYPE_CHECKING:
     from medvlp.bench.suite import Suite
@@ -121,4 +122,4 @@ def _load_all(suite: Suite, spec: str, slot: EncoderSlot) -> list[Judged]:
 
 
 def _failure(name: str, what: str, fix: str) -> dict[str, Any]:
-    return {"encoder": name, "reason": what, "next": fix}
+    return {"encoder": name} | public({"reason": what, "next": fix})

@@ -29,6 +29,7 @@ from medvlp.bench.summary import COLUMNS, append_failure, sum_up
 from medvlp.bench.tracking import SuiteTracker
 from medvlp.config.schema import SuiteConfig, TrackConfig
 from medvlp.errors import UserError
+from medvlp.html.private import public
 from medvlp.progress import progress_bar
 from medvlp.store.files import write_atomic
 from medvlp.tasks.base import Subject
@@ -204,6 +205,7 @@ class _Run:
             val=samples["val"],
             test=samples["test"],
             suite=self.suite.config,
+            settings=self.schedule.settings(task, cell.protocol),
             facts=self.facts,
             out=self.out,
             scratch=self.scratch,
@@ -235,8 +237,7 @@ class _Run:
         new = {(entry["name"], entry["hash"], entry["dataset"]) for entry in entries}
         kept = [entry for entry in known if (entry["name"], entry["hash"], entry["dataset"]) not in new]
         record = {
-            "suite": self.suite.config.resolved(),
-            "tasks": {task.name: task.resolved() for task in self.suite.tasks.values()},
+            **self.suite.resolved(),
             "stores": {
                 name: {"hash": store.hash, "path": store.path.name} for name, store in self.suite.stores.items()
             },
@@ -270,7 +271,7 @@ def _alive(pid: int) -> bool:
 
 
 def _failure(about: dict[str, Any], reason: str, where: str, fix: str) -> dict[str, Any]:
-    return {"cell": about, "reason": reason, "where": where, "next": fix}
+    return {"cell": about} | public({"reason": reason, "where": where, "next": fix})
 
 
 def _shown(about: dict[str, Any]) -> str:

@@ -107,7 +107,7 @@ class Schedule:
                 "split": json_sha256([part.sha256 for part in parts]),
                 "encoder": one.hash,
                 "task": task.config.sha256(),
-                "config": self._config_hash(task, protocol),
+                "config": json_sha256(self.settings(task, protocol)),
             }
             cell = Cell(**about, hashes=hashes)
             if cell.hash not in seen:
@@ -121,12 +121,13 @@ class Schedule:
     @property
     def _current(self) -> set[tuple[str, str, str]]:
         return {
-            (self.suite.store_of(task.config).hash, task.config.sha256(), self._config_hash(task, protocol))
+            (self.suite.store_of(task.config).hash, task.config.sha256(), json_sha256(self.settings(task, protocol)))
             for task in self.tasks.values()
             for protocol in get_args(Protocol)
         }
 
-    def _config_hash(self, task: Task, protocol: str) -> str:
+    def settings(self, task: Task, protocol: str) -> dict[str, Any]:
+        """Return what decides the numbers of a cell's protocol and intervals; its hash is the cell's `config`."""
         suite = self.suite.config
         bootstrap = {"resamples": suite.bootstrap_resamples, "seed": suite.bootstrap_seed, "alpha": suite.alpha}
-        return json_sha256(task.settings(protocol) | {"bootstrap": bootstrap})
+        return task.settings(protocol) | {"bootstrap": bootstrap}

@@ -33,6 +33,13 @@ class Suite:
         """Return the store that a task runs on."""
         return self.stores[task.dataset]
 
+    def resolved(self) -> dict[str, Any]:
+        """Return suite and tasks as plain JSON types; entries name a task by its name, also where it is a file."""
+        suite = self.config.resolved()
+        for entry in suite["entries"]:
+            entry["task"] = self.tasks[entry["task"]].name
+        return {"suite": suite, "tasks": {task.name: task.resolved() for task in self.tasks.values()}}
+
 
 def resolve_tasks(suite: SuiteConfig) -> dict[str, TaskConfig]:
     """Return the tasks of a suite with the fields that its entries `set`.

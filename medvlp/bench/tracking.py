@@ -1,7 +1,8 @@
 """MLflow runs of a benchmark: a parent for the suite, a child for each cell.
 
 Guarantee: tracking follows the files and never decides them. A cell whose child run was not finished (a kill in
-between) is tracked by the next run of the suite; a tracked cell is not tracked again.
+between, a server that was down, tracking switched off) is tracked by the next run of the suite; a tracked cell is not
+tracked again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvlp.config.base import json_sha256
 from medvlp.track import Tracker, open_tracker
+from medvlp.track.base import RUN_ID_FILE
 from medvlp.track.mlflow import tracking_uri
 
 if TYPE_CHECKING:
@@ -36,20 +39,22 @@ class SuiteTracker:
         uri = tracking_uri(config, out) if config.mlflow else config.uri
         self.config = config.model_copy(update={"uri": uri, "system_metrics": False})
         self.suite = suite
-        params = {"suite": suite.config.resolved()}
+        params = suite.resolved()
         tags = {"medvlp.kind": "bench", "medvlp.suite": suite.config.name, "medvlp.git": str(facts.get("git"))}
+        tags |= {"medvlp.hash.suite": json_sha256(params)}
         tags |= {f"medvlp.store.{name}": store.hash for name, store in suite.stores.items()}
         self.parent: Tracker = open_tracker(self.config, out / FOLDER, name=suite.config.name, params=params, tags=tags)
 
     def cell(self, cell: Finished) -> None:
         """Track a finished cell once."""
         folder = cell.folder / FOLDER
-        if (folder / DONE).exists():
+        if (folder / DONE).exists() and (not self.config.mlflow or (folder / RUN_ID_FILE).exists()):
             return
         record = cell.record
         name = "/".join(str(record[key]) for key in ("task", "protocol", "encoder"))
         tags = {f"medvlp.hash.{key}": str(value) for key, value in record["hashes"].items()}
         params = {key: value for key, value in record.items() if key != "hashes"}
+        params["config"] = cell.result.get("config", {})
         tracker = open_tracker(
             self.config,
             folder,
@@ -57,6 +62,7 @@ class SuiteTracker:
             params=params,
             tags=tags | {"medvlp.cell": cell.folder.name},
             parent_id=self.parent.run_id,
+            resume_step=-1,  # one line, also where an earlier attempt wrote one
         )
         tracker.log(metrics_of(cell.result["scores"]), 0)
         tracker.artifact(cell.folder / "result.json")

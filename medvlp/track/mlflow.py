@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from medvlp.config.schema import TrackConfig
 
@@ -44,12 +45,22 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{key}.")
         else:
-            text = _without_folder(value) if isinstance(value, str) else json.dumps(value)
-            flat[key] = text[:_MAX_VALUE]
+            value = _without_folder(value)
+            flat[key] = (value if isinstance(value, str) else json.dumps(value))[:_MAX_VALUE]
     return flat
 
 
-def _without_folder(value: str) -> str:
+def _without_folder(value: Any) -> Any:
+    """Return a value with every path in it cut to its last part, and without the password of an address."""
+    if isinstance(value, Mapping):
+        return {key: _without_folder(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folder(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    address = urlsplit(value) if "://" in value else None
+    if address is not None and "@" in address.netloc:
+        return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
     for kind in (PurePosixPath, PureWindowsPath):
         if kind(value).is_absolute() or (kind is PurePosixPath and (value[:1] in "~." or Path(value).exists())):
             return kind(value).name

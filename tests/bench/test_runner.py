@@ -20,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from medvlp.bench import cells as cells_module
 from medvlp.bench.results import finished_cells, load_results
 from medvlp.bench.runner import BenchSummary, run_suite
+from medvlp.config.base import json_sha256
 from medvlp.config.schema import SuiteConfig, TrackConfig
 from medvlp.errors import UserError
 from medvlp.metrics.bootstrap import Resamples, bootstrap_values
@@ -260,6 +261,43 @@ def test_every_cell_is_a_child_run_in_mlflow(store: Path, tmp_path: Path) -> Non
     value = load_results(tmp_path / "out").query("metric == 'auroc' and label == 'macro'")["value"].iloc[0]
     assert children[0].data.metrics["auroc/macro"] == pytest.approx(value)
     assert {r.info.status for r in runs} == {"FINISHED"}
+
+
+def test_a_cell_that_was_not_tracked_is_tracked_by_the_next_run(store: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    suite = bench_store.suite(tmp_path, [{"protocols": ["knn"]}]).model_copy(update={"baselines": ()})
+    run(suite, store, tmp_path / "out")
+    run(suite, store, tmp_path / "out", track=TrackConfig(experiment="late"))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("late").experiment_id])
+    child = next(r for r in runs if "mlflow.parentRunId" in r.data.tags)
+    assert child.info.status == "FINISHED"
+    assert child.data.params["config.settings.knn_k"] == "[1, 5]"
+    lines = next((tmp_path / "out").glob("cells/*/track/metrics.jsonl")).read_text().splitlines()
+    assert len(lines) == 1
+
+
+def test_the_resolved_configuration_stands_beside_its_hashes(
+    finished: tuple[Path, BenchSummary, SuiteConfig],
+) -> None:
+    cells = finished_cells(finished[0])
+    for cell in cells:
+        config, hashes = cell.result["config"], cell.record["hashes"]
+        assert json_sha256(config["task"]) == hashes["task"]
+        assert json_sha256(config["settings"]) == hashes["config"]
+    assert cells[0].result["config"]["task"]["name"] == "tiny"
+
+
+def test_results_name_no_place_of_the_machine(store: Path, tmp_path: Path) -> None:
+    suite = bench_store.suite(tmp_path, [{"protocols": ["knn"]}]).model_copy(update={"baselines": ()})
+    out = tmp_path / "out"
+    run(suite, store, out, bench_store.RANDOM, str(tmp_path / "no_such_run"))
+    files = [path for path in out.rglob("*") if path.suffix in (".json", ".jsonl", ".parquet")]
+    assert {"suite.json", "result.json", "failures.jsonl"} <= {path.name for path in files}
+    assert [path for path in files if str(tmp_path).encode() in path.read_bytes()] == []
+    assert json.loads((out / "suite.json").read_text())["suite"]["entries"][0]["task"] == "tiny"
+    assert "no_such_run" in (out / "failures.jsonl").read_text()
 
 
 KILLED = """

@@ -157,6 +157,8 @@ def test_telemetry_is_off_before_mlflow_is_imported(tmp_path):
 def test_params_keep_names_but_no_folders(tmp_path):
     config = {"a": {"unix": "/home/alice/x.zarr", "windows": "C:\\Users\\alice\\run", "home": "~/x", "up": "../data/y"}}
     assert flatten(config) == {"a.unix": "x.zarr", "a.windows": "run", "a.home": "x", "a.up": "y"}
+    assert flatten({"entries": [{"task": "/home/alice/t.yaml"}]}) == {"entries": '[{"task": "t.yaml"}]'}
+    assert flatten({"uri": "https://alice:secret@host:5000/x"}) == {"uri": "https://host:5000/x"}
     assert flatten({"labels": ["Mass/Nodule"], "name": "Mass/Nodule", "none": None, "rate": 1e-4}) == {
         "labels": '["Mass/Nodule"]',
         "name": "Mass/Nodule",
