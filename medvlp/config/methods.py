@@ -35,6 +35,12 @@ def method_file(name: str) -> Path:
     return file
 
 
+def expand_method(tree: Tree) -> Tree:
+    """Return the tree with a method that is given by its name alone as a mapping, so that changes keep the name."""
+    name = tree.get("method")
+    return {**tree, "method": {"name": name}} if isinstance(name, str) else tree
+
+
 def merge_method(tree: Tree) -> tuple[Tree, list[str]]:
     """Lay the method section of `tree` over the method's own declaration.
 
@@ -44,15 +50,14 @@ def merge_method(tree: Tree) -> tuple[Tree, list[str]]:
     Returns:
         The completed configuration, and one line for each key or value that the method does not allow.
     """
+    tree = expand_method(tree)
     given = tree.get("method")
-    if isinstance(given, str):
-        given = {"name": given}
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         return tree, []
     try:
         declared = read_yaml(method_file(given["name"]))
     except UserError as error:
-        return {**tree, "method": given}, [f"method.name = {given['name']!r}: {error.what} {error.fix}"]
+        return tree, [f"method.name = {given['name']!r}: {error.what} {error.fix}"]
     mistakes: list[str] = []
     changes = dict(given)
     for section in ("objectives", "options"):
@@ -78,7 +83,7 @@ def _checked(given: Tree, declared: Tree, path: str, mistakes: list[str]) -> Tre
 
 def _as_declared(value: Any, declared: Any, where: str, mistakes: list[str]) -> Any:
     kind = type(declared)
-    if declared is None or value is None or (type(value) is kind):
+    if declared is None or type(value) is kind:
         return value
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
         try:

@@ -229,6 +229,12 @@ class FineTuneConfig(Config):
     input_size: int | None = Field(None, ge=16, le=2048, description="Side in pixels; None takes the encoder's own.")
     augment: AugmentConfig = AugmentConfig()
 
+    @model_validator(mode="after")
+    def _no_text(self) -> FineTuneConfig:
+        if self.augment.shuffle_sentences or self.augment.drop_words:
+            raise ValueError("shuffle_sentences and drop_words change texts, and fine-tuning has none: leave them out")
+        return self
+
 
 class TaskConfig(Config):
     """One task of the benchmark. `version` rises with every change that can move a number."""
@@ -254,13 +260,26 @@ class SuiteEntry(Config):
 
     task: str
     protocols: tuple[Protocol, ...] = Field(min_length=1)
-    fractions: tuple[Fraction, ...] = (1.0,)
+    fractions: tuple[Fraction, ...] = Field((1.0,), min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     draws: int = Field(1, ge=1, description="Label subsets drawn per fraction below 1.")
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Samples per class in few_shot.")
     set: dict[str, Any] = Field(
         default_factory=dict, description="Task fields replaced for this suite, e.g. fine_tune.epochs."
     )
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> SuiteEntry:
+        few_shot = "few_shot" in self.protocols
+        if few_shot and not self.shots:
+            raise ValueError("few_shot needs shots, e.g. shots: [1, 4, 16]")
+        if self.shots and not few_shot:
+            raise ValueError("shots has no effect without the protocol few_shot")
+        if min(self.fractions, default=1.0) < 1 and not set(self.protocols) - {"few_shot", "zero_shot"}:
+            raise ValueError("fractions has no effect on few_shot and zero_shot")
+        if self.draws > 1 and not few_shot and min(self.fractions, default=1.0) == 1:
+            raise ValueError("draws has no effect without a fraction below 1 or few_shot: all labels are one subset")
+        return self
 
 
 class SuiteConfig(Config):

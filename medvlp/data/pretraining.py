@@ -89,7 +89,8 @@ class PretrainData:
     Args:
         store: The prepared store.
         train: Rows of the training images in the images table.
-        val: Rows of the validation images; empty where the store has no such split or it is too small for one batch.
+        val: Rows of the validation images; empty where the store has no such split, it is too small for one batch, or
+            it is what is trained on.
         label_names: Columns of the labels.
         labels: Labels of every image of the store, `[n k]`, or None where the store has none.
         table: The tokenised texts, or None.
@@ -171,9 +172,14 @@ def load_data(
     from medvlp.store.array_store import Store
 
     data = config.data
+    _refuse_unused(config, needs, paired)
     store = Store.open(data.store)
     split = _split_of_images(store)
     train, val = np.flatnonzero(split == data.split), np.flatnonzero(split == "val")
+    if data.split == "val":
+        val = val[:0]
+    elif data.split == "test":
+        logger.warning("The images of the test split are trained on: no benchmark on this store is valid for the run.")
     facts: dict[str, int] = {}
     if not len(train):
         found = ", ".join(
@@ -233,6 +239,23 @@ def load_data(
     return PretrainData(
         store, train, val, label_names, labels, table, text_rows, sentences, facts, json_sha256(made_of)
     )
+
+
+def _refuse_unused(config: PretrainConfig, needs: frozenset[str], paired: bool) -> None:
+    """Raise `UserError` for a key of `data` that the method would silently ignore."""
+    data, kind = config.data, type(config.data)
+    unused = {
+        "data.reports": paired and data.reports is not None,
+        "data.sentences": paired and data.sentences != kind.model_fields["sentences"].default,
+        "data.labels": "labels" not in needs and bool(data.labels),
+    }
+    keys = " and ".join(key for key, is_unused in unused.items() if is_unused)
+    if keys:
+        raise UserError(
+            f"The method '{config.method.name}' has no use for {keys}.",
+            keys,
+            "Leave it out: a paired method takes the reports of the store." if paired else "Leave it out.",
+        )
 
 
 def get_tokenizer(config: PretrainConfig, texts: Sequence[str], folder: Path, keep: bool) -> Tokenizer:

@@ -44,9 +44,10 @@ class ConVIRT(Method):
         return super().logit_scale
 
     def losses(self, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Return `info_nce`."""
+        """Return `info_nce`, of the augmented reading of the texts where there is one."""
         constants = self.objective("info_nce")
+        given = self.texts_of(batch)
         image = self.project_image(self.encode_stored(batch.pixels))
-        text = self.project_text(self.encode_text(self.texts_of(batch)))
+        text = self.project_text(self.encode_text(batch.text_augmented or given))
         value, count = info_nce(image, text, self.logit_scale, constants["image_weight"])
         return {"info_nce": (constants["weight"] * value, count)}

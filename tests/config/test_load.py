@@ -9,7 +9,7 @@ import yaml
 
 from medvlp.config.load import check_config, load_config
 from medvlp.config.resources import shipped
-from medvlp.config.schema import PrepareConfig, PretrainConfig, SuiteConfig
+from medvlp.config.schema import PrepareConfig, PretrainConfig, SuiteConfig, TaskConfig
 from medvlp.errors import UserError
 
 MINIMAL = {"kind": "pretrain", "run": {"dir": "run"}, "data": {"store": "store"}, "method": "convirt"}
@@ -79,8 +79,30 @@ def test_method_constants_take_the_declared_type(tmp_path: Path) -> None:
     term = next(iter(declared))
     changed = load_config(path, [f"method.objectives.{term}.weight=5e-1"], PretrainConfig)
     assert changed.method.objectives[term]["weight"] == 0.5
-    with pytest.raises(UserError, match="must be of type float"):
-        load_config(path, [f"method.objectives.{term}.weight=much"], PretrainConfig)
+    for value in ("much", "null"):
+        with pytest.raises(UserError, match="must be of type float"):
+            load_config(path, [f"method.objectives.{term}.weight={value}"], PretrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("entry", "part"),
+    [
+        ({"protocols": ["few_shot"]}, "few_shot needs shots"),
+        ({"protocols": ["knn"], "shots": [4]}, "shots has no effect"),
+        ({"protocols": ["zero_shot"], "fractions": [0.1]}, "fractions has no effect"),
+        ({"protocols": ["knn"], "draws": 3}, "draws has no effect"),
+        ({"protocols": ["knn"], "fractions": []}, "at least 1 item"),
+    ],
+)
+def test_a_suite_entry_without_effect_is_a_mistake(tmp_path: Path, entry: dict, part: str) -> None:
+    suite = {"kind": "suite", "name": "s", "version": 1, "entries": [{"task": "nih_14", **entry}]}
+    with pytest.raises(UserError, match=part):
+        load_config(write(tmp_path, "s.yaml", suite), [], SuiteConfig)
+
+
+def test_fine_tuning_refuses_changes_of_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fine-tuning has none"):
+        load_config("benchmarks/tasks/nih_14.yaml", ["fine_tune.augment.drop_words=0.1"], TaskConfig)
 
 
 def test_flip_is_refused_where_text_names_sides(tmp_path: Path) -> None:

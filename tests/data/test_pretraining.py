@@ -171,6 +171,8 @@ def test_a_report_collection_gives_the_sentences(store, tmp_path):
     [
         ({"data": {"split": "training"}}, UNPAIRED, r"split 'training' has no image. There are: .*train \(24\)"),
         ({"data": {"labels": ["Pneumonai"]}}, UNPAIRED, "no label 'Pneumonai'. Did you mean 'Pneumonia'"),
+        ({"data": {"reports": "x.tgz", "sentences": "reports"}}, PAIRED, "no use for data.reports and data.sentences"),
+        ({"data": {"labels": ["Pneumonia"]}}, PAIRED, "no use for data.labels"),
         ({"train": {"batch_size": 64}}, PAIRED, "24 training images, fewer than one batch of 64"),
     ],
 )
@@ -185,6 +187,13 @@ def test_a_store_without_reports_is_refused(tmp_path, kind, message):
     bare = tiny_store.make_store(tmp_path / "bare", patients=20, reports=False)
     with pytest.raises(UserError, match=message):
         loaded(tiny_store.config(bare, tmp_path / "run"), tmp_path / "run", kind)
+
+
+def test_a_run_is_not_validated_on_what_it_trains_on(store, tmp_path, caplog):
+    config = tiny_store.config(store, tmp_path, data={"split": "val"}, train={"batch_size": 4})
+    assert loaded(config, tmp_path).facts["val_images"] == 0
+    loaded(tiny_store.config(store, tmp_path, data={"split": "test"}), tmp_path)
+    assert "no benchmark on this store is valid" in caplog.text
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(store, tmp_path):

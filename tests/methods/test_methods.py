@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,6 +70,14 @@ def test_convirt_is_info_nce_at_its_temperature_and_weight() -> None:
     assert count == 8
     assert model.log_scale.shape == (1,)
     assert "log_scale" not in dict(model.named_parameters())
+
+
+def test_convirt_learns_from_the_augmented_reading() -> None:
+    model, data = method("convirt").eval(), batch(paired=True)
+    changed = TextBatch(data.text.ids.flip(1), data.text.mask)
+    expected = model(replace(data, text=changed))["info_nce"][0]
+    assert expected != model(data)["info_nce"][0]
+    assert model(replace(data, text_augmented=changed))["info_nce"][0] == expected
 
 
 def test_medclip_is_the_soft_label_loss_over_both_readings() -> None:
