@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medvlp.bench.baselines import FEATURES, baseline_hash, baseline_names
 from medvlp.bench.plan import Judged
@@ -115,10 +115,20 @@ def _load_all(suite: Suite, spec: str, slot: EncoderSlot) -> list[Judged]:
         for seed in seeds:
             encoder = slot.get(spec, seed, store)
             name = encoder.name.partition("#")[0] if is_random else encoder.name
-            found.append(
-                Judged(name, spec, encoder.hash, dataset, "random" if is_random else "encoder", seed, encoder.has_text)
-            )
+            kind: Literal["random", "encoder"] = "random" if is_random else "encoder"
+            other = _other_preprocessing(encoder, store)
+            if other:
+                logger.warning(
+                    "%s was trained on images made otherwise than those of the store %s: %s",
+                    *(name, store.path.name, "; ".join(other)),
+                )
+            found.append(Judged(name, spec, encoder.hash, dataset, kind, seed, encoder.has_text, other))
     return found
+
+
+def _other_preprocessing(encoder: Encoder, store: Store) -> tuple[str, ...]:
+    own, given = encoder.preprocessing.stored.resolved(), store.image_config.resolved()
+    return tuple(f"{key}: {own[key]} in training, {given[key]} here" for key in own if own[key] != given[key])
 
 
 def _failure(name: str, what: str, fix: str) -> dict[str, Any]:

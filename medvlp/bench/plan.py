@@ -28,6 +28,8 @@ class Judged:
     kind: Literal["encoder", "random", "baseline"]
     seed: int = 0
     has_text: bool = False
+    other_preprocessing: tuple[str, ...] = ()
+    """How the store's images were made unlike those that the encoder was trained on, one line per setting."""
 
 
 @dataclass(frozen=True)

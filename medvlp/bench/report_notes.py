@@ -24,7 +24,14 @@ FEW_PATIENTS, FEW_POSITIVES = 200, 50
 
 def warnings(results: Results) -> list[tuple[str, str]]:
     """Return (headline, sentence) pairs, the most serious first."""
-    return [*_mixed(results), *_shortcuts(results), *_subset(results), *_small(results), *_missing(results)]
+    return [
+        *_mixed(results),
+        *_preprocessing(results),
+        *_shortcuts(results),
+        *_subset(results),
+        *_small(results),
+        *_missing(results),
+    ]
 
 
 def _mixed(results: Results) -> Iterator[tuple[str, str]]:
@@ -45,6 +52,17 @@ def _mixed(results: Results) -> Iterator[tuple[str, str]]:
                     "Numbers do not compare.",
                     f"Cells of {about} come from {len(values)} different {what}; run the suite again.",
                 )
+
+
+def _preprocessing(results: Results) -> Iterator[tuple[str, str]]:
+    """Encoders that see images made otherwise than those they were trained on."""
+    for encoder in results.encoders:
+        if other := encoder.get("other_preprocessing"):
+            yield (
+                "An encoder sees unfamiliar images.",
+                f"{encoder.get('name')} was trained on images made otherwise than those of {encoder.get('dataset')}: "
+                f"{'; '.join(other)}.",
+            )
 
 
 def _full(results: Results) -> dict[tuple[str, str], list[Group]]:

@@ -18,6 +18,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medvlp.bench import cells as cells_module
+from medvlp.bench.report_data import Results
+from medvlp.bench.report_notes import warnings
 from medvlp.bench.results import finished_cells, load_results
 from medvlp.bench.runner import BenchSummary, run_suite
 from medvlp.config.base import json_sha256
@@ -287,6 +289,23 @@ def test_the_resolved_configuration_stands_beside_its_hashes(
         assert json_sha256(config["task"]) == hashes["task"]
         assert json_sha256(config["settings"]) == hashes["config"]
     assert cells[0].result["config"]["task"]["name"] == "tiny"
+
+
+def test_a_store_made_unlike_the_training_images_is_said(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    suite = bench_store.suite(tmp_path, [{"protocols": ["knn"]}]).model_copy(update={"baselines": ()})
+    trial = bench_store.make_run(tmp_path / "trial")
+    run(suite, store, tmp_path / "same", str(trial))
+    assert "made otherwise" not in caplog.text
+    file = trial / "model" / "preprocessing.json"
+    file.write_text(file.read_text().replace('"pad"', '"crop"'))
+    run(suite, store, tmp_path / "other", str(trial))
+    assert "aspect: crop in training, pad here" in caplog.text
+    encoders = json.loads((tmp_path / "other" / "suite.json").read_text())["encoders"]
+    assert encoders[0]["other_preprocessing"] == ["aspect: crop in training, pad here"]
+    headlines = [headline for headline, _ in warnings(Results.read(tmp_path / "other"))]
+    assert "An encoder sees unfamiliar images." in headlines
 
 
 def test_results_name_no_place_of_the_machine(store: Path, tmp_path: Path) -> None:
