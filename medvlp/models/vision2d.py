@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import timm
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from medvlp.config.schema import ImageTowerConfig
 from medvlp.errors import UserError, nearest
@@ -47,6 +48,7 @@ class ImageTower(nn.Module):
         self.backbone: Any = _create(config, dict(model_args or {}))
         self.dim: int = self.backbone.num_features
         self.record: dict[str, Any] = {}
+        self._statistics_hooks: list[RemovableHandle] = []
         if getattr(self.backbone, "head_hidden_size", self.dim) != self.dim:
             raise UserError(
                 f"The backbone '{config.name}' pools to another width than that of its tokens.",
@@ -64,8 +66,11 @@ class ImageTower(nn.Module):
         return Features(tokens=tokens, pooled=pooled, grid=grid)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
+        """Recompute activations in the backward pass instead of keeping them; running statistics are taken once."""
         self.backbone.set_grad_checkpointing(enabled)
+        for handle in self._statistics_hooks:
+            handle.remove()
+        self._statistics_hooks = _hold_statistics(self.backbone) if enabled else []
 
     def _tokens(self, maps: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         if maps.ndim == 4:
@@ -77,6 +82,30 @@ class ImageTower(nn.Module):
         tokens = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
         height, width = self.backbone.patch_embed.grid_size
         return tokens, (height, width)
+
+
+def _hold_statistics(backbone: nn.Module) -> list[RemovableHandle]:
+    """Keep batch normalisation from taking in a batch a second time when the backward pass recomputes it."""
+
+    def recomputes() -> bool:
+        return torch._C._current_graph_task_id() != -1
+
+    def before(module: Any, _: Any) -> None:
+        if recomputes():
+            module.kept_momentum, module.momentum = module.momentum, 0.0
+
+    def after(module: Any, _: Any, __: Any) -> None:
+        if recomputes():
+            module.momentum = module.kept_momentum
+            if module.training and module.num_batches_tracked is not None:
+                module.num_batches_tracked -= 1
+
+    norms = [m for m in backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    return [
+        handle
+        for norm in norms
+        for handle in (norm.register_forward_pre_hook(before), norm.register_forward_hook(after, always_call=True))
+    ]
 
 
 def _create(config: ImageTowerConfig, arguments: dict[str, Any]) -> Any:

@@ -85,6 +85,20 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_gradient_checkpointing_takes_running_statistics_once(name: str) -> None:
+    states = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        tower = ImageTower(ImageTowerConfig(name=name, input=ModelInputConfig(size=32))).train()
+        tower.set_gradient_checkpointing(enabled)
+        for _ in range(2):
+            tower(torch.randn(4, 1, 32, 32)).pooled.sum().backward()
+        states.append(dict(tower.named_buffers()))
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
 @torch.inference_mode()
 def test_local_weights_with_three_channels_see_grey_as_repeated(tmp_path: Path) -> None:
     torch.manual_seed(0)
