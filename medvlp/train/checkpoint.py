@@ -6,7 +6,6 @@ one before; each file's SHA-256 is in `state.json`, and a damaged checkpoint is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from medvlp.errors import UserError
+from medvlp.store.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def save_checkpoint(
         for name, values in tensors.items():
             file = part / f"{name}.safetensors"
             save_file({key: value.detach().cpu().contiguous().clone() for key, value in values.items()}, file)
-            files[file.name] = _sha256(file)
+            files[file.name] = file_sha256(file)
         written = {"format": FORMAT, "step": step, "files": files} | state
         (part / STATE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for file in part.iterdir():
@@ -120,17 +120,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise UserError(f"The checkpoint has format {state['format']}, not {FORMAT}.", path, fix)
         tensors = {}
         for name, digest in state["files"].items():
-            if _sha256(path / name) != digest:
+            if file_sha256(path / name) != digest:
                 raise UserError(f"The checkpoint is damaged: {name} has another SHA-256 than recorded.", path, fix)
             tensors[name.removesuffix(".safetensors")] = load_file(path / name)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The checkpoint is damaged: {error!r}.", path, fix) from error
     return Checkpoint(path, tensors, state)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -33,7 +33,9 @@ from medvlp.methods._artifact import CONFIG as MODEL_CONFIG
 from medvlp.methods._artifact import save_model
 from medvlp.methods.base import Method
 from medvlp.models.average import Average
+from medvlp.models.weights import find_weights
 from medvlp.progress import progress_bar
+from medvlp.store.files import file_sha256
 from medvlp.track import Tracker, open_tracker, run_record
 from medvlp.track.base import RUN_ID_FILE, Status
 from medvlp.track.window import GRADIENT, Window
@@ -117,6 +119,9 @@ class _Training:
             "data_hash": self.data.hash,
             "tokenizer_hash": None if table is None else table.tokenizer.hash,
             "data": self.data.facts,
+            "started_from": self._started_from()
+            if checkpoint is None
+            else checkpoint.state["record"].get("started_from", {}),
         } | run_record()
         for name in ("data_hash", "tokenizer_hash"):
             if checkpoint is not None and checkpoint.state["record"][name] != record[name]:
@@ -126,6 +131,12 @@ class _Training:
                     "Give the same data, or start a new run with another run.dir.",
                 )
         return record
+
+    def _started_from(self) -> dict[str, str]:
+        """Return the SHA-256 of the weight file that each tower starts from; a fresh tower has none."""
+        method = self.config.method
+        folders = {"image": method.image.weights, "text": None if method.text is None else method.text.folder}
+        return {tower: file_sha256(find_weights(folder)) for tower, folder in folders.items() if folder is not None}
 
     def run(self) -> None:
         """Train to the last step and write the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import logging
@@ -107,6 +108,21 @@ def test_a_run_stopped_after_any_step_ends_with_the_same_bits(store, whole_run, 
     pretrain(tiny_store.config(store, run, data={"num_workers": step % 3}))
     assert_same_weights(run, whole_run)
     assert curve(run) == curve(whole_run)
+
+
+def test_the_weights_that_a_run_started_from_are_recorded_by_hash(store, whole_run, tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    assert load_model(whole_run / "model").record["started_from"] == {}
+    file = tmp_path / "start.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=0, in_chans=1, img_size=32).state_dict(), file)
+    expected = {"image": hashlib.sha256(file.read_bytes()).hexdigest()}
+    started = {"method": {"image": {"weights": str(file)}}}
+    run = pretrain(tiny_store.config(store, tmp_path / "run", train={"steps": 1}, **started))
+    assert load_model(run / "model").record["started_from"] == expected
+    pretrain(tiny_store.config(store, run, train={"steps": 2}))  # the file is no longer needed
+    assert load_model(run / "model").record["started_from"] == expected
 
 
 def test_the_callers_random_state_is_left_alone(store, tmp_path):
