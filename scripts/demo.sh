@@ -14,9 +14,9 @@ step "3/6 show and audit it"
 "$BIN/medvlp" data show "$DEMO/store" --html "$DEMO/store.html"
 "$BIN/medvlp" data audit "$DEMO/store" --json "$DEMO/audit.json" > "$DEMO/audit.txt"
 step "4/6 pre-train ConVIRT"
-"$BIN/medvlp" pretrain configs/pretrain/convirt_phantom.yaml data.store="$DEMO/store" run.dir="$DEMO/run"
+"$BIN/medvlp" pretrain configs/pretrain/convirt_phantom.yaml data.store="$DEMO/store" run.dir="$DEMO/convirt"
 step "5/6 run the benchmark"
-"$BIN/medvlp" bench run benchmarks/suites/phantom_mini.yaml --store "$DEMO/store" --encoder "$DEMO/run" --out "$DEMO/results"
+"$BIN/medvlp" bench run benchmarks/suites/phantom_mini.yaml --store "$DEMO/store" --encoder "$DEMO/convirt" --out "$DEMO/results"
 step "6/6 write the report"
 "$BIN/medvlp" bench report "$DEMO/results" --html "$DEMO/report.html"
 
@@ -25,6 +25,6 @@ cat <<END
 Done in $((SECONDS - start)) seconds.
   report       $DEMO/report.html     (open it in a browser)
   data         $DEMO/store.html      $DEMO/audit.txt
-  model        $DEMO/run/model
+  model        $DEMO/convirt/model
   MLflow       $BIN/mlflow ui --backend-store-uri sqlite:///$DEMO/mlflow.db
 END
