@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args
 
 from medvlp.bench.cells import Finished
@@ -118,7 +119,7 @@ class Schedule:
         """Return whether a cell in the folder belongs to this suite with its tasks, settings and stores as they are."""
         return tuple(cell.record["hashes"][key] for key in ("store", "task", "config")) in self._current
 
-    @property
+    @cached_property
     def _current(self) -> set[tuple[str, str, str]]:
         return {
             (self.suite.store_of(task.config).hash, task.config.sha256(), json_sha256(self.settings(task, protocol)))

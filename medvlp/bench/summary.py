@@ -90,8 +90,6 @@ def _write_failures(out: Path, scratch: Path, failures: Sequence[dict[str, Any]]
 
 
 def _write_examples(out: Path, scratch: Path, schedule: Schedule) -> None:
-    if (out / "examples" / "index.json").exists():
-        return
     stores = []
     for dataset, store in schedule.suite.stores.items():
         tests = []

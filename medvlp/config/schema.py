@@ -217,7 +217,7 @@ class LabelConfig(Config):
 
 
 class FineTuneConfig(Config):
-    """End-to-end training of encoder and linear head; the step with the best validation score is kept."""
+    """End-to-end training of encoder and linear head; the epoch with the best validation score is kept."""
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(32, ge=1)

@@ -227,11 +227,14 @@ def test_a_missing_store_names_the_data_set(store: Path, tmp_path: Path) -> None
 def test_a_changed_setting_makes_new_cells_and_leaves_the_old_out_of_the_tables(store: Path, tmp_path: Path) -> None:
     first = bench_store.suite(tmp_path, [{"protocols": ["knn"]}])
     run(first, store, tmp_path / "out", protocols=["knn"])
-    second = bench_store.suite(tmp_path, [{"protocols": ["knn"], "set": {"knn_k": [3]}}])
+    flipped = [{"name": "Well", "positive": "No Finding", "negative": "Pneumonia"}]
+    second = bench_store.suite(tmp_path, [{"protocols": ["knn"], "set": {"knn_k": [3]}}], labels=flipped)
     assert run(second, store, tmp_path / "out", protocols=["knn"]).done == 1
     assert len(finished_cells(tmp_path / "out")) == 2
     rows = json.loads((tmp_path / "out" / "aggregate.json").read_text())
     assert [len(row["cells"]) for row in rows if row["status"] == "ok" and row["protocol"] == "knn"] == [1] * 16
+    examples = json.loads((tmp_path / "out" / "examples" / "index.json").read_text())
+    assert {name for example in examples for name in example["labels"]} == {"Well"}
     clash = bench_store.suite(tmp_path, [{"protocols": ["knn"], "set": {"version": v}} for v in (2, 3)])
     with pytest.raises(UserError, match="Two entries set 'version'"):
         run(clash, store, tmp_path / "out")
