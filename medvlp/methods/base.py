@@ -6,6 +6,7 @@ the configured model input; constants come complete and checked from the method'
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -101,6 +102,18 @@ class Method(nn.Module, ABC):
     def objective(self, name: str) -> Mapping[str, Any]:
         """Return the weight and constants of a term."""
         return self.config.objectives[name]
+
+    def positive(self, name: str, constant: str) -> float:
+        """Return a constant of a term that must be above 0.
+
+        Raises:
+            UserError: It is not.
+        """
+        value = float(self.objective(name)[constant])
+        if not 0 < value < math.inf:
+            key = f"method.objectives.{name}.{constant}"
+            raise UserError(f"{key} is {value:g}.", key, "Give a number above 0.")
+        return value
 
     def texts_of(self, batch: Batch) -> TextBatch:
         """Return the batch's texts.

@@ -30,7 +30,7 @@ class ConVIRT(Method):
 
     def __init__(self, config: MethodConfig, vocab_size: int, pad_id: int, label_names: Sequence[str]) -> None:
         super().__init__(config, vocab_size, pad_id, label_names)
-        start = torch.tensor([-math.log(self.objective("info_nce")["temperature"])])
+        start = torch.tensor([-math.log(self.positive("info_nce", "temperature"))])
         if self.config.options["learn_temperature"]:
             self.log_scale = nn.Parameter(start)
         else:

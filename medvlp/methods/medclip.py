@@ -32,7 +32,7 @@ class MedCLIP(Method):
 
     def __init__(self, config: MethodConfig, vocab_size: int, pad_id: int, label_names: Sequence[str]) -> None:
         super().__init__(config, vocab_size, pad_id, label_names)
-        self.log_scale = nn.Parameter(torch.tensor([-math.log(self.objective("soft_label")["temperature"])]))
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(self.positive("soft_label", "temperature"))]))
 
     @property
     def logit_scale(self) -> torch.Tensor:

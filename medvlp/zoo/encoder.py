@@ -105,6 +105,10 @@ class Encoder:
     def encode_image(self, images: Iterable[Image]) -> Features:
         """Return the features of files and radiographs, in the order given.
 
+        Args:
+            images: Files are read by `preprocessing.stored`. A radiograph is taken as it was read: where that config is
+                not the default, read it by `medvlp.read_radiograph(path, encoder.preprocessing.stored)`.
+
         Raises:
             UserError: A file cannot be read.
         """

@@ -149,6 +149,13 @@ def test_batches_that_do_not_suit_are_refused() -> None:
         method("convirt", text=None)
 
 
+@pytest.mark.parametrize(("name", "term"), [("convirt", "info_nce"), ("medclip", "soft_label")])
+def test_a_temperature_that_is_none_is_refused(name: str, term: str) -> None:
+    for value in (0.0, -1.0, NAN):
+        with pytest.raises(UserError, match="Give a number above 0"):
+            method(name, objectives={term: {"temperature": value}})
+
+
 def test_unknown_constants_are_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'temperature'"):
         method("convirt", objectives={"info_nce": {"temperatur": 0.2}})
