@@ -220,6 +220,12 @@ def load_data(
             "train.batch_size / train.accumulate",
             f"Give a multiple of {world_size * config.train.accumulate}.",
         )
+    if batch < 2 and "reports" in needs:
+        raise UserError(
+            "In micro-batches of one sample there is no other to tell it from: nothing would be learnt.",
+            "train.batch_size / train.accumulate",
+            "Give a larger batch_size, or accumulate less.",
+        )
     if len(train) < batch:
         raise UserError(
             f"There are {len(train)} training images, fewer than one batch of {batch}.",

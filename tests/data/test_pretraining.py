@@ -173,6 +173,7 @@ def test_a_report_collection_gives_the_sentences(store, tmp_path):
         ({"data": {"labels": ["Pneumonai"]}}, UNPAIRED, "no label 'Pneumonai'. Did you mean 'Pneumonia'"),
         ({"data": {"reports": "x.tgz", "sentences": "reports"}}, PAIRED, "no use for data.reports and data.sentences"),
         ({"data": {"labels": ["Pneumonia"]}}, PAIRED, "no use for data.labels"),
+        ({"train": {"batch_size": 4, "accumulate": 4}}, PAIRED, "nothing would be learnt"),
         ({"train": {"batch_size": 64}}, PAIRED, "24 training images, fewer than one batch of 64"),
     ],
 )
