@@ -170,7 +170,8 @@ def methods_text(results: Results) -> list[str]:
     paragraphs = [
         f"Every score is computed from kept predictions on the test split. Intervals are {level} percentile intervals "
         f"of a bootstrap that resamples patients, not images{drawn}: all images of a patient enter or leave together. "
-        "Where a setting has several seeds or label subsets, the value is their mean.",
+        "Where a setting has several seeds or label subsets, the value is their mean, and they are drawn again in each "
+        "resample, too.",
         "Encoders are compared on the same test patients, pair by pair; p values are corrected for the number of "
         f"comparisons by Holm's method, and a difference counts as shown when the corrected p is below {alpha:g}. In "
         "the leaderboard, ≈ marks values whose interval overlaps that of the best: overlap is a coarse sign, the "

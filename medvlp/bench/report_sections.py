@@ -52,12 +52,15 @@ def headline(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]
         if protocol not in ("linear_probe", "fine_tune", "zero_shot"):
             continue
         label = lead_label(groups)
-        deltas = {g.setting.encoder: _delta(found, g, label) for g in groups}
+        # A baseline of another protocol stands beside for orientation; its difference belongs to its own protocol.
+        deltas = {g.setting.encoder: _delta(found, g, label) for g in groups if g.setting.protocol == protocol}
         rows: list[dict[str, Any]] = []
         for group in groups:
             score = group.score(found.primary, label)
             name = group.setting.encoder
-            rows.append({"group": group, "score": score, "delta": deltas[name], "style": strip_style(looks[name])})
+            beside = "" if group.setting.protocol == protocol else PROTOCOL_NAMES[group.setting.protocol]
+            row = {"group": group, "score": score, "delta": deltas.get(name), "style": strip_style(looks[name])}
+            rows.append(row | {"beside": beside})
         rows.sort(key=lambda row: -1.0 if row["score"] is None else row["score"].value, reverse=True)
         bounds = [v for row in rows if row["score"] for v in (row["score"].low, row["score"].high, row["score"].value)]
         differences = [v for d in deltas.values() if d for v in (d["low"], d["high"], d["value"])]

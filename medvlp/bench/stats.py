@@ -1,7 +1,8 @@
 """Scores over seeds and draws, and paired comparisons of encoders.
 
-Guarantee: an interval of a mean over draws is the interval of that mean in the resamples that all its cells share; a
-comparison pairs two encoders resample by resample, over the draws that both have. p values are corrected by Holm over
+Guarantee: an interval of a mean over draws covers the choice of test patients, which all its cells share in a
+resample, and the choice of training draws; a comparison pairs two encoders resample by resample, over the draws that
+both have. p values are corrected by Holm over
 all comparisons of the suite of one family: `macro` (one comparison per pair of encoders and setting), and `label`.
 """
 
@@ -51,8 +52,7 @@ def aggregate(cells: Iterable[Finished], alpha: float) -> list[dict[str, Any]]:
             metric, column = score["metric"], columns.index(score["label"])
             low, high, left_out = score["low"], score["high"], score["left_out"]
             if len(members) > 1:
-                means = np.mean([member.bootstrap[metric][:, column] for member in members], axis=0)
-                bounds = interval(means, alpha)
+                bounds = interval(_over_draws([member.bootstrap[metric][:, column] for member in members]), alpha)
                 low, high, left_out = bounds.low, bounds.high, bounds.left_out
             value = float(values.mean())
             rows.append(
@@ -217,7 +217,19 @@ def _mean_resamples(cells: list[Finished], draws: list[int], column: int) -> np.
     means = [
         np.mean([cell.bootstrap[COMPARED][:, column] for cell in members], axis=0) for members in _by_draw(cells, draws)
     ]
-    return np.mean(means, axis=0)
+    return _over_draws(means)
+
+
+def _over_draws(resamples: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean over draws `[r]` in each resample, with the draws themselves drawn again.
+
+    Another few training samples would have given another mean: an interval over patients alone would hide that. Which
+    draws enter a resample depends on the two counts alone, so that both sides of a comparison share them.
+    """
+    values = np.stack(resamples)
+    count, number = values.shape
+    chosen = np.random.default_rng(count).integers(0, count, size=(number, count))
+    return values[chosen, np.arange(number)[:, None]].mean(axis=1)
 
 
 def _delong(cells_a: list[Finished], cells_b: list[Finished], label: str, alpha: float) -> float | None:

@@ -22,7 +22,7 @@ from medvlp.config.base import json_sha256
 from medvlp.errors import UserError
 from medvlp.store.files import write_atomic
 
-COLUMNS = ("task", "protocol", "labels", "encoder", "AUROC", "95 % interval", "n", "cells")
+COLUMNS = ("task", "protocol", "labels", "encoder", "AUROC", "interval", "n", "cells")
 FAILURES = "failures.jsonl"
 
 
