@@ -98,7 +98,7 @@ def wrap(method: Method, config: TrainConfig, where: Processes) -> nn.Module:
         mesh = init_device_mesh(where.device.type, (where.world_size,))
         for tower in (method.image_encoder, method.text_encoder):
             if any(parameter.requires_grad for parameter in tower.parameters()):
-                # The text tower runs twice a step, and torch 2.11 fails in backward if its weights were freed in between.
+                # The text tower runs twice a step; torch 2.11 fails in backward if its weights were freed in between.
                 fully_shard(tower, mesh=mesh, reshard_after_forward=False)
         fully_shard(method, mesh=mesh)
         return method
