@@ -1,7 +1,7 @@
 """Progress of long work, on standard error, so that standard output stays for results.
 
 Guarantee: on a terminal one live bar with speed and time left; elsewhere (a log file, CI) one line at the start and the
-end.
+end. Where only warnings are logged there is none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def progress_bar(description: str, total: int, unit: str = "items") -> Iterator[
     """
     started = time.perf_counter()
     done = 0
-    if not sys.stderr.isatty():
+    # Only `medvlp --quiet`, or the second process of a training, sets the package's own level above INFO.
+    if not sys.stderr.isatty() or logging.getLogger("medvlp").level > logging.INFO:
         logger.info("%s: %d %s", description, total, unit)
 
         def count_only(count: int = 1, **facts: object) -> None:

@@ -15,6 +15,7 @@ import typer
 
 import medvlp
 from medvlp.cli import bench, config, data, models, phantom
+from medvlp.cli._common import first_process
 from medvlp.cli.doctor import doctor
 from medvlp.errors import UserError
 
@@ -50,7 +51,7 @@ def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
 ) -> None:
     """Options of every verb."""
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    level = logging.DEBUG if verbose else logging.WARNING if quiet or not first_process() else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("medvlp")
@@ -65,6 +66,8 @@ _DISK = {
     errno.EACCES: ("Permission was denied.", "Change the permissions, or choose another folder."),
 }
 
+_INTERRUPTED = 130  # typer's exit status after Ctrl-C
+
 
 def main() -> None:
     """Run the command line; the entry point of the `medvlp` script."""
@@ -73,13 +76,14 @@ def main() -> None:
     except UserError as error:
         _fail(error)
     except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        what, fix = _DISK[error.errno]
+        other = (f"The file system refused: {error.strerror or error}.", "Check the path and what is there.")
+        what, fix = _DISK.get(error.errno or 0, other)
+        logging.getLogger("medvlp").debug("Where this happened:", exc_info=True)
         _fail(UserError(what, error.filename or "", fix))
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. Run the same command again to go on from the last saved state.\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            sys.stderr.write("Interrupted. Run the same command again; what is finished is kept.\n")
+        raise
 
 
 def _fail(error: UserError) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -31,5 +33,17 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def say(text: str) -> None:
-    """Print a line of results on standard output."""
-    typer.echo(text)
+    """Print a line of results on standard output, once also under torchrun."""
+    if first_process():
+        typer.echo(text)
+
+
+def say_next(*commands: Sequence[object]) -> None:
+    """Print commands to run next, quoted for the shell so that they can be pasted."""
+    for position, words in enumerate(commands):
+        say(("      " if position else "Next: ") + shlex.join(str(word) for word in words))
+
+
+def first_process() -> bool:
+    """Return whether this process is the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvlp.cli._common import print_table, say
+from medvlp.cli._common import print_table, say, say_next
 
 app = typer.Typer(
     help="Judge encoders by one benchmark: every number with its interval and its hashes.", no_args_is_help=True
@@ -29,7 +29,7 @@ def run(
     mlflow: Annotated[bool, typer.Option(help="Track in MLflow.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Run a suite; cells that exist are kept, a failed cell never stops the others."""
+    """Run a suite; cells that exist are kept, a failed cell never stops the others, but ends in exit status 1."""
     from medvlp.bench.runner import run_suite
     from medvlp.config.load import load_config
     from medvlp.config.schema import SuiteConfig, TrackConfig
@@ -48,7 +48,9 @@ def run(
     say(f"{summary.done} cells done, {summary.kept} kept from before, {summary.failed} failed, in {out}")
     if summary.failed:
         say(f"Reasons of the failures: {out / 'failures.jsonl'}")
-    say(f"Next: medvlp bench report {out} --html report.html")
+    say_next(["medvlp", "bench", "report", out, "--html", "report.html"])
+    if summary.failed:
+        raise typer.Exit(1)
 
 
 @app.command("report", epilog="Example: medvlp bench report results --html report.html")

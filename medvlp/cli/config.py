@@ -15,9 +15,13 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="YAML file; shipped on
 @app.command("check", epilog="Example: medvlp config check configs/pretrain/medclip_nih_iu.yaml train.steps=100")
 def check(file: File, overrides: Overrides = None) -> None:
     """List every mistake of a configuration; exit status 1 if there is one."""
+    from medvlp.bench.suite import resolve_tasks
     from medvlp.config.load import check_config
+    from medvlp.config.schema import SuiteConfig
 
     loaded = check_config(file, overrides or [])
+    if isinstance(loaded.config, SuiteConfig):
+        resolve_tasks(loaded.config)
     say(f"{file}: no mistakes")
     if loaded.missing:
         say(f"Still to be given when it is run: {', '.join(loaded.missing)}")

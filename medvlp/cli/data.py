@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medvlp.cli._common import Overrides, print_table, say
+from medvlp.cli._common import Overrides, print_table, say, say_next
+from medvlp.errors import UserError
 
 app = typer.Typer(help="Prepare data sets, look at them, and audit them for leaks and shortcuts.", no_args_is_help=True)
 
@@ -33,7 +35,9 @@ def prepare(
     if summary.quarantined:
         say(f"{summary.quarantined} left out, with reasons: {summary.store / 'quarantine.jsonl'}")
     say(f"Store hash: {summary.hash}")
-    say(f"Next: medvlp data audit {summary.store}    medvlp data show {summary.store} --html store.html")
+    say_next(
+        ["medvlp", "data", "audit", summary.store], ["medvlp", "data", "show", summary.store, "--html", "store.html"]
+    )
 
 
 @app.command("audit", epilog="Example: medvlp data audit stores/nih stores/phantom --json audit.json")
@@ -52,7 +56,16 @@ def audit(
     for finding in report.findings:
         say(f"- {finding}")
     if json_file is not None:
-        json_file.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+        part = json_file.with_name(f".{json_file.name}.part")
+        try:
+            part.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+            part.replace(json_file)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise UserError(
+                f"The report cannot be written: {error.strerror}.", json_file, "Choose another file for --json."
+            ) from error
         say(f"The whole report is in {json_file}")
 
 

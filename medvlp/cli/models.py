@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvlp.cli._common import Overrides, say
+from medvlp.cli._common import Overrides, say, say_next
 
 PRETRAIN_EXAMPLE = (
     "Example: medvlp pretrain configs/pretrain/medclip_nih_iu.yaml data.store=stores/nih "
@@ -28,10 +28,30 @@ def pretrain(
     from medvlp.config.schema import PretrainConfig
     from medvlp.train import pretrain as run
 
-    folder = run(load_config(file, overrides or [], PretrainConfig))
+    config = load_config(file, overrides or [], PretrainConfig)
+    folder = run(config)
     say(f"The model is in {folder / 'model'}, its curves in {folder / 'metrics.jsonl'}")
-    say(f"Next: medvlp bench run SUITE --store STORE --encoder {folder} --out RESULTS")
-    say(f"      medvlp embed {folder} x.dcm --out features.parquet")
+    judge = ["medvlp", "bench", "run", _suite_for(config.data.store), "--store", config.data.store]
+    say_next(
+        [*judge, "--encoder", folder, "--out", f"{folder}-results"],
+        ["medvlp", "embed", folder, "IMAGES", "--out", "features.parquet"],
+    )
+
+
+def _suite_for(store: Path) -> str:
+    """Return the first shipped suite whose tasks all run on the data set of a store."""
+    from medvlp.bench.suite import resolve_tasks
+    from medvlp.config.load import load_config
+    from medvlp.config.resources import shipped
+    from medvlp.config.schema import SuiteConfig
+    from medvlp.store.array_store import Store
+
+    dataset = Store.open(store).dataset
+    for file in sorted(shipped("benchmarks/suites").glob("*.yaml")):
+        tasks = resolve_tasks(load_config(file, (), SuiteConfig))
+        if {task.dataset for task in tasks.values()} == {dataset}:
+            return f"benchmarks/suites/{file.name}"
+    return "SUITE"
 
 
 def embed(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medvlp.cli._common import say
+from medvlp.cli._common import say, say_next
 
 app = typer.Typer(
     help="Synthetic chest studies: volumes, radiographs, masks, boxes and reports that agree.", no_args_is_help=True
@@ -28,4 +28,4 @@ def write(
 
     write_phantom(out, studies, seed, size=size, num_workers=workers, volumes=volumes)
     say(f"{studies} phantom studies are in {out}")
-    say(f"Next: medvlp data prepare phantom --root {out} --out STORE")
+    say_next(["medvlp", "data", "prepare", "phantom", "--root", out, "--out", f"{out}-store"])

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from medvlp.config.base import Config
 from medvlp.config.methods import expand_method, merge_method
 from medvlp.config.resources import locate
-from medvlp.config.schema import KINDS
+from medvlp.config.schema import KINDS, MethodConfig
 from medvlp.config.tree import Tree, merge, parse_override, read_yaml
 from medvlp.errors import UserError, nearest
 
@@ -119,7 +119,7 @@ def check_config(
         raise UserError(
             _counted([f"{where}: {line}" for line in mistakes]),
             where,
-            "Mend them all; `medvlp config show FILE` prints every key.",
+            _how_to_mend(schema),
         )
     return Loaded(config, tuple(missing))
 
@@ -128,6 +128,8 @@ def _schema(tree: Tree, where: object, kind: type[Config] | None) -> type[Config
     named = tree.get("kind")
     if named is None and kind is not None:
         return kind
+    if named is None and {"name", "objectives"} <= set(tree):
+        return MethodConfig  # the declaration of a method, as in configs/methods
     if named not in KINDS:
         hint = nearest(str(named), list(KINDS)) if named is not None else ""
         raise UserError(f"The key 'kind' is {named!r}.{hint}", where, f"Write kind: and one of {', '.join(KINDS)}.")
@@ -137,6 +139,15 @@ def _schema(tree: Tree, where: object, kind: type[Config] | None) -> type[Config
             f"This is a file of kind '{named}', not '{wanted}'.", where, f"Give a file with kind: {wanted}."
         )
     return KINDS[named]
+
+
+def _how_to_mend(schema: type[Config]) -> str:
+    example = {
+        "pretrain": "configs/pretrain/medclip_nih_iu.yaml",
+        "suite": "benchmarks/suites/nih_mini.yaml",
+        "task": "benchmarks/tasks/nih_pneumonia.yaml",
+    }.get(next((kind for kind, known in KINDS.items() if known is schema), ""))
+    return "Mend them all." + (f" `medvlp config show {example}` prints every key." if example else "")
 
 
 def _counted(lines: list[str]) -> str:

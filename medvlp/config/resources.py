@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import medvlp
-from medvlp.errors import UserError
+from medvlp.errors import UserError, nearest
+
+_YAML = ("configs", "benchmarks/suites", "benchmarks/tasks")
 
 
 def shipped_root() -> Path:
@@ -34,8 +36,10 @@ def locate(path: str | Path) -> Path:
         return given
     if not given.is_absolute() and shipped(str(given)).exists():
         return shipped(str(given))
-    folder = shipped(str(given.parent)) if not given.is_absolute() else given.parent
-    near = sorted(p.name for p in folder.glob("*.yaml")) if folder.is_dir() else []
+    there = sorted(str(p) for p in given.parent.glob("*.yaml") if not p.name.startswith("."))
+    ours = sorted(str(p.relative_to(shipped_root())) for top in _YAML for p in shipped(top).rglob("*.yaml"))
+    close = [p for p in ours if Path(p).stem == given.stem] or [p for p in ours if Path(p).parent == given.parent]
+    near = close or there or ours
     raise UserError(
-        f"There is no file '{path}'.", given.absolute(), f"There are: {', '.join(near)}." if near else "Check the path."
+        f"There is no file '{path}'.{nearest(str(path), near)}", given.absolute(), f"There are: {', '.join(near)}."
     )

@@ -98,6 +98,7 @@ def _write(
         "record": record,
     }
     (part / CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (part / WEIGHTS).chmod((part / CONFIG).stat().st_mode)  # safetensors writes for the owner alone
     (part / PREPROCESSING).write_text(preprocessing.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(part / TOKENIZER)

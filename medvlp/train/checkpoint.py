@@ -72,6 +72,7 @@ def save_checkpoint(
         written = {"format": FORMAT, "step": step, "files": files} | state
         (part / STATE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for file in part.iterdir():
+            file.chmod((part / STATE).stat().st_mode)  # safetensors writes for the owner alone
             _flush(file)
         _flush(part)
         if target.exists():

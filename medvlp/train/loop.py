@@ -42,7 +42,7 @@ from medvlp.track.window import GRADIENT, Window
 from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from medvlp.train.distributed import Processes, processes, shard_like, whole, without_sync, wrap
 from medvlp.train.optim import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
-from medvlp.train.resume import check_same_run
+from medvlp.train.resume import check_free, check_same_run
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ class _Training:
             raise UserError("The ranks see different checkpoints.", self.folder, "Put run.dir on a shared file system.")
         if checkpoint is not None:
             check_same_run(config, checkpoint)
+        elif where.main:
+            check_free(self.folder, CONFIG, MODEL_FOLDER)
         self.data = self._load_data(kind, resumed=checkpoint is not None)
         self.record = self._record(checkpoint)
         self.step = 0 if checkpoint is None else checkpoint.step
@@ -140,7 +142,7 @@ class _Training:
 
     def run(self) -> None:
         """Train to the last step and write the model."""
-        config, steps = self.config, self.config.train.steps
+        steps = self.config.train.steps
         if self.step >= steps and self.where.share(self._is_complete()):
             logger.info("The run is complete at step %d; a larger train.steps goes on.", self.step)
             return
@@ -163,10 +165,7 @@ class _Training:
         finally:
             if tracker is not None:
                 tracker.finish(status)
-        logger.info(
-            "%d steps done. Model: %s. Curve: %s.", steps, self.folder / MODEL_FOLDER, self.folder / "metrics.jsonl"
-        )
-        logger.info("Next: medvlp bench run SUITE --store STORE --encoder %s --out RESULTS", config.run.dir)
+        logger.info("%d steps done.", steps)
 
     def _is_complete(self) -> bool:
         """Return whether the model of the newest checkpoint is written: a kill may have come between the two."""

@@ -6,11 +6,13 @@ and saved may change. Data are compared by their hash, not by their path.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from medvlp.config.schema import PretrainConfig
+from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
 from medvlp.train.checkpoint import Checkpoint
 
@@ -32,6 +34,26 @@ FREE = (
     "track",
 )
 """Keys that may differ. The learning-rate schedule of a longer run is that of its new `train.steps` from there on."""
+
+
+def check_free(folder: Path, config: str, model: str) -> None:
+    """Raise `UserError` if a run that starts anew in `folder` would replace what is there.
+
+    Args:
+        folder: `run.dir`; it holds no checkpoint.
+        config: File name of a run's configuration.
+        model: Folder name of a run's model.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError("run.dir must be a folder, but there is a file of this name.", folder, "Set another run.dir.")
+    if (folder / model).exists():
+        raise UserError(
+            "run.dir holds a model but no checkpoint to go on from; a new run would replace the model.",
+            folder / model,
+            "Set another run.dir, or move the model away.",
+        )
+    if (folder / config).exists() and read_yaml(folder / config).get("kind") != "pretrain":
+        raise UserError(f"run.dir holds a {config} that is not of a run.", folder / config, "Set another run.dir.")
 
 
 def check_same_run(config: PretrainConfig, checkpoint: Checkpoint) -> None:
