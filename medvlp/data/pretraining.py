@@ -185,6 +185,8 @@ def load_data(
         found = ", ".join(
             f"{name} ({number})" for name, number in zip(*np.unique(split, return_counts=True), strict=True)
         )
+        if not found:
+            raise UserError("The store has no image.", data.store, "Use a store of a data set with images.")
         raise UserError(f"The split '{data.split}' has no image. There are: {found}.", data.store, "Set data.split.")
     unpaired_text = "reports" in needs and not paired
     label_names, labels = image_labels(store, data.labels, to_findings=unpaired_text)

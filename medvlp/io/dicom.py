@@ -206,7 +206,9 @@ def _choose_frame(frames: int, path: Path, config: StoredImageConfig) -> int:
         raise ValueError(f"it declares {frames} frames")
     if config.frame is None and frames > 1:
         raise UserError(
-            f"The DICOM file has {frames} frames.", path, "Set image.frame to the one to use (0 is the first)."
+            f"The DICOM file has {frames} frames.",
+            path,
+            "Save the frame to use as a file of its own, or prepare a store with image.frame (0 is the first).",
         )
     if config.frame is not None and config.frame >= frames:
         what = f"Frame {config.frame} was asked for, but the DICOM file has {frames}."

@@ -62,7 +62,7 @@ class Source(ABC):
             raise UserError(
                 f"The root of {self.name} does not exist.",
                 self.root,
-                "Give the folder of the raw data set with --root.",
+                "Check the path: it must be the folder or the archive of the raw data set.",
             )
         self.card: Card = load_card(self.name)
         self.problems: list[Problem] = []

@@ -135,7 +135,11 @@ def _cell(probe: dict[str, Any] | None) -> str:
 
 def findings(report: AuditReport, probes: Sequence[Probe]) -> list[str]:
     """Return what the report means, in plain sentences: leaks, then shortcuts, the worst first."""
-    return [*_leaks(report), *_shortcuts(probes)] or ["No leak between splits or stores and no shortcut was found."]
+    found = [*_leaks(report), *_shortcuts(probes)]
+    if not any(probe["auroc"] is not None for probe in report.probes):
+        none = "" if found else "No leak between splits or stores was found. "
+        return [*found, f"{none}Shortcuts could not be looked for: no label has enough images of both kinds."]
+    return found or ["No leak between splits or stores and no shortcut was found."]
 
 
 def _leaks(report: AuditReport) -> list[str]:

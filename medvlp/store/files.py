@@ -43,7 +43,7 @@ def writing(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in _REFUSED or isinstance(error, NotADirectoryError | FileExistsError):
             raise UserError(
-                f"The store cannot be written: {error.strerror}.",
+                f"The file or folder cannot be written: {error.strerror}.",
                 path,
                 "Choose another --out, or make the folder writable.",
             ) from error

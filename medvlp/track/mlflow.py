@@ -137,11 +137,11 @@ class MlflowRun:
     def _connect(self) -> None:
         for variable, value in _ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
+        for noisy in ("mlflow", "alembic"):  # after the import, which sets its own levels
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         uri = tracking_uri(self.config, self.folder)
         client = MlflowClient(uri)
         params = self.params

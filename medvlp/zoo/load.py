@@ -52,7 +52,7 @@ def _run(path: Path, device: str) -> Encoder:
         started = (path / "checkpoints").is_dir() or (path / "config.yaml").is_file()
         raise UserError(
             "The run has no finished model." if started else "The folder is neither a run nor a model.",
-            folder,
+            path,
             "Run the same `medvlp pretrain` command again: it resumes and writes model/ at its end."
             if started
             else f"Use one of: {FORMS}.",
