@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from medvlp.sources.phantom.grid import Grid, coarse_noise, mix, soft
 from medvlp.sources.phantom.mediastinum import AIR, great_vessels, heart_of, paint_airways
 from medvlp.sources.phantom.patient import Patient, Posture
-from medvlp.sources.phantom.skeleton import Break, paint_skeleton
+from medvlp.sources.phantom.skeleton import Break, paint_skeleton, spine_x
 from medvlp.sources.phantom.vessels import paint_vessels
 
 LUNG, FAT, MUSCLE, BLOOD, HEART, LIVER, BOWEL = -840.0, -100.0, 50.0, 50.0, 45.0, 60.0, 35.0
@@ -60,6 +60,18 @@ class Shape:
         return x, y, c
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A device: its HU in the volume (`added` in `box`) and the points it is made of, finer than voxels."""
+
+    box: tuple[slice, slice, slice]
+    added: Float[np.ndarray, "d h w"]
+    points: Float[np.ndarray, "n 3"]
+    """Template mm."""
+    weights: Float[np.ndarray, " n"]
+    """HU x mm³ (template) of each point."""
+
+
 @dataclass
 class Anatomy:
     """The volume in HU and the parts that findings need."""
@@ -80,6 +92,8 @@ class Anatomy:
     apex: float
     sides: dict[str, slice] = field(default_factory=dict)
     """Side -> its columns (axis w)."""
+    devices: list[Placed] = field(default_factory=list)
+    """What devices added, in the order of painting."""
 
 
 def _ramp(value: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -134,10 +148,12 @@ def _breasts(grid: Grid, patient: Patient, front: np.ndarray, hu: np.ndarray) ->
         box = grid.box((x0 - wide, 0, z0 - tall), (x0 + wide, 140, z0 + 2.6 * tall))
         x, y, z = grid.local(box)
         off = ((x - x0) / wide) ** 2 + ((z - z0) / np.where(z < z0, tall, 2.5 * tall)) ** 2
-        bulge = 33 * size**0.8 * np.clip(1 - off, 0, 1)
-        share = soft((front[box[0], :, box[2]] + bulge - y).astype(np.float32), 3.0) * (y > 0)
+        bulge = 37 * size**0.8 * np.clip(1 - off, 0, 1) ** 1.15
+        # The bulge starts under the skin, so that it leaves the wall without a step.
+        share = soft((front[box[0], :, box[2]] - 9 + bulge - y).astype(np.float32), 4.0) * (y > 0)
+        gland = np.clip(bulge / 22, 0, 1) * (40 + 25 * size)
         part = hu[box]
-        np.maximum(part, AIR + share * (-AIR - 45 + 20 * size), out=part, where=np.broadcast_to(bulge > 0, part.shape))
+        np.maximum(part, AIR + share * (FAT - AIR + gland).astype(np.float32), out=part)
 
 
 def _diaphragm(grid: Grid, patient: Patient, posture: Posture, changes: Changes) -> tuple[np.ndarray, dict[str, float]]:
@@ -156,7 +172,27 @@ def _diaphragm(grid: Grid, patient: Patient, posture: Posture, changes: Changes)
     return height.astype(np.float32), domes
 
 
-def _lungs(grid: Grid, shape: Shape, diaphragm: np.ndarray, apex: float) -> tuple[np.ndarray, np.ndarray]:
+def _medial(grid: Grid, patient: Patient, shape: Shape) -> np.ndarray:
+    """Return how far from the middle each lung begins: behind the sternum, beside the great vessels, beside the spine."""
+    x, y, z = grid.x, grid.y, grid.z
+    heights = [-100, -50, 0, 28, 55, 80, 105, 130]
+    right = np.interp(z, heights, [15, 14, 19, 31, 29, 27, 31, 38])
+    left = np.interp(z, heights, [16, 15, 21, 22, 23, 26, 30, 37])
+    phase = 40 * patient.heart + 9 * patient.scoliosis
+    right = right + 2.4 * np.sin(z / 19 + phase) + spine_x(z, patient)
+    left = left + 2.4 * np.sin(z / 23 + 1.7 * phase) - spine_x(z, patient)
+    middle = np.where(x > 0, right, left)
+    front = _ramp(y - shape.centre_y, 28, 66) * (0.55 + 0.45 * _ramp(z, -30, 20))
+    back = 1 - _ramp(y, -72, -30)
+    behind = 11 + np.clip((-y - 40) * 0.55, 0, 27) + 1.2 * np.sin(z / 11 + phase) * np.sign(x)
+    behind = behind + np.sign(x) * spine_x(z, patient)
+    medial = middle + back * (behind - middle)
+    return medial + front * (5 - medial)
+
+
+def _lungs(
+    grid: Grid, patient: Patient, shape: Shape, diaphragm: np.ndarray, apex: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the signed distances to the chest wall and to the whole pleura."""
     x, y, z = grid.x, grid.y, grid.z
     wall = (1 - (np.abs(x) / shape.wall_x) ** 2.5 - (np.abs(y - shape.centre_y) / shape.wall_y) ** 2.3).astype(
@@ -164,10 +200,7 @@ def _lungs(grid: Grid, shape: Shape, diaphragm: np.ndarray, apex: float) -> tupl
     )
     wall *= (0.42 * (shape.wall_x + shape.wall_y) / 2).astype(np.float32)
     rise = np.clip((z - 15) / (apex - 15), 0, 1)
-    front = _ramp(y - shape.centre_y, 10, 60)
-    back = 1 - _ramp(y, -50, -34)
-    medial = 13 + 9 * back - 4 * front + 5 * _ramp(z, 40, 80) * (1 - back)
-    medial = 50 - (50 - medial) * np.sqrt(np.maximum(1 - rise**5, 0))
+    medial = 50 - (50 - _medial(grid, patient, shape)) * np.sqrt(np.maximum(1 - rise**5, 0))
     depth = np.minimum(wall, np.abs(x) - medial.astype(np.float32))
     np.minimum(depth, 0.85 * (z - diaphragm[None]), out=depth)
     np.minimum(depth, apex - z, out=depth)
@@ -195,7 +228,7 @@ def _lobes(grid: Grid, depth: np.ndarray, hu: np.ndarray, inside: np.ndarray) ->
         for level, share in ((low[k], 1 - (at[k] - low[k])), (low[k] + 1, at[k] - low[k])):
             good = (level >= 0) & (level < size)
             d, h, w = level[good], rows[good], columns[good]
-            hu[d, h, w] += (inside[d, h, w] * share[good] * (260.0 if k else 130.0)).astype(np.float32)
+            hu[d, h, w] += (inside[d, h, w] * share[good] * (110.0 if k else 60.0)).astype(np.float32)
     lobes[depth <= 0] = 0
     return lobes
 
@@ -243,7 +276,7 @@ def build(
     hu = np.full((grid.size,) * 3, AIR, np.float32)
     _body(grid, patient, shape, hu)
     diaphragm, domes = _diaphragm(grid, patient, posture, changes)
-    wall, depth = _lungs(grid, shape, diaphragm, apex)
+    wall, depth = _lungs(grid, patient, shape, diaphragm, apex)
 
     floor = np.clip(soft(diaphragm[None] - grid.z, 4.0), 0, 1)
     cavity = soft(wall, 3.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from medvlp.sources.phantom.anatomy import Anatomy
+from medvlp.sources.phantom.anatomy import Anatomy, Placed
 from medvlp.sources.phantom.findings import Finding
 from medvlp.sources.phantom.grid import path_tubes, smooth_path
 from medvlp.sources.phantom.mediastinum import CARINA, airways
@@ -77,12 +77,12 @@ def _generator(a: Anatomy, f: Finding) -> tuple[np.ndarray, np.ndarray]:
     sign = 1.0 if f.side == "right" else -1.0
     pacemaker = f.kind == "pacemaker"
     x0, z0, wide, tall = (88.0, 60.0, 24.0, 20.0) if pacemaker else (76.0, 48.0, 12.0, 12.0)
-    u, v = np.meshgrid(np.linspace(-1, 1, 44), np.linspace(-1, 1, 44))
+    u, v = np.meshgrid(np.linspace(-1, 1, 150), np.linspace(-1, 1, 150))
     inside = (np.abs(u) ** 3 + np.abs(v) ** 3 <= 1) & (pacemaker | ((u * u + v * v) > 0.2))
     u, v = u[inside], v[inside]
     x, z = sign * x0 + wide * u, z0 + tall * v
     points = np.stack([x, np.full_like(x, _front(a, x0, z0)) - 0.12 * wide * u * sign, z], axis=1)
-    area = 4 * wide * tall / 44**2
+    area = 4 * wide * tall / 150**2
     return points, np.full(len(points), area * (9.0 if pacemaker else 6.0) * (6500.0 if pacemaker else 3500.0))
 
 
@@ -96,14 +96,17 @@ def paint_device(
     """
     points, weights = [], []
     for path, radius, hu in _pieces(a, f, rng):
-        p, w = path_tubes(path, radius, 1.8)
+        p, w = path_tubes(path, radius, 0.7)
         points.append(p)
         weights.append(w * hu)
     if f.kind in ("pacemaker", "port"):
         p, w = _generator(a, f)
         points.append(p)
         weights.append(w)
-    box, added = a.grid.splat(np.concatenate(points), np.concatenate(weights) / a.grid.voxel)
+    every, mass = np.concatenate(points), np.concatenate(weights)
+    box, added = a.grid.splat(every, mass / a.grid.voxel)
     part = a.hu[box]
+    before = part.copy()
     np.minimum(part + added, np.maximum(part, _MOST), out=part)
+    a.devices.append(Placed(box, part - before, every, mass))
     return box, added

@@ -117,7 +117,11 @@ def _pneumothorax(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Gener
     x, y, z = a.grid.local(box)
     reach = np.clip((z + 40 + 90 * f.severity) / 110, 0.0, 1.0)
     thick = (9 + 48 * f.severity**1.3) * reach * (1 - 0.12 * np.clip(np.abs(y) / 80, 0, 1))
-    edge = np.minimum(0.9 * (a.shape.wall_x - np.abs(x)), 0.8 * (a.apex - z))
+    # The distance from the side wall follows its curve from back to front, and runs smoothly into that from the apex.
+    round_y = np.clip(1 - (np.abs(y - a.shape.centre_y) / a.shape.wall_y) ** 2.3, 0, 1) ** 0.4
+    beside = 0.9 * (a.shape.wall_x * round_y - np.abs(x))
+    above = 0.8 * (a.apex - z - 20 * ((np.abs(x) - 56) / 45) ** 2)
+    edge = -7 * np.logaddexp(-beside / 7, -above / 7)
     gap = (thick - edge).astype(np.float32)
     free = soft(gap, 2.5) * (lung > 0.3)
     line = np.clip(1 - np.abs(gap + 1.5) / 2.4, 0, 1) * (lung > 0.5) * (thick > 4)

@@ -31,7 +31,7 @@ def heart_of(
         floor: Mean height of the domes of the diaphragm.
     """
     size = patient.heart * enlarge
-    drop = 0.55 * (floor + 88)
+    drop = 0.75 * (floor + 88)
     turn = 0.62 + patient.heart_turn + 0.008 * posture.breath
     axis = np.array([-np.cos(turn) * 0.92, 0.36, -np.sin(turn)])
     axis /= np.linalg.norm(axis)
@@ -66,8 +66,8 @@ def great_vessels(grid: Grid, patient: Patient) -> tuple[Slices, Float[np.ndarra
             (12 * s, 20, 5),
             (13 * s, 12, 34),
             (0, -4, 50 * s),
-            (-20 * s, -26, 46 * s),
-            (-23 * s, -44, 22),
+            (-25 * s, -24, 46 * s),
+            (-26 * s, -44, 22),
             (-21 * s, -52, -30),
             (-15, -52, -90),
             (-8, -50, -170),

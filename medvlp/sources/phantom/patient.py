@@ -103,7 +103,7 @@ def sample_patient(seed: int, patient: int) -> Patient:
         scale=(
             float(size * rng.normal(1, 0.025)),
             float(size * rng.normal(1, 0.03)),
-            float(size * rng.normal(1, 0.03)),
+            float(size * rng.normal(0.96, 0.03)),
         ),
         fat=fat,
         muscle=float(np.clip(rng.normal(1.05 if male else 0.88, 0.1), 0.7, 1.4)),
@@ -135,6 +135,8 @@ class Posture:
     """Slope of the central beam against the patient's y axis along x and z: rotation and lordotic tilt."""
     offset: tuple[float, float]
     """Shift of the image field along x and z, template mm."""
+    zoom: float
+    """Image field over the extent of the volume."""
 
 
 def sample_posture(seed: int, index: int, sick: float) -> Posture:
@@ -147,4 +149,5 @@ def sample_posture(seed: int, index: int, sick: float) -> Posture:
         breath=float(np.clip(rng.normal(8 if bedside else 0, 7), -10, 24)),
         turn=(float(rng.normal(0, 0.045 if bedside else 0.02)), float(rng.normal(-0.07 if bedside else 0, 0.035))),
         offset=(float(rng.normal(0, 4)), float(rng.normal(0, 5))),
+        zoom=float(rng.uniform(0.89, 0.98)),
     )

@@ -51,11 +51,11 @@ class View:
 def views_of(posture: Posture) -> list[View]:
     """Return the exposures of a study: one frontal view, and a lateral where the posture has one."""
     if posture.view == "PA":
-        views = [View("PA", 1830.0, 30.0, posture.turn, posture.offset, 1.04)]
+        views = [View("PA", 1830.0, 30.0, posture.turn, posture.offset, posture.zoom)]
     else:
-        views = [View("AP", 1050.0, 30.0, posture.turn, posture.offset, 1.05)]
+        views = [View("AP", 1050.0, 30.0, posture.turn, posture.offset, posture.zoom + 0.03)]
     if posture.lateral:
-        views.append(View("LATERAL", 1830.0, 30.0, (0.0, 0.0), (0.0, posture.offset[1]), 1.08))
+        views.append(View("LATERAL", 1830.0, 30.0, (0.0, 0.0), (0.0, posture.offset[1]), posture.zoom + 0.02))
     return views
 
 
@@ -140,9 +140,53 @@ def line_integral(
 ) -> Float[np.ndarray, "size size"]:
     """Return the integral of attenuation (1/mm) along the ray through each detector pixel."""
     image = _project(mu, grid, view, size, slab_mm, True, None)
+    # Cubic interpolation leaves the voxel raster visible where pixels are finer than voxels.
+    raster = 0.45 * size / (grid.size * view.zoom)
+    image = cv2.GaussianBlur(image, (0, 0), raster) if raster > 0.3 else image
     at = (np.arange(size) - size / 2 + 0.5) * pixel_mm(grid, view, size) / view.distance
     image *= np.sqrt(1 + at[:, None] ** 2 + at[None, :] ** 2).astype(np.float32)
     return np.maximum(image, 0)
+
+
+def arms_away(grid: Grid) -> Float[np.ndarray, "d 1 w"]:
+    """Return the share (0 to 1) of each voxel that stays for a lateral, for which the arms are raised out of the field."""
+    width = np.interp(grid.z, [0, 60, 120], [172, 166, 140]).astype(np.float32)
+    return np.clip((width - np.abs(grid.x)) / 12 + 0.5, 0, 1)
+
+
+@dataclass(frozen=True)
+class Wires:
+    """Points of devices in template mm and the HU x mm³ (of the template) that each stands for."""
+
+    points: Float[np.ndarray, "n 3"]
+    weights: Float[np.ndarray, " n"]
+
+
+def wire_integral(wires: Wires, grid: Grid, view: View, size: int) -> Float[np.ndarray, "size size"]:
+    """Return the line integrals of devices, drawn at the image's own resolution along the same rays as the volume."""
+    scale = np.array(grid.scale)
+    centre = np.array([grid.first[k] + grid.step[k] * (grid.size - 1) / 2 for k in range(3)])
+    at = (wires.points - centre) * scale
+    lateral = view.name == "LATERAL"
+    depth, across = (at[:, 0], at[:, 1]) if lateral else (at[:, 1], at[:, 0])
+    thick = grid.size * grid.spacing_mm[2 if lateral else 1]
+    zoom = view.distance / (view.distance - view.gap - thick / 2 - (-depth if view.name == "PA" else depth))
+    pixel = pixel_mm(grid, view, size)
+    column = size / 2 - 0.5 - zoom * (across + view.turn[0] * depth + view.offset[0]) / pixel
+    row = size / 2 - 0.5 - zoom * (at[:, 2] + view.turn[1] * depth + view.offset[1]) / pixel
+    mu = wires.weights * (np.prod(scale) * MU_WATER / 1000 * BONE_GAIN) * (zoom / pixel) ** 2
+    if lateral:
+        index = grid.index(wires.points)
+        mu = mu * arms_away(grid)[index[:, 0], 0, index[:, 2]]
+    low_row, low_column = np.floor(row).astype(int), np.floor(column).astype(int)
+    image = np.zeros(size * size)
+    for down in (0, 1):
+        for right in (0, 1):
+            r, c = low_row + down, low_column + right
+            share = (1 - np.abs(row - r)) * (1 - np.abs(column - c))
+            good = (r >= 0) & (r < size) & (c >= 0) & (c < size)
+            image += np.bincount(r[good] * size + c[good], (mu * share)[good], size * size)
+    return cv2.GaussianBlur(image.reshape(size, size).astype(np.float32), (0, 0), 0.6)
 
 
 def project_mask(mask: np.ndarray, box: tuple[slice, slice, slice], grid: Grid, view: View, size: int) -> np.ndarray:
@@ -169,7 +213,8 @@ class Exposure:
     sharpen: float
     low: float
     high: float
-    gamma: float
+    shoulder: float
+    bright: float
     collimate: tuple[int, int, int, int]
     marker: bool
 
@@ -182,18 +227,21 @@ def sample_exposure(view: View, patient: Patient, grid: Grid, rng: np.random.Gen
     chest = MU_WATER * (192 * patient.depth + 36 + 2 * patient.fat) * sy
     if view.name == "LATERAL":
         wall = MU_WATER * (60 + 2.0 * patient.fat) * sx
-        chest = MU_WATER * (290 + 2 * patient.fat) * sx
+        chest = MU_WATER * (345 + 2 * patient.fat) * sx
     scatter = rng.uniform(0.45, 0.7) if bedside else rng.uniform(0.25, 0.45)
+    if view.name == "LATERAL":  # the gap and the grid take most of it
+        scatter *= 0.35
     edge = [int(v) for v in np.maximum(rng.normal(2, 5, 4), 0) * size / 256]
     return Exposure(
         photons=float(rng.uniform(4e4, 9e4) if not bedside else rng.uniform(2e4, 4e4))
         * (4 if view.name == "LATERAL" else 1),
         scatter=scatter,
         blur_mm=float(rng.uniform(0.5, 0.9)),
-        sharpen=float(rng.uniform(0.5, 0.9)),
+        sharpen=float(rng.uniform(0.8, 1.2)),
         low=float(wall * rng.normal(1.0, 0.05)),
         high=float(chest * rng.normal(1.1, 0.03)),
-        gamma=float(rng.uniform(0.95, 1.15)),
+        shoulder=float(rng.uniform(0.5, 1.4)),
+        bright=float(rng.uniform(0.84, 0.95)),
         collimate=(edge[0], edge[1], edge[2], edge[3]),
         marker=bool(rng.random() < 0.7),
     )
@@ -216,10 +264,10 @@ def expose(
     shown = shown + 0.55 * (shown - cv2.GaussianBlur(shown, (0, 0), size / 20))
     low = -np.log(np.exp(-exposure.low) + exposure.scatter * 0.04)
     high = -np.log(np.exp(-exposure.high) + exposure.scatter * 0.012)
-    t = (shown - low) / (high - low)
-    curve = 1 / (1 + np.exp(-(t - 0.5) * 4.2 * exposure.gamma))
-    empty = 1 / (1 + np.exp(0.5 * 4.2 * exposure.gamma))
-    curve = (curve - 0.35 * empty) / (1 - 0.55 * empty)
+    t = np.maximum((shown - low) / (high - low), -0.2)
+    # A film's shoulder: soft tissue behind soft tissue still differs a little.
+    curve = exposure.bright * (1 - np.exp(-exposure.shoulder * (t + 0.1))) / (1 - np.exp(-exposure.shoulder * 1.1))
+    curve = np.where(curve > 0.8, 0.8 + 0.2 * np.tanh((curve - 0.8) / 0.2), curve)
     curve *= np.clip((integral - 0.02) / 0.25, 0, 1)
     top, bottom, left, right = exposure.collimate
     image = np.clip(curve * 250, 0, 255)

@@ -71,10 +71,12 @@ def _ribs(patient: Patient, shape: Shape, breaks: tuple[Break, ...]) -> tuple[np
     for side in ("right", "left"):
         for rib in range(1, 13):
             reach = _REACH[rib - 1]
-            count = int(reach * 0.85 + 12)
+            count = int(reach * 1.4 + 12)
             angles = np.linspace(8, reach, count)
             path = rib_path(side, rib, patient, shape, angles)
-            strength = 1 - 0.3 * np.clip((angles - 75) / 40, 0, 1)
+            # Bone thins forwards; at the side, where rays run along the rib, it is spread over more height.
+            side_on = np.exp(-(((angles - 88) / 26) ** 2))
+            strength = 1.08 - 0.66 * np.clip((angles - 55) / 45, 0, 1) - 0.16 * side_on
             for broken in breaks:
                 if (broken.side, broken.rib) == (side, rib):
                     away = (angles - broken.angle) * 2.0
@@ -90,13 +92,13 @@ def _ribs(patient: Patient, shape: Shape, breaks: tuple[Break, ...]) -> tuple[np
             outward -= (outward * tangent).sum(axis=1, keepdims=True) * tangent
             outward /= np.linalg.norm(outward, axis=1, keepdims=True)
             upward = cross(tangent, outward)
-            tall = np.full(count, 5.0 if rib in (1, 12) else 6.4)
+            tall = (5.0 if rib in (1, 12) else 6.6) + 1.8 * side_on
             off = (
                 3.3 * np.cos(ring)[None, :, None] * outward[:, None]
                 + (tall[:, None] * np.sin(ring))[:, :, None] * upward[:, None]
             )
             points.append((path[:, None] + off).reshape(-1, 3))
-            mass = np.pi * 3.3 * tall * length * strength * 820
+            mass = np.pi * 3.3 * 6.4 * length * strength * 850
             weights.append(np.repeat(mass / 12, 12))
     return np.concatenate(points), np.concatenate(weights)
 
@@ -152,13 +154,13 @@ def _vertebrae(grid: Grid, patient: Patient, hu: np.ndarray) -> tuple[np.ndarray
     centre_x, centre_y = spine_x(z, patient), spine_y(z, patient)
     place = (FIRST_VERTEBRA - z) / VERTEBRA_STEP
     phase = np.abs(place - np.rint(place)) * 2
-    wide = 15.5 + 2.8 * np.clip((40 - z) / 160, 0, 1) + 1.6 * phase**3
+    wide = 14.5 + 3.0 * np.clip((40 - z) / 160, 0, 1) + 3.2 * phase**3
     level = 1 - ((x - centre_x) / wide) ** 2 - ((y - centre_y) / (wide * 0.86)) ** 2
     share = np.clip(level * (0.5 * wide) / 2.6 + 0.5, 0, 1)
     end = np.clip((0.80 - phase) / 0.12 + 0.5, 0, 1)
     plate = np.exp(-(((phase - 0.76) / 0.09) ** 2))
     shell = np.exp(-((level / 0.22) ** 2))
-    bone = 60 + end * (patient.bone * (110 + 170 * shell) - 60) + plate * 280 * patient.bone
+    bone = 60 + end * (patient.bone * (75 + 75 * shell) - 60) + plate * 120 * patient.bone
     mix(hu[box], share.astype(np.float32), bone.astype(np.float32))
     starts, stops, radii = [], [], []
     for number in range(-2, 14):
@@ -174,7 +176,7 @@ def _vertebrae(grid: Grid, patient: Patient, hu: np.ndarray) -> tuple[np.ndarray
             stops.append(stop)
             radii.append(radius)
     points, weights = tubes(np.array(starts), np.array(stops), np.array(radii), 2.4)
-    return points, weights * 420
+    return points, weights * 230
 
 
 def _sternum(shape: Shape) -> tuple[np.ndarray, np.ndarray]:

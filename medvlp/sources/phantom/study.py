@@ -18,6 +18,8 @@ from medvlp.sources.phantom.lesions import Mask, changes_of, paint
 from medvlp.sources.phantom.patient import Patient, Posture, Visit, sample_patient, sample_posture, stream, visit
 from medvlp.sources.phantom.project import (
     View,
+    Wires,
+    arms_away,
     attenuation,
     bounding_box,
     expose,
@@ -26,6 +28,7 @@ from medvlp.sources.phantom.project import (
     project_mask,
     sample_exposure,
     views_of,
+    wire_integral,
 )
 from medvlp.sources.phantom.reports import Report, write_report
 from medvlp.types import Triplet
@@ -86,6 +89,13 @@ class PhantomStudy:
         return self.report.image_labels
 
 
+def _flat(mask: Mask, away: np.ndarray | None, grid: Grid, view: View, size: int) -> Bool[np.ndarray, "h w"]:
+    inside = mask.inside
+    if away is not None:
+        inside = inside & (away[mask.box[0], :, mask.box[2]] > 0.5)
+    return project_mask(inside, mask.box, grid, view, size)
+
+
 def generate_study(
     seed: int,
     index: int,
@@ -114,15 +124,23 @@ def generate_study(
         grid, patient, posture, changes_of(chosen), stream(seed, "tissue", who.patient), stream(seed, "gas", index)
     )
     masks = paint(anatomy, patient, chosen, lambda key: stream(seed, "lesion", who.patient, key))
-    mu = attenuation(anatomy.hu)
+    # Devices are thinner than voxels: the volume is projected without them, and they from their own points.
+    bare = anatomy.hu.copy()
+    for placed in anatomy.devices:
+        bare[placed.box] -= placed.added
+    wires = [Wires(placed.points, placed.weights) for placed in anatomy.devices]
+    mu = attenuation(bare)
     images = []
     for view in views_of(posture):
         rng = stream(seed, "exposure", index, view.name)
         exposure = sample_exposure(view, patient, grid, rng, image_size)
-        integral = line_integral(mu, grid, view, image_size)
+        away = arms_away(grid) if view.name == "LATERAL" else None
+        integral = line_integral(mu if away is None else mu * away, grid, view, image_size)
+        for wire in wires:
+            integral += wire_integral(wire, grid, view, image_size)
         pixel = pixel_mm(grid, view, image_size)
         pixels = expose(integral, exposure, pixel, view, rng if noise else None)
-        flat = tuple(project_mask(mask.inside, mask.box, grid, view, image_size) for mask in masks)
+        flat = tuple(_flat(mask, away, grid, view, image_size) for mask in masks)
         boxes = tuple(bounding_box(mask) for mask in flat)
         images.append(PhantomImage(view.name, pixels, integral, pixel, flat, boxes, view))
     report = write_report(seed, who, patient, posture, chosen, before if findings is None else [])

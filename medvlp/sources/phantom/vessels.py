@@ -81,7 +81,7 @@ def paint_vessels(
     trees = [_tree(rng, hilum) for hilum in _HILA]
     start, stop, radius = (np.concatenate(parts) for parts in zip(*trees, strict=True))
     lower = 1 + 0.14 * np.clip(-start[:, 2] / 90, -1, 1)
-    radius = radius * lower * 1.18
+    radius = radius * lower * 1.36
     radius = radius * (calibre if calibre >= 1 else calibre ** (1 + 0.6 * (radius < 1.5)))
     points, weights = [], []
     for low, high in ((0.0, 0.8), (0.8, 1.6), (1.6, 9.0)):
