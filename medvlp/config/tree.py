@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,9 @@ def parse_override(text: str) -> Tree:
         raise UserError(
             f"The value of '{key}' is not valid YAML: {value}.", "command line", "Quote it for the shell."
         ) from error
+    # On a command line "#" begins no comment, and 2026-01-31 is a name: both would else change a path silently.
+    if isinstance(tree, datetime.date) or (" #" in f" {value}" and (tree is None or isinstance(tree, str))):
+        tree = value.strip()
     for part in reversed(parts):
         tree = {part: tree}
     return dict(tree)

@@ -17,6 +17,7 @@ import medvlp.cli
 from medvlp.cli._common import say, say_next
 from medvlp.config.load import check_config
 from medvlp.config.resources import locate, shipped, shipped_root
+from medvlp.config.tree import parse_override
 from medvlp.errors import UserError
 
 
@@ -216,6 +217,11 @@ def test_embed_goes_on_with_mixed_files_from_any_folder(tmp_path: Path) -> None:
     lines = (tmp_path / "elsewhere" / "x.parquet.quarantine.jsonl").read_text().splitlines()
     assert {Path(json.loads(line)["path"]).name for line in lines} == {"cut.png", "text.dcm"}
     assert all(json.loads(line)["reason"] and json.loads(line)["fix"] for line in lines)
+
+
+@pytest.mark.parametrize("value", ["my runs #1/a b", "#1", "2026-01-31", "ü 50%"])
+def test_a_path_given_on_the_command_line_is_taken_as_it_is(value: str) -> None:
+    assert parse_override(f"run.dir={value}") == {"run": {"dir": value}}
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
