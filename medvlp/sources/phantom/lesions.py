@@ -1,50 +1,24 @@
 """Painting of findings into the volume, each with its 3D mask.
 
 Guarantee: every finding of a study is in the volume, and its mask says where. Shape and place come from the stream of
-the finding's key, so that a follow-up shows the same lesion. A mask is kept as its box and the voxels (bool) inside
-it.
+the finding's key, so that a follow-up shows the same lesion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
 
-from medvlp.sources.phantom.anatomy import HILUM, LOBES, SIDE_SIGN, Anatomy, Changes
+from medvlp.sources.phantom.anatomy import HILUM, LOBES, Anatomy, Changes
+from medvlp.sources.phantom.body import SIDE_SIGN
 from medvlp.sources.phantom.devices import paint_device
+from medvlp.sources.phantom.diffuse import paint_edema, paint_emphysema, paint_fibrosis
 from medvlp.sources.phantom.findings import Finding
-from medvlp.sources.phantom.grid import coarse_noise, mix, path_tubes, soft, tubes
+from medvlp.sources.phantom.grid import coarse_noise, mix, path_tubes, soft
+from medvlp.sources.phantom.masks import Mask, Slices, ball, both_lungs
 from medvlp.sources.phantom.patient import Patient
 from medvlp.sources.phantom.skeleton import Break, rib_path
-
-Slices = tuple[slice, slice, slice]
-
-
-@dataclass(frozen=True)
-class Mask:
-    """Voxels of one finding: `inside` `[d h w]` is the part of the grid in `box`."""
-
-    box: Slices
-    inside: Bool[np.ndarray, "d h w"]
-
-    def full(self, size: int) -> Bool[np.ndarray, "size size size"]:
-        """Return the mask on the whole grid."""
-        volume = np.zeros((size,) * 3, bool)
-        volume[self.box] = self.inside
-        return volume
-
-    def cropped(self) -> Mask:
-        """Return the same with the smallest box."""
-        slices, parts = [], []
-        for axis, old in enumerate(self.box):
-            hit = np.flatnonzero(self.inside.any(axis=tuple(k for k in range(3) if k != axis)))
-            first, last = (int(hit[0]), int(hit[-1]) + 1) if len(hit) else (0, 1)
-            slices.append(slice(old.start + first, old.start + last))
-            parts.append(slice(first, last))
-        return Mask((slices[0], slices[1], slices[2]), self.inside[parts[0], parts[1], parts[2]])
 
 
 def changes_of(findings: list[Finding]) -> Changes:
@@ -93,10 +67,6 @@ def paint(
 def _side(anatomy: Anatomy, side: str) -> Slices:
     everything = slice(0, anatomy.grid.size)
     return everything, everything, anatomy.sides[side]
-
-
-def _both(anatomy: Anatomy) -> np.ndarray:
-    return np.concatenate([anatomy.lung["left"], anatomy.lung["right"]], axis=2)
 
 
 def _effusion(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
@@ -148,24 +118,14 @@ def _place(a: Anatomy, f: Finding, rng: np.random.Generator, low: float, high: f
     return at[rank[int(rng.uniform(0.1, 0.9) * len(rank))]]
 
 
-def _radius_box(
-    a: Anatomy, centre: np.ndarray, reach: float
-) -> tuple[Slices, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return the box of a ball (true mm) and the offsets from its centre in true mm."""
-    scale = np.array(a.grid.scale)
-    box = a.grid.box(centre - reach / scale, centre + reach / scale)
-    x, y, z = a.grid.local(box)
-    return box, ((x - centre[0]) * scale[0], (y - centre[1]) * scale[1], (z - centre[2]) * scale[2])
-
-
 def _share(a: Anatomy, box: Slices) -> np.ndarray:
-    return _both(a)[box]
+    return both_lungs(a)[box]
 
 
 def _consolidation(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
     centre = _place(a, f, rng, 6, 40)
     radius = 28 + 34 * f.severity
-    box, (x, y, z) = _radius_box(a, centre, radius * 1.3)
+    box, (x, y, z) = ball(a, centre, radius * 1.3)
     shape = a.hu[box].shape
     r = np.sqrt((x * x + y * y) + z * z) / radius
     noise = coarse_noise(rng, shape, (6, 6, 6))
@@ -220,40 +180,10 @@ def _cardiomegaly(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Gener
     return Mask((slice(0, a.grid.size),) * 3, a.heart > 0.5)
 
 
-def _edema(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
-    everything = (slice(0, a.grid.size),) * 3
-    lung = _both(a)
-    x, y, z = a.grid.x, a.grid.y, a.grid.z
-    near = np.zeros_like(a.hu)
-    for hilum in HILUM.values():
-        flat = ((x - hilum[0]) / 52) ** 2 + ((y - hilum[1]) / 60) ** 2
-        np.maximum(near, np.exp(-flat.astype(np.float32)) * np.exp(-(((z - hilum[2] + 18) / 62) ** 2)), out=near)
-    noise = coarse_noise(rng, a.hu.shape, (26, 26, 26))
-    haze = (60 + 110 * f.severity + (150 + 400 * f.severity) * near * np.clip(1 + 0.45 * noise, 0, 2)).astype(
-        np.float32
-    )
-    haze *= lung
-    room = np.clip((20 - a.hu) / 860, 0, 1)
-    a.hu += haze * room
-    starts, stops = [], []
-    for sign in (1.0, -1.0):
-        for _ in range(int(10 + 22 * f.severity)):
-            height = rng.uniform(-105, -30)
-            half, _, centre = a.shape.at(np.array([height]))
-            depth = rng.uniform(-30, 45)
-            wall = half[0] * (1 - (abs(depth - centre[0]) / 95) ** 2.3) ** 0.4
-            starts.append((sign * (wall - 1), depth, height))
-            stops.append((sign * (wall - rng.uniform(9, 18)), depth, height + rng.uniform(-2, 2)))
-    points, weights = tubes(np.array(starts), np.array(stops), np.full(len(starts), 1.1 + 0.4 * f.severity), 1.6)
-    box, share = a.grid.splat(points, weights / a.grid.voxel)
-    mix(a.hu[box], np.minimum(share, 1) * lung[box], 20.0)
-    return Mask(everything, (haze > 40) & (lung > 0.5))
-
-
 def _nodule(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
     radius = (f.size_mm or 10.0) / 2
     centre = _place(a, f, rng, radius + 3, radius + 30)
-    box, (x, y, z) = _radius_box(a, centre, radius * 1.4 + 3)
+    box, (x, y, z) = ball(a, centre, radius * 1.4 + 3)
     lumps = [1 - ((x * x + y * y) + z * z) / radius**2]
     for _ in range(3):
         off = rng.normal(size=3)
@@ -268,7 +198,7 @@ def _nodule(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) 
 def _mass(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
     radius = (f.size_mm or 40.0) / 2
     centre = _place(a, f, rng, 8, max(radius * 0.9, 14))
-    box, (x, y, z) = _radius_box(a, centre, radius * 1.7)
+    box, (x, y, z) = ball(a, centre, radius * 1.7)
     share = np.zeros(a.hu[box].shape, np.float32)
     for _ in range(6):
         off = rng.normal(size=3)
@@ -292,42 +222,6 @@ def _mass(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) ->
     return Mask(box, share > 0.4)
 
 
-def _emphysema(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
-    lung = _both(a)
-    upper = np.clip(0.55 + 0.45 * (a.grid.z / 80), 0.3, 1.0)
-    holes = np.clip(coarse_noise(rng, a.hu.shape, (30, 30, 30)) * 0.5 + 0.6, 0, 1.2)
-    drop = (lung * upper * (50 + 75 * f.severity)).astype(np.float32) * holes
-    a.hu -= np.where(a.hu < -500, np.minimum(drop, np.maximum(a.hu + 992, 0)), 0)
-    mask = (drop > 12) & (lung > 0.5)
-    for _ in range(int(rng.integers(1, 4)) + int(3 * f.severity)):
-        side = "right" if rng.random() < 0.5 else "left"
-        radius = rng.uniform(9, 13 + 14 * f.severity)
-        centre = np.array([SIDE_SIGN[side] * rng.uniform(50, 78), rng.uniform(-40, 15), rng.uniform(45, 92)])
-        box, (x, y, z) = _radius_box(a, centre, radius + 5)
-        r = np.sqrt((x * x + y * y) + z * z).astype(np.float32)
-        inside = soft(radius - r, 2.5) * lung[box]
-        mix(a.hu[box], inside, -985.0)
-        wall = np.clip(1 - np.abs(r - radius) / 1.8, 0, 1) * (lung[box] > 0.5)
-        a.hu[box] += wall * 330
-        mask[box] |= inside > 0.5
-    return Mask((slice(0, a.grid.size),) * 3, mask)
-
-
-def _fibrosis(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
-    lung = _both(a)
-    edge = np.clip(1 - a.depth / (20 + 30 * f.severity), 0, 1)
-    low = np.clip((10 + 55 * f.severity - a.grid.z) / 90, 0.0, 1)
-    where = np.clip(1.6 * edge * low, 0, 1) * lung
-    net = np.zeros_like(a.hu)
-    for _ in range(2):
-        noise = coarse_noise(rng, a.hu.shape, (38, 30, 38))
-        np.abs(noise, out=noise)
-        np.maximum(net, np.clip(1 - noise * 2.4, 0, 1), out=net)
-    added = where * (70 + (380 + 330 * f.severity) * net)
-    a.hu += added * np.clip((40 - a.hu) / 880, 0, 1)
-    return Mask((slice(0, a.grid.size),) * 3, (where > 0.12) & (lung > 0.5))
-
-
 def _fracture(a: Anatomy, patient: Patient, f: Finding, rng: np.random.Generator) -> Mask:
     angles = np.linspace((f.angle or 60) - 11, (f.angle or 60) + 13, 30)
     path = rib_path(f.side or "right", f.rib or 6, patient, a.shape, angles)
@@ -347,11 +241,11 @@ _PAINTERS = {
     "consolidation": _consolidation,
     "atelectasis": _atelectasis,
     "cardiomegaly": _cardiomegaly,
-    "edema": _edema,
+    "edema": paint_edema,
     "nodule": _nodule,
     "mass": _mass,
-    "emphysema": _emphysema,
-    "fibrosis": _fibrosis,
+    "emphysema": paint_emphysema,
+    "fibrosis": paint_fibrosis,
     "fracture": _fracture,
     "device": _device,
 }

@@ -23,7 +23,7 @@ from medvlp.sources.phantom.patient import Patient, Posture
 MU_WATER = 0.0190
 """Attenuation of water at an effective energy of about 70 keV, 1/mm (NIST XCOM: 0.193/cm)."""
 BONE_GAIN = 1.5
-"""Attenuation of mineral at that energy over what its HU at a CT's energy say."""
+"""Attenuation of mineral over what its HU say; above the physical value, so that bone is seen through coarse voxels."""
 SLAB_MM = 8.0
 
 
@@ -149,7 +149,7 @@ def line_integral(
 
 
 def arms_away(grid: Grid) -> Float[np.ndarray, "d 1 w"]:
-    """Return the share (0 to 1) of each voxel that stays for a lateral, for which the arms are raised out of the field."""
+    """Return the share (0 to 1) of each voxel that stays for a lateral: arms are raised out of the field."""
     width = np.interp(grid.z, [0, 60, 120], [172, 166, 140]).astype(np.float32)
     return np.clip((width - np.abs(grid.x)) / 12 + 0.5, 0, 1)
 

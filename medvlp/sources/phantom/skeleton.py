@@ -15,7 +15,7 @@ from medvlp.sources.phantom.grid import Grid, cross, mix, path_tubes, smooth_pat
 from medvlp.sources.phantom.patient import Patient, Posture
 
 if TYPE_CHECKING:
-    from medvlp.sources.phantom.anatomy import Shape
+    from medvlp.sources.phantom.body import Shape
 
 FIRST_VERTEBRA, VERTEBRA_STEP = 126.0, 23.2
 """Height of the middle of T1 and the distance between thoracic vertebrae, template mm."""
@@ -160,7 +160,7 @@ def _vertebrae(grid: Grid, patient: Patient, hu: np.ndarray) -> tuple[np.ndarray
     end = np.clip((0.80 - phase) / 0.12 + 0.5, 0, 1)
     plate = np.exp(-(((phase - 0.76) / 0.09) ** 2))
     shell = np.exp(-((level / 0.22) ** 2))
-    bone = 60 + end * (patient.bone * (75 + 75 * shell) - 60) + plate * 120 * patient.bone
+    bone = 60 + end * (patient.bone * (95 + 75 * shell) - 60) + plate * 230 * patient.bone
     mix(hu[box], share.astype(np.float32), bone.astype(np.float32))
     starts, stops, radii = [], [], []
     for number in range(-2, 14):
