@@ -23,7 +23,7 @@ class PrepareConfig(Config):
     """`medvlp data prepare`: raw data set -> prepared store."""
 
     kind: Literal["prepare"] = "prepare"
-    source: str = Field(description="Name of the data set, as in `medvlp data cards`.")
+    source: str = Field(description="Name of the data set: the file name of its card in data_cards.")
     root: Path = Field(description="Folder or archive of the raw data set.")
     out: Path = Field(description="Folder of the prepared store.")
     image: StoredImageConfig = StoredImageConfig()
