@@ -91,22 +91,25 @@ def _shape(grid: Grid, patient: Patient, apex: float) -> Shape:
     return Shape(wall_x.astype(np.float32), wall_y.astype(np.float32), centre.astype(np.float32), z.ravel())
 
 
-def _medial(grid: Grid, patient: Patient, shape: Shape) -> np.ndarray:
+def _medial(grid: Grid, patient: Patient, shape: Shape) -> Float[np.ndarray, "d h w"]:
     """Return how far from the middle each lung begins: behind the sternum, beside vessels, beside the spine."""
-    x, y, z = grid.x, grid.y, grid.z
+    y, z = grid.y, grid.z
     heights = [-100, -50, 0, 28, 55, 80, 105, 130]
-    right = np.interp(z, heights, [15, 14, 19, 31, 29, 27, 31, 38])
-    left = np.interp(z, heights, [16, 15, 21, 22, 23, 26, 30, 37])
+    right = np.interp(z, heights, [9, 5, 12, 31, 29, 27, 31, 38])
+    left = np.interp(z, heights, [11, 8, 18, 22, 23, 26, 30, 37])
     phase = 40 * patient.heart + 9 * patient.scoliosis
-    right = right + 2.4 * np.sin(z / 19 + phase) + spine_x(z, patient)
-    left = left + 2.4 * np.sin(z / 23 + 1.7 * phase) - spine_x(z, patient)
-    middle = np.where(x > 0, right, left)
-    front = ramp(y - shape.centre_y, 28, 66) * (0.55 + 0.45 * ramp(z, -30, 20))
-    back = 1 - ramp(y, -72, -30)
-    behind = 11 + np.clip((-y - 40) * 0.55, 0, 27) + 1.2 * np.sin(z / 11 + phase) * np.sign(x)
-    behind = behind + np.sign(x) * spine_x(z, patient)
-    medial = middle + back * (behind - middle)
-    return medial + front * (5 - medial)
+    front = ramp(y - shape.centre_y, 28, 66)
+    # Below, the heart lies against the sternum and keeps the lungs apart; above, they meet.
+    before = 5 + ramp(-z, -15, 65) * (10 + np.clip((y - 25) * 0.5, 0, 30))
+    back = 1 - ramp(y, -60, -20)
+    sides = []
+    for sign, middle, wave in ((-1, left, z / 23 + 1.7 * phase), (1, right, z / 19 + phase)):
+        bend = sign * spine_x(z, patient)
+        middle = middle + 2.4 * np.sin(wave) + bend
+        behind = 6 + np.clip((-y - 36) * 0.75, 0, 36) + sign * 1.2 * np.sin(z / 11 + phase) + bend
+        medial = middle + back * (behind - middle)
+        sides.append((medial + front * (before - medial)).astype(np.float32))
+    return np.where(grid.x > 0, sides[1], sides[0])
 
 
 def _lungs(

@@ -115,7 +115,7 @@ def sample_patient(seed: int, patient: int) -> Patient:
         aorta=float(11.0 + 3.5 * old + rng.normal(0, 0.8)),
         bone=float(np.clip(rng.normal(1.12 - 0.32 * old - (0.04 if not male else 0), 0.08), 0.6, 1.3)),
         kyphosis=float(np.clip(rng.normal(0.6 + 0.7 * old, 0.25), 0, 1.8)),
-        scoliosis=float(rng.normal(0, 2.5)),
+        scoliosis=float(rng.normal(0, 4.0)),
         ribs=float(rng.normal(1, 0.1)),
         breast=0.0 if male else float(np.clip(rng.normal(0.75, 0.25) + 0.012 * fat, 0.35, 1.4)),
     )

@@ -10,7 +10,16 @@ from scipy.ndimage import map_coordinates
 
 from medvlp.sources.phantom.findings import NAMES, Finding
 from medvlp.sources.phantom.grid import Grid
-from medvlp.sources.phantom.project import MU_WATER, View, attenuation, line_integral
+from medvlp.sources.phantom.project import (
+    BONE_GAIN,
+    MU_WATER,
+    View,
+    Wires,
+    arms_away,
+    attenuation,
+    line_integral,
+    wire_integral,
+)
 from medvlp.sources.phantom.study import PhantomStudy, generate_study
 
 SIZE, PIXELS = 64, 128
@@ -234,3 +243,36 @@ def test_rotation_moves_front_against_back() -> None:
     ]
     straight, turned = (float(np.average(np.arange(256), weights=column)) for column in columns)
     assert straight - turned == pytest.approx(0.1 * 26 * grid.spacing_mm[1] / (360 / 256), abs=0.5)
+
+
+@pytest.mark.parametrize("view", [View("PA", 1830.0, 30.0, (0.05, -0.03), (4.0, 3.0), 0.95), View("AP", 1050.0, 30.0),
+                                  View("LATERAL", 1830.0, 30.0)], ids=lambda view: view.name)  # fmt: skip
+def test_wires_fall_where_the_volume_shows_them(view: View) -> None:
+    """A tube drawn from its points has the mass, place and course that the same tube has through voxels."""
+    grid = Grid(SIZE, (1.1, 0.9, 1.0))
+    t = np.linspace(0, 1, 4000)
+    points = np.stack([-60 + 90 * t, 30 - 60 * t**2, -40 + 70 * np.sqrt(t)], axis=1)
+    weights = np.full(len(t), 2e3)
+    hu = np.zeros((SIZE,) * 3, np.float32)
+    box, added = grid.splat(points, weights / grid.voxel)
+    hu[box] = added
+    mu = hu * np.float32(MU_WATER / 1000 * BONE_GAIN)
+    # In a bath, because the undershoot of the volume's cubic interpolation is cut off at zero in air.
+    reference = line_integral(mu + np.float32(0.01), grid, view, PIXELS)
+    reference -= line_integral(np.full_like(mu, 0.01), grid, view, PIXELS)
+    ours = wire_integral(Wires(points, weights), grid, view, PIXELS)
+    assert ours.sum() == pytest.approx(reference.sum(), rel=0.02)
+    rows, columns = np.indices(ours.shape)
+    for axis in (rows, columns):
+        means = [np.average(axis, weights=image) for image in (ours, reference)]
+        assert means[0] == pytest.approx(means[1], abs=0.3)
+        spread = [np.average((axis - means[1]) ** 2, weights=image) ** 0.5 for image in (ours, reference)]
+        assert spread[0] == pytest.approx(spread[1], rel=0.06)
+
+
+def test_arms_leave_the_lateral_and_the_chest_stays() -> None:
+    grid = Grid(SIZE)
+    stays = arms_away(grid)[:, 0]
+    x, z = grid.x[0, 0], grid.z[:, 0, 0]
+    assert stays[np.ix_(z < 110, np.abs(x) < 130)].min() == 1
+    assert stays[np.ix_(z > 80, np.abs(x) > 172)].max() == 0
