@@ -101,9 +101,9 @@ def _devices() -> Iterator[Check]:
 def _machine() -> Iterator[Check]:
     import psutil
 
-    yield Check(
-        "CPU cores", "PASS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    )
+    from medvlp.store.workers import cpu_count
+
+    yield Check("CPU cores", "PASS", str(cpu_count()))
     memory = psutil.virtual_memory().available / 2**30
     yield Check(
         "free memory",

@@ -25,7 +25,8 @@ def write(
 ) -> None:
     """Write a phantom data set; studies that are already complete are kept."""
     from medvlp.sources.phantom.write import write_phantom
+    from medvlp.store.workers import cpu_count
 
-    write_phantom(out, studies, seed, size=size, num_workers=workers, volumes=volumes)
+    write_phantom(out, studies, seed, size=size, num_workers=workers or cpu_count(), volumes=volumes)
     say(f"{studies} phantom studies are in {out}")
     say_next(["medvlp", "data", "prepare", "phantom", "--root", out, "--out", f"{out}-store"])
