@@ -7,6 +7,7 @@ A chart is drawn 360 units wide, so that its text keeps its size both on a telep
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def histogram(counts: Sequence[float], edges: Sequence[float], x_label: str, y_l
     x = Axis.linear(x_label, edges[0], edges[-1] if edges[-1] > edges[0] else edges[0] + 1)
     y = Axis.linear(y_label, 0, max([*counts, 1e-9]) * 1.05, 4)
     parts = _frame(x, y)
-    for value, low, high in zip(counts, edges, edges[1:], strict=False):
+    for value, (low, high) in zip(counts, itertools.pairwise(edges), strict=True):
         left, end, top = x.place(low, LEFT, right), x.place(high, LEFT, right), y.place(value, bottom, TOP)
         amount = f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
         place = f'x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(end - left - 1, 0.5):.1f}" height="{bottom - top:.1f}"'

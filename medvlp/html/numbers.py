@@ -5,6 +5,7 @@ Guarantee: what is not a finite number becomes an en dash, never `nan` or `None`
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -83,6 +84,6 @@ def tick_label(value: float, values: Sequence[float]) -> str:
     """Return the shortest text that tells the ticks apart."""
     if abs(value) >= 10000:
         return f"{value / 1000:g}k"
-    steps = [b - a for a, b in zip(values, list(values)[1:], strict=False) if b > a]
+    steps = [b - a for a, b in itertools.pairwise(values) if b > a]
     digits = max(0, -math.floor(math.log10(min(steps)) + 1e-9)) if steps else 0
     return decimal(value, digits)
