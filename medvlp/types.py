@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import torch
-    from jaxtyping import Bool, Float, Int, UInt8
+    from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = 1.0, 0.0, -1.0, float("nan")
 """Values of a label. They are never filled in silently; a task names the policy that collapses them."""
@@ -41,19 +41,47 @@ class Space(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeFacts:
+    """What a data set says of a volume whose file does not say it, or says it wrongly.
+
+    Nothing here is guessed: an adapter fills in what the data set's tables or its card state.
+
+    Args:
+        intensity: What the numbers of the file mean once `slope` and `intercept` are applied.
+        slope: Factor from stored values, where the data set's tables give it and the file's header does not.
+        intercept: Offset from stored values, likewise.
+        affine: From the array index of the file (i, j, k, 1) to RAS in mm, row by row, in place of the file's own.
+    """
+
+    intensity: Intensity
+    slope: float | None = None
+    intercept: float | None = None
+    affine: tuple[tuple[float, float, float, float], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One image of a study: a path relative to the data set's root, never pixels."""
+    """One image, volume or clip of a study: a path relative to the data set's root, never pixels."""
 
     image_id: str
     path: str
+    """A file; for a series of files the folder that holds them, or any one of them."""
     modality: str = "CR"
     view: str | None = None
     """PA, AP, LATERAL or None where the data set does not say."""
+    files: tuple[str, ...] = ()
+    """Files of one series, relative to the root, where they are more than one."""
+    frame: int | None = None
+    """Frame of a multi-frame file or video, from 0; None where the file is one image, or the whole of it is meant."""
+    facts: VolumeFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A bounding box in pixels of the image file: x, y of the top-left corner, then width and height."""
+    """A place in pixels of the image file: x, y of the top-left corner, then width and height.
+
+    An ellipse fills its box and touches its sides; a polygon has its corners in `points`, and the box is its bounds.
+    """
 
     image_id: str
     label: str
@@ -61,6 +89,43 @@ class Box:
     y: float
     width: float
     height: float
+    shape: str = "rectangle"
+    """rectangle, ellipse or polygon."""
+    points: tuple[tuple[float, float], ...] = ()
+    """Corners (x, y) of a polygon."""
+    reader: str | None = None
+    """Who drew it, where several readers did and the data set tells them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """A ball in a volume: its centre (right, anterior, superior) and diameter in mm."""
+
+    image_id: str
+    label: str
+    centre_mm: tuple[float, float, float]
+    diameter_mm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Where one structure is in one image or volume, in one of three forms: a file, runs, or a polygon.
+
+    A file (PNG, NIfTI, MHD, NRRD, DICOM SEG) has the pixels of its image. Runs are start, length, start, length, ... in
+    row-major order of `size` (h, w). A polygon has its corners (x, y) in pixels of the image.
+    """
+
+    image_id: str
+    label: str
+    path: str | None = None
+    """File relative to the root."""
+    values: tuple[int, ...] = ()
+    """Values of the file that are this structure; empty: every value but 0."""
+    size: tuple[int, int] | None = None
+    runs: tuple[int, ...] = ()
+    points: tuple[tuple[float, float], ...] = ()
+    frame: int | None = None
+    """Frame of a clip, from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +147,26 @@ class Study:
     report: str | None = None
     labels: Mapping[str, float] = field(default_factory=dict)
     boxes: tuple[Box, ...] = ()
-    masks: Mapping[str, str] = field(default_factory=dict)
-    """Mask name -> path relative to the root."""
+    lesions: tuple[Lesion, ...] = ()
+    masks: tuple[Mask, ...] = ()
     triplets: tuple[Triplet, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Measurements that the card names with their units (ejection fraction, votes of readers); NaN where not given."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """Further facts that the card names (scanner, race, source); absent where not given."""
+    language: str | None = None
+    """Of the report, as in ISO 639-1."""
     age: float | None = None
     """Years."""
     sex: str | None = None
     """M, F or None."""
     site: str | None = None
+    date: str | None = None
+    """YYYYMMDD, as the data set gives it; a store keeps only days since the patient's first study."""
     split: str | None = None
     """train, val or test; None where the data set gives no split."""
+    subsets: tuple[str, ...] = ()
+    """Named subsets that the study belongs to, such as the label fractions train_1 and train_10 of BenchX."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +182,24 @@ class Radiograph:
     intensity: Intensity
     provenance: Mapping[str, Any]
     space: Space = Space.IMAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A 3D image `[d h w]` in RAS: d runs towards superior, h towards anterior, w towards the patient's right.
+
+    `affine` maps the array index (d, h, w, 1) to (right, anterior, superior, 1) in mm; it may be oblique, but each
+    array axis runs closest to the direction above. `spacing_mm` is along d, h, w. Both are None where nobody says
+    (slices saved as pictures). `provenance` records every choice that made the array, among them `hu_applied`: whether
+    slope and intercept were applied here.
+    """
+
+    array: Int16[np.ndarray, "d h w"]
+    affine: Float[np.ndarray, "4 4"] | None
+    spacing_mm: tuple[float, float, float] | None
+    intensity: Intensity
+    provenance: Mapping[str, Any]
+    space: Space = Space.RAS
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,41 @@ class StoredImageConfig(Config):
     )
     voi_index: int = Field(0, ge=0, description="Which of several windows or VOI LUTs.")
     frame: int | None = Field(None, ge=0, description="Frame of a multi-frame file; None refuses such a file.")
-    colour: Literal["refuse", "luminance"] = Field(
-        "refuse", description="Colour files: refuse, or convert to luminance."
+    colour: Literal["refuse", "luminance", "keep"] = Field(
+        "refuse", description="Colour files: refuse, convert to luminance, or keep red, green and blue."
     )
+
+
+class StoredVolumeConfig(Config):
+    """From a series or file to a stored volume: int16, RAS, HU where the data set says so; no window is applied."""
+
+    irregular: Literal["refuse", "resample"] = Field(
+        "refuse", description="Slices at uneven distances: refuse the series, or interpolate at the median distance."
+    )
+    tilt: Literal["refuse", "resample"] = Field(
+        "refuse", description="Slices shifted against each other (gantry tilt): refuse, or resample to a straight grid."
+    )
+    intensity: Literal["auto", "hu", "stored"] = Field(
+        "auto", description="auto takes what file or data set say; hu or stored name it where neither does."
+    )
+    spacing_mm: tuple[float, float, float] | None = Field(
+        None, description="Resample to this distance along d, h, w; null keeps that of the file."
+    )
+    crop: Literal["none", "body"] = Field(
+        "none", description="body cuts to the bounding box of the body (above -500 HU)."
+    )
+    chunk: int = Field(64, ge=16, le=256, description="Side of a chunk in voxels: the unit of partial reading.")
+    compressor: Literal["none", "lz4", "zstd"] = "lz4"
+
+
+class StoredVideoConfig(Config):
+    """From a video or a folder of frames to a stored clip `[f h w]`."""
+
+    size: int = Field(112, ge=16, le=1024, description="Side of a stored frame in pixels.")
+    aspect: Literal["pad", "squash", "crop"] = "pad"
+    every: int = Field(1, ge=1, description="Keep every n-th frame.")
+    max_frames: int | None = Field(None, ge=1, description="Keep the first frames only.")
+    colour: Literal["luminance", "keep"] = "luminance"
 
 
 class ModelInputConfig(Config):

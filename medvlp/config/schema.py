@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from medvlp.config.base import Config
-from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig
+from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -26,7 +26,11 @@ class PrepareConfig(Config):
     source: str = Field(description="Name of the data set: the file name of its card in data_cards.")
     root: Path = Field(description="Folder or archive of the raw data set.")
     out: Path = Field(description="Folder of the prepared store.")
+    options: dict[str, Any] = Field(default_factory=dict, description="What the data set's card declares as options.")
     image: StoredImageConfig = StoredImageConfig()
+    volume: StoredVolumeConfig = StoredVolumeConfig()
+    video: StoredVideoConfig = StoredVideoConfig()
+    masks: bool = Field(True, description="Store the masks of the data set on the grid of its images.")
     shard_images: int = Field(512, ge=1, le=65536, description="Images per shard: the unit of work and of resume.")
     num_workers: int = Field(0, ge=0, description="Processes; 0 takes one per core.")
     max_quarantine_share: float = Field(

@@ -7,10 +7,11 @@ recorded as a `Problem` with its reason and next step; nothing is dropped silent
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from medvlp.errors import UserError
 from medvlp.sources.cards import Card, load_card
@@ -43,9 +44,10 @@ class Source(ABC):
 
     Args:
         root: Folder or archive of the raw data set.
+        options: Values for options that the card declares; the others have their defaults.
 
     Raises:
-        UserError: `root` does not exist, or the card is missing or wrong.
+        UserError: `root` does not exist, the card is missing or wrong, or an option is.
     """
 
     name: ClassVar[str]
@@ -56,7 +58,7 @@ class Source(ABC):
         if "name" not in cls.__dict__:
             cls.name = cls.__module__.rsplit(".", 1)[-1]
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, options: Mapping[str, Any] | None = None) -> None:
         self.root = Path(root)
         if not self.root.exists():
             raise UserError(
@@ -65,7 +67,11 @@ class Source(ABC):
                 "Check the path: it must be the folder or the archive of the raw data set.",
             )
         self.card: Card = load_card(self.name)
+        self.options = self.card.resolve_options(options or {})
         self.problems: list[Problem] = []
+        self.counts: Counter[str] = Counter()
+        """Facts worth recording (values read as unknown, boxes, masks, ...), in the store's record by `summary`."""
+        self._edition: dict[str, str] = {}
 
     @abstractmethod
     def studies(self) -> Iterator[Study]:
@@ -80,4 +86,39 @@ class Source(ABC):
 
         Called after `studies()` has been read, perhaps only in part. Values are plain JSON types; no absolute path.
         """
-        return {}
+        return {**self._edition, **dict(sorted(self.counts.items()))}
+
+    def problem(self, path: str, reason: str, fix: str, study_id: str | None = None) -> None:
+        """Record why a row or file is left out."""
+        self.problems.append(Problem(path, reason, fix, study_id))
+
+    def check_counts(self, found: Mapping[str, int], size: str) -> None:
+        """Compare what was found with the counts of the card, and record the edition.
+
+        Where `found[size]` is the declared number this is the full edition, and every other count must agree; any
+        other number is a subset, and recorded as one.
+
+        Args:
+            found: Counts under the names of `Card.counts`; those that the card does not declare are not compared.
+            size: The count that tells a full edition.
+
+        Raises:
+            UserError: A full edition has other counts than the card; each is given with both numbers.
+        """
+        declared = self.card.counts
+        if found[size] != declared.get(size):
+            whole = f" of {declared[size]:,}" if size in declared else ""
+            self._edition = {"edition": f"subset: {found[size]:,}{whole}"}
+            return
+        wrong = [
+            f"{name}: {found[name]:,} found, {declared[name]:,} declared"
+            for name in found
+            if name in declared and found[name] != declared[name]
+        ]
+        if wrong:
+            raise UserError(
+                "The full edition has other counts than its card:\n    " + "\n    ".join(wrong),
+                self.root,
+                "Download the tables and lists again.",
+            )
+        self._edition = {"edition": f"full: {found[size]:,}"}

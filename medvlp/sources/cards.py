@@ -7,8 +7,9 @@ Guarantee: label lists, split sizes and edition counts stand in the card and now
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError
 
@@ -25,18 +26,44 @@ class SplitSize(Config):
     patients: int | None = Field(None, ge=0)
 
 
+class Option(Config):
+    """A choice that the user has when the data set is read, as `options.<name>=value`."""
+
+    default: Any = None
+    choices: tuple[Any, ...] = Field((), description="All values allowed; empty: any of the default's type.")
+    description: str
+
+
 class Card(Config):
     """Front matter of a data card. `text` is the whole file, `body` the Markdown below the front matter."""
 
     name: str
     title: str
-    modality: str = Field(description="CR, CT or text; of the images unless a study says otherwise.")
+    modality: str = Field(description="CR, CT, MR, US, ES (endoscopy), SM (microscopy) or text; as in DICOM.")
+    kind: Literal["image", "volume", "video", "none"] = Field("image", description="What a store keeps of it.")
     tasks: tuple[str, ...] = ()
+    status: Literal["real files", "miniature"] = Field(
+        "miniature",
+        description="Whether the adapter has read real files of the data set, or only miniatures in its layout.",
+    )
+    identifiers: Literal["surrogate", "personal"] = Field(
+        "surrogate", description="Ids were made up by the publisher, or can be those of a hospital and are hashed."
+    )
     source: str = Field(description="Where the data set comes from.")
     licence: str
     access: str
     layout: tuple[str, ...] = Field(description="Files and folders below the root, one per line.")
     labels: tuple[str, ...] = Field((), description="Label names in the official order.")
+    language: str | None = Field(None, description="Of the reports, as in ISO 639-1.")
+    structures: tuple[str, ...] = Field(
+        (), description="Structures that masks show; where value i + 1 of a file is name i."
+    )
+    measurements: dict[str, str] = Field(default_factory=dict, description="Numbers given per study -> unit.")
+    attributes: tuple[str, ...] = Field((), description="Further facts given per study.")
+    options: dict[str, Option] = Field(default_factory=dict, description="Choices when reading the data set.")
+    phantom: dict[str, str] = Field(
+        default_factory=dict, description="Label -> findings of the phantom that mean it, joined by |; for its layout."
+    )
     label_semantics: str = Field("", description="What 1, 0, -1 and NaN mean here.")
     label_aliases: dict[str, str] = Field(default_factory=dict, description="Spelling in some file -> official name.")
     normal_label: str | None = Field(None, description="Label that says that none of the others is present.")
@@ -69,6 +96,25 @@ class Card(Config):
     def text_sha256(self) -> str:
         """SHA-256 of the card's text."""
         return hashlib.sha256(self._text.encode()).hexdigest()
+
+    def resolve_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every declared option with its given or default value.
+
+        Raises:
+            UserError: An option is not declared, or its value is not allowed; all mistakes are listed.
+        """
+        mistakes = []
+        for name, value in given.items():
+            option = self.options.get(name)
+            if option is None:
+                hint = nearest(name, list(self.options))
+                mistakes.append(f"options.{name} is no option of {self.name}.{hint}")
+            elif option.choices and value not in option.choices:
+                mistakes.append(f"options.{name} = {value!r}; allowed: {', '.join(map(str, option.choices))}")
+        if mistakes:
+            known = "; ".join(f"{name}: {option.description}" for name, option in self.options.items()) or "none"
+            raise UserError("\n  ".join(mistakes), f"options of {self.name}", f"The options are: {known}.")
+        return {name: given.get(name, option.default) for name, option in self.options.items()}
 
     @property
     def label_columns(self) -> tuple[str, ...]:

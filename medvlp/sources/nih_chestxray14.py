@@ -11,12 +11,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvlp.errors import UserError, nearest
 from medvlp.sources._csv import Row, read_csv, read_text
-from medvlp.sources.base import Problem, Source
+from medvlp.sources._values import age_years, number
+from medvlp.sources.base import Source
 from medvlp.types import ABSENT, PRESENT, Box, ImageRef, Study
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -25,28 +25,9 @@ LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
 BOX_COLUMNS = ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]")
 
-_AGE = re.compile(r"(\d+)([YMD]?)", re.IGNORECASE)
-_YEARS = {"": 1.0, "Y": 1.0, "M": 1 / 12, "D": 1 / 365.25}
-
-
-@dataclass(slots=True)
-class _Facts:
-    """Counts to record in the store."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    edition: str = ""
-
 
 class NihChestXray14(Source):
     """The data set below a root folder; see `data_cards/nih_chestxray14.md`."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self._facts = _Facts()
-
-    def summary(self) -> dict[str, object]:
-        """Return the edition (full, or subset with both counts) and how many values were read as unknown."""
-        return {"edition": self._facts.edition, **dict(sorted(self._facts.counts.items()))}
 
     def studies(self) -> Iterator[Study]:
         """Yield one study per image, in the order of the file names.
@@ -55,12 +36,12 @@ class NihChestXray14(Source):
             UserError: A table or list is missing or empty, a column is missing, no image is there, a split is empty,
                 patients are in both official lists, or a full edition has other counts than the card.
         """
-        self.problems, self._facts = [], _Facts()
+        self.problems, self.counts = [], Counter()
         table = self._table()
         rows = read_csv(table, COLUMNS)
         lists = {split: self._list(name) for split, name in LISTS.items()}
         boxes = self._boxes({row.cells["Image Index"] for row in rows})
-        self._check_edition(table.name, rows, lists)
+        self._count(table.name, rows, lists)
         images = self._images()
         kept = self._unique(rows, table.name)
         studies = []
@@ -70,12 +51,9 @@ class NihChestXray14(Source):
                 studies.append(study)
         known = {row.cells["Image Index"] for row in rows}
         for name in sorted(set(images) - known):
-            self._problem(images[name], "not in the CSV", f"Add its row to {table.name}, or remove the image.")
+            self.problem(images[name], "not in the CSV", f"Add its row to {table.name}, or remove the image.")
         self._check_splits(studies)
         yield from studies
-
-    def _problem(self, path: str, reason: str, fix: str, study_id: str | None = None) -> None:
-        self.problems.append(Problem(path, reason, fix, study_id))
 
     def _table(self) -> Path:
         for name in TABLES:
@@ -104,7 +82,7 @@ class NihChestXray14(Source):
                     continue
                 if path.name in found:
                     fix = "Remove one of the two files; the first is kept."
-                    self._problem(relative, f"the image is also at {found[path.name]}", fix)
+                    self.problem(relative, f"the image is also at {found[path.name]}", fix)
                     continue
                 found[path.name] = relative
         if not found:
@@ -127,7 +105,7 @@ class NihChestXray14(Source):
                 doubtful, decision = same, "differ; none is kept"
             reason = f"duplicated id: {name} is on lines {lines}, which {decision}"
             for row in doubtful:
-                self._problem(f"{table}:{row.line}", reason, "Keep one row per image.", _stem(name))
+                self.problem(f"{table}:{row.line}", reason, "Keep one row per image.", _stem(name))
         return kept
 
     def _study(
@@ -148,7 +126,7 @@ class NihChestXray14(Source):
             where_listed = "both official lists" if splits else "no official list"
             mistake = f"{name} is in {where_listed}", f"Name it in exactly one of {', '.join(LISTS.values())}."
         if mistake:
-            self._problem(where, *mistake, study_id)
+            self.problem(where, *mistake, study_id)
             return None
         return Study(
             study_id=study_id,
@@ -176,18 +154,16 @@ class NihChestXray14(Source):
         return {name: PRESENT if name in names else ABSENT for name in self.card.label_columns}, None
 
     def _age(self, cell: str) -> float | None:
-        match = _AGE.fullmatch(cell)
-        years = int(match[1]) * _YEARS[match[2].upper()] if match else None
-        if years is not None and years <= self.card.adapter["oldest_age"]:
-            return years
-        self._facts.counts["ages impossible, read as unknown" if match else "ages not given"] += 1
-        return None
+        years = age_years(cell)
+        if years is None:
+            self.counts["ages impossible, read as unknown" if cell[:1].isdigit() else "ages not given"] += 1
+        return years
 
     def _choice(self, row: Row, column: str, allowed: str) -> str | None:
         value = row.cells[column].upper()
         if value in allowed.split():
             return value
-        self._facts.counts[f"{column} not given"] += 1
+        self.counts[f"{column} not given"] += 1
         return None
 
     def _boxes(self, known: set[str]) -> dict[str, tuple[Box, ...]]:
@@ -199,9 +175,9 @@ class NihChestXray14(Source):
             name, label = row.cells["Image Index"], row.cells["Finding Label"]
             label = self.card.label_aliases.get(label, label)
             if name not in known:
-                self._facts.counts["boxes of images that are not in the CSV"] += 1
+                self.counts["boxes of images that are not in the CSV"] += 1
                 continue
-            x, y, width, height = (_number(row.cells[column]) for column in BOX_COLUMNS[2:])
+            x, y, width, height = (number(row.cells[column]) for column in BOX_COLUMNS[2:])
             if label not in self.card.labels:
                 reason = f"box of unknown label '{label}'.{nearest(label, list(self.card.labels))}"
             elif not all(math.isfinite(value) for value in (x, y, width, height)):
@@ -212,39 +188,23 @@ class NihChestXray14(Source):
                 boxes.setdefault(name, []).append(Box(_stem(name), label, x, y, width, height))
                 continue
             fix = "Correct the row of the box; the study is kept without it."
-            self._problem(f"{BOXES}:{row.line}", reason, fix, _stem(name))
-        self._facts.counts["boxes"] = sum(len(own) for own in boxes.values())
+            self.problem(f"{BOXES}:{row.line}", reason, fix, _stem(name))
+        self.counts["boxes"] = sum(len(own) for own in boxes.values())
         return {name: tuple(own) for name, own in boxes.items()}
 
-    def _check_edition(self, table: str, rows: list[Row], lists: Mapping[str, set[str]]) -> None:
+    def _count(self, table: str, rows: list[Row], lists: Mapping[str, set[str]]) -> None:
         """Compare a full edition with the card; name any other number of rows a subset."""
         cells = {row.cells["Image Index"]: row.cells for row in rows}
-        declared = self.card.counts
-        if len(cells) != declared["images"]:
-            self._facts.edition = f"subset: {len(cells):,} of {declared['images']:,}"
-            return
         found = {"images": len(cells), "patients": len({row["Patient ID"] for row in cells.values()})}
-        expected = {name: declared[name] for name in found}
         if table == TABLES[0]:
             views = Counter(row["View Position"] for row in cells.values())
             labels = Counter(row["Finding Labels"] for row in cells.values())
             found |= {"view_PA": views["PA"], "view_AP": views["AP"]}
             found["label_No_Finding"] = labels[str(self.card.normal_label)]
-            expected = {name: declared[name] for name in found}
         for split, name in (("train", "train_val"), ("test", "test")):
             patients = {cells[image]["Patient ID"] for image in lists[split] if image in cells}
             found |= {f"{name} images": len(lists[split]), f"{name} patients": len(patients)}
-            size = self.card.splits[name]
-            expected |= {f"{name} images": size.images or 0, f"{name} patients": size.patients or 0}
-        wrong = [f"{name}: {found[name]:,} found, {expected[name]:,} declared" for name in found]
-        wrong = [line for line, name in zip(wrong, found, strict=True) if found[name] != expected[name]]
-        if wrong:
-            raise UserError(
-                "The full edition has other counts than its card:\n    " + "\n    ".join(wrong),
-                self.root,
-                f"Download {table} and the lists again.",
-            )
-        self._facts.edition = f"full: {len(cells):,}"
+        self.check_counts(found, "images")
 
     def _check_splits(self, studies: list[Study]) -> None:
         patients = {split: {study.patient_id for study in studies if study.split == split} for split in LISTS}
@@ -263,10 +223,3 @@ class NihChestXray14(Source):
 
 def _stem(name: str) -> str:
     return name.rsplit(".", 1)[0]
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan

@@ -22,7 +22,7 @@ from medvlp.types import Study
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 IMAGES, STUDIES, CARD, META, QUARANTINE = (
     "images.parquet",
     "studies.parquet",
@@ -58,19 +58,32 @@ STUDY_COLUMNS: dict[str, str] = {
     "study_id": _TEXT,
     "patient_id": _TEXT,
     "split": _TEXT,
+    "subsets": _TEXT,
     "age": _REAL,
     "sex": _TEXT,
     "site": _TEXT,
+    "day": _REAL,
+    "language": _TEXT,
     "report": _TEXT,
     "boxes": _TEXT,
+    "lesions": _TEXT,
     "triplets": _TEXT,
     "masks": _TEXT,
+    "values": _TEXT,
+    "attributes": _TEXT,
 }
-"""Then one column `label:<name>` per label. `boxes`, `triplets` and `masks` are JSON."""
+"""Then one column `label:<name>` per label. `subsets`, `boxes`, `lesions`, `triplets`, `masks`, `values` and
+`attributes` are JSON (NaN as null); `day` counts from the patient's first study that has a date."""
+_JSON = ("subsets", "boxes", "lesions", "triplets", "masks", "values", "attributes")
 
 
-def study_row(study: Study, labels: Sequence[str]) -> dict[str, Any]:
+def study_row(study: Study, labels: Sequence[str], day: float | None = None) -> dict[str, Any]:
     """Return the row of a study in `studies.parquet`.
+
+    Args:
+        study: The study.
+        labels: Label columns, in the order of the card.
+        day: Days since the patient's first study, where known.
 
     Raises:
         UserError: The study has a label that the card does not list.
@@ -82,13 +95,20 @@ def study_row(study: Study, labels: Sequence[str]) -> dict[str, Any]:
                 f"{nearest(name, list(labels))}",
                 fix="Correct the adapter, or add the label to the card.",
             )
-    row = {name: getattr(study, name) for name in STUDY_COLUMNS if name not in {"boxes", "triplets", "masks"}}
-    row["boxes"] = json.dumps([asdict(box) for box in study.boxes])
-    row["triplets"] = json.dumps([asdict(triplet) for triplet in study.triplets], ensure_ascii=False)
-    row["masks"] = json.dumps(dict(study.masks), sort_keys=True)
+    row: dict[str, Any] = {name: getattr(study, name) for name in STUDY_COLUMNS if name not in (*_JSON, "day")}
+    row["day"] = float("nan") if day is None else float(day)
+    plain = asdict(study)
+    for name in _JSON:
+        row[name] = json.dumps(_without_nan(plain[name]), ensure_ascii=False, sort_keys=True)
     for name in labels:
         row[f"{LABEL_PREFIX}{name}"] = float(study.labels.get(name, float("nan")))
     return row
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: None if inner != inner else inner for name, inner in value.items()}
+    return value
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pa.Table:

@@ -69,6 +69,7 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
     settings = {
         "format_version": FORMAT_VERSION,
         "source": config.source,
+        "options": source.options,
         "card_sha256": source.card.text_sha256,
         "image": config.image.resolved(),
         "shard_images": config.shard_images,

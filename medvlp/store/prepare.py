@@ -57,7 +57,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
             can be looked into).
     """
     started = time.perf_counter()
-    source = SOURCES.get(config.source)(config.root)
+    source = SOURCES.get(config.source)(config.root, config.options)
     _check_target(config)
     plan = make_plan(source, config)
     _check_same_input(plan, config.out)

@@ -20,6 +20,7 @@ from test_prepare import run
 
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
+from medvlp.store.manifest import FORMAT_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,9 @@ def test_opening_is_light(folder: Path) -> None:
 def test_other_format_versions(copy: Path, version: object, fix: str) -> None:
     meta = json.loads((copy / "store.json").read_text())
     (copy / "store.json").write_text(json.dumps(meta | {"format_version": version}))
-    with pytest.raises(UserError, match=f"format version {version}; this medvlp reads version 1") as caught:
+    with pytest.raises(
+        UserError, match=f"format version {version}; this medvlp reads version {FORMAT_VERSION}"
+    ) as caught:
         Store.open(copy)
     assert fix in caught.value.fix
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from medvlp.store import prepare as prepare_module
 from medvlp.store.array_store import Store
 from medvlp.store.plan import differences, make_plan
 from medvlp.store.prepare import prepare
-from medvlp.types import UNKNOWN_PATIENT, Box, ImageRef, Study, Triplet
+from medvlp.types import UNKNOWN_PATIENT, Box, ImageRef, Mask, Study, Triplet
 
 CARD = "---\nname: fake\n---\n"
 
@@ -28,8 +29,8 @@ class Fake(Source):
     name = "fake"
     given: list[Study] = []  # noqa: RUF012
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.problems = root, []
+    def __init__(self, root: Path, options: object = None) -> None:
+        self.root, self.problems, self.options, self.counts, self._edition = root, [], {}, Counter(), {}
         fields = dict.fromkeys(("name", "title", "source", "licence", "access"), "fake")
         self.card = Card(**fields, modality="CR", layout=(), labels=("Mass", "Edema"))
         self.card._text = CARD
@@ -95,7 +96,7 @@ def test_several_images_of_a_study_and_none(fake: PrepareConfig) -> None:
         study(2, 2, images=(ImageRef("b1", "b_pa.png"), ImageRef("b2", "b_missing.png")), labels={"Mass": -1.0}),
         study(3, 3, images=(ImageRef("c1", "c_pa.png"),)),
         study(4, 4, report="Lungs are clear.", site="X", triplets=(Triplet("left lung", "mass", 0.0),),
-              boxes=(Box("none", "Mass", 1, 2, 3, 4),), masks={"heart": "m/heart.png"}),
+              boxes=(Box("none", "Mass", 1, 2, 3, 4),), masks=(Mask("none", "heart", "m/heart.png"),)),
     ]  # fmt: skip
     summary = prepare(fake.model_copy(update={"max_quarantine_share": 0.5}))
     store = Store.open(fake.out)
@@ -111,7 +112,7 @@ def test_several_images_of_a_study_and_none(fake: PrepareConfig) -> None:
     assert last["report"] == "Lungs are clear."
     assert json.loads(last["triplets"]) == [{"anatomy": "left lung", "finding": "mass", "value": 0.0}]
     assert json.loads(last["boxes"])[0]["width"] == 3
-    assert json.loads(last["masks"]) == {"heart": "m/heart.png"}
+    assert json.loads(last["masks"])[0]["path"] == "m/heart.png"
     lines = [json.loads(line) for line in (fake.out / "quarantine.jsonl").read_text().splitlines()]
     assert [(line["path"], line["study_id"]) for line in lines] == [("b_missing.png", "s2"), ("c_pa.png", "s3")]
     assert lines[0]["reason"] == "The file is missing."

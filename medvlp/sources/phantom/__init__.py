@@ -6,13 +6,12 @@ Guarantee: importing this package imports neither OpenCV nor numpy. Labels of a 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from medvlp.errors import UserError
 from medvlp.sources.base import Problem, Source
-from medvlp.types import Box, ImageRef, Study, Triplet
+from medvlp.types import Box, ImageRef, Mask, Study, Triplet
 
 if TYPE_CHECKING:
     from medvlp.sources.phantom.study import PhantomStudy, generate_study
@@ -58,7 +57,7 @@ class Phantom(Source):
             )
         if not rows.is_file():
             raise UserError("The phantom is not finished: studies.jsonl is missing.", self.root, again)
-        self._found: Counter[str] = Counter()
+        self.counts.clear()
         seen: set[str] = set()
         with rows.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -76,9 +75,9 @@ class Phantom(Source):
                 if gone:
                     self.problems.extend(Problem(path, "The image is missing.", again, study.study_id) for path in gone)
                     continue
-                self._found["studies"] += 1
-                self._found["images"] += len(study.images)
-                self._found[f"studies_{study.split}"] += 1
+                self.counts["studies"] += 1
+                self.counts["images"] += len(study.images)
+                self.counts[f"studies_{study.split}"] += 1
                 yield study
 
     def _study(self, row: dict[str, Any]) -> Study:
@@ -95,13 +94,9 @@ class Phantom(Source):
                 Box(box["image_id"], box["label"], box["x"], box["y"], box["width"], box["height"])
                 for box in row["boxes"]
             ),
-            masks={f"{box['image_id']}:{box['number']}:{box['finding']}": box["mask"] for box in row["boxes"]},
+            masks=tuple(Mask(box["image_id"], box["finding"], box["mask"]) for box in row["boxes"]),
             triplets=tuple(Triplet(t["anatomy"], t["finding"], float(t["value"])) for t in row["triplets"]),
             age=float(row["age"]),
             sex=row["sex"],
             split=row["split"],
         )
-
-    def summary(self) -> dict[str, object]:
-        """Return the counts found."""
-        return dict(self._found)

@@ -102,9 +102,9 @@ def test_source_reads_back(written: Path) -> None:
         assert dict(study.labels) == made.labels
         assert (study.patient_id, study.split, study.sex) == (made.visit.patient_id, made.visit.split, made.patient.sex)
         assert [image.view for image in study.images] == [image.view for image in made.images]
-        for box, (name, path) in zip(study.boxes, study.masks.items(), strict=True):
-            assert name.startswith(box.image_id)
-            mask = cv2.imread(str(written / path), cv2.IMREAD_UNCHANGED) > 0
+        for box, drawn in zip(study.boxes, study.masks, strict=True):
+            assert drawn.image_id == box.image_id
+            mask = cv2.imread(str(written / str(drawn.path)), cv2.IMREAD_UNCHANGED) > 0
             x, y, width, height = (int(value) for value in (box.x, box.y, box.width, box.height))
             assert mask[y : y + height, x : x + width].sum() == mask.sum() > 0
     assert source.summary()["studies"] == STUDIES
