@@ -41,7 +41,14 @@ def read_text(path: Path) -> str:
         raise UserError(f"The file cannot be read: {error}", path, "Download it again.") from None
 
 
-def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (), delimiter: str = ",") -> list[Row]:
+def read_csv(
+    path: Path,
+    columns: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    *,
+    delimiter: str = ",",
+    may_be_empty: bool = False,
+) -> list[Row]:
     """Return the rows of a CSV as the named columns, in file order.
 
     Header cells that hold a comma (`Bbox [x,y,w,h]`), quoted or not, count as several columns, as in the rows. Quoted
@@ -52,6 +59,7 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
         columns: Columns that must be there.
         optional: Columns that may be missing; their cells are then empty.
         delimiter: Between the cells.
+        may_be_empty: Allow a table without rows.
 
     Raises:
         UserError: The file is empty or a column is missing.
@@ -72,6 +80,6 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
         if any(cell.strip() for cell in cells):
             values = {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
             rows.append(Row(reader.line_num, absent | values))
-    if not rows:
+    if not rows and not may_be_empty:
         raise UserError(f"{path.name} has no rows.", path, "Download it again.")
     return rows

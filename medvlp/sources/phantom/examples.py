@@ -1,0 +1,149 @@
+"""Phantom examinations as plain records, to be written in the raw layout of any data set.
+
+Guarantee: example i of a seed depends on (seed, i, sizes) alone and holds what the phantom study i holds: pixels,
+boxes, masks, volume and report of one patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int16, UInt8
+
+    from medvlp.sources.phantom.study import PhantomStudy
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleBox:
+    """Bounds of a finding in pixels of its image: x, y of the top-left corner, then width and height."""
+
+    finding: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleImage:
+    """One radiograph, bright is dense. `masks` are (finding, where it is), one per box of the same place."""
+
+    pixels: UInt8[np.ndarray, "h w"]
+    view: str = "PA"
+    """PA, AP or LATERAL."""
+    boxes: tuple[ExampleBox, ...] = ()
+    masks: tuple[tuple[str, Bool[np.ndarray, "h w"]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleLesion:
+    """A finding in a volume: its centre (right, anterior, superior) and diameter in mm."""
+
+    finding: str
+    centre_mm: tuple[float, float, float]
+    diameter_mm: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleVolume:
+    """A CT volume in HU, RAS, with the affine of `medvlp.types.Volume` and a label map of named structures."""
+
+    array: Int16[np.ndarray, "d h w"]
+    affine: Float[np.ndarray, "4 4"]
+    structures: UInt8[np.ndarray, "d h w"] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+    """Value in `structures` -> structure."""
+    lesions: tuple[ExampleLesion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One examination of one patient.
+
+    Args:
+        number: Place in the data set, from 0; layouts make ids from it.
+        patient: Number of the patient, from 0.
+        visit: Number of the patient's examination, from 0.
+        split: train, val or test.
+        age: Years.
+        sex: M or F.
+        findings: Names of `medvlp.sources.phantom.findings.NAMES` that are present.
+        sections: Lower-case section name -> text: findings and impression, perhaps indication and comparison.
+        images: The radiographs.
+        volume: The CT volume, where one is asked for.
+        labels: Labels in the data set's own names, instead of those that follow from `findings`.
+    """
+
+    number: int
+    patient: int
+    visit: int = 0
+    split: str = "train"
+    age: int = 60
+    sex: str = "M"
+    findings: frozenset[str] = frozenset()
+    sections: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[ExampleImage, ...] = ()
+    volume: ExampleVolume | None = None
+    labels: Mapping[str, float] | None = None
+
+
+def phantom_examples(
+    studies: int, seed: int, size: int = 64, image_size: int = 256, volumes: bool = False
+) -> Iterator[Example]:
+    """Yield the first `studies` phantom examinations of a seed.
+
+    Args:
+        studies: How many.
+        seed: Seed of the data set.
+        size: Voxels per axis of the volumes, from which the radiographs are projected too.
+        image_size: Pixels per side of a radiograph.
+        volumes: Give the volumes too.
+    """
+    from medvlp.sources.phantom.study import generate_study
+
+    for number in range(studies):
+        yield _example(number, generate_study(seed, number, size, image_size), volumes)
+
+
+def _example(number: int, study: PhantomStudy, volumes: bool) -> Example:
+    images = []
+    for image in study.images:
+        seen = [
+            (finding.name, box, mask)
+            for finding, box, mask in zip(study.findings, image.boxes, image.masks, strict=True)
+            if box is not None
+        ]
+        boxes = tuple(ExampleBox(name, *map(float, box)) for name, box, _ in seen)
+        images.append(ExampleImage(image.pixels, image.view, boxes, tuple((name, mask) for name, _, mask in seen)))
+    return Example(
+        number=number,
+        patient=int(study.visit.patient),
+        visit=study.visit.number,
+        split=study.visit.split,
+        age=int(study.patient.age),
+        sex=study.patient.sex,
+        findings=frozenset(finding.name for finding in study.findings),
+        sections=dict(study.report.sections),
+        images=tuple(images),
+        volume=_volume(study) if volumes else None,
+    )
+
+
+def _volume(study: PhantomStudy) -> ExampleVolume:
+    from medvlp.sources.phantom.anatomy import LOBES
+
+    lesions = []
+    for finding, mask in zip(study.findings, study.masks, strict=True):
+        if finding.name not in ("nodule", "mass") or not mask.inside.any():
+            continue
+        corner = [axis.start or 0 for axis in mask.box]
+        centre = study.affine[:3] @ [*(np.argwhere(mask.inside).mean(axis=0) + corner), 1.0]
+        right, anterior, superior = map(float, centre)
+        lesions.append(ExampleLesion(finding.name, (right, anterior, superior), float(finding.size_mm or 0)))
+    names = {value: name for name, value in LOBES.items()}
+    return ExampleVolume(study.volume, study.affine, study.lobes, names, tuple(lesions))
