@@ -14,6 +14,40 @@ from medvlp.errors import UserError
 app = typer.Typer(help="Prepare data sets, look at them, and audit them for leaks and shortcuts.", no_args_is_help=True)
 
 
+@app.command("cards", epilog="Example: medvlp data cards padchest")
+def cards(
+    name: Annotated[str | None, typer.Argument(help="Print the whole card of this data set.")] = None,
+) -> None:
+    """List all data sets: modality, task, size, licence, access, and what the adapter was tested on."""
+    from medvlp.sources import SOURCES
+    from medvlp.sources.cards import load_card
+    from medvlp.sources.phantom.layouts import LAYOUTS
+
+    if name is not None:
+        SOURCES.check(name)
+        say(load_card(name).text)
+        return
+    layouts = set(LAYOUTS.names())
+    columns = ["name", "modality", "kept as", "tasks", "size", "licence", "access", "tested on", "layout"]
+    rows = [
+        [
+            card.name,
+            card.modality,
+            card.kind,
+            ", ".join(card.tasks),
+            card.size,
+            card.licence,
+            card.access,
+            card.status,
+            "yes" if card.name in layouts else "no",
+        ]
+        for card in map(load_card, SOURCES.names())
+    ]
+    print_table("Data sets", columns, rows)
+    say("layout: whether `medvlp phantom write --layout NAME` writes it.")
+    say_next(["medvlp", "data", "cards", "nih_chestxray14"])
+
+
 @app.command(
     "prepare",
     epilog="Example: medvlp data prepare nih_chestxray14 --root ChestXray14 --out stores/nih image.size=256",

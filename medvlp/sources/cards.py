@@ -117,6 +117,14 @@ class Card(Config):
         return {name: given.get(name, option.default) for name, option in self.options.items()}
 
     @property
+    def size(self) -> str:
+        """How large the full data set is, in images, volumes, studies or reports."""
+        for unit in ("images", "volumes", "videos", "scans", "studies", "reports", "tiles", "captions", "frames"):
+            if unit in self.counts:
+                return f"{self.counts[unit]:,} {unit}"
+        return "any" if not self.counts else "not declared"
+
+    @property
     def label_columns(self) -> tuple[str, ...]:
         """All label names of a study: the official ones, then `normal_label` where it is not one of them."""
         extra = () if self.normal_label is None or self.normal_label in self.labels else (self.normal_label,)

@@ -93,7 +93,7 @@ class Example:
 
 
 def phantom_examples(
-    studies: int, seed: int, size: int = 64, image_size: int = 256, volumes: bool = False
+    studies: int, seed: int, size: int = 64, image_size: int = 256, needs: str = "radiographs"
 ) -> Iterator[Example]:
     """Yield the first `studies` phantom examinations of a seed.
 
@@ -102,12 +102,12 @@ def phantom_examples(
         seed: Seed of the data set.
         size: Voxels per axis of the volumes, from which the radiographs are projected too.
         image_size: Pixels per side of a radiograph.
-        volumes: Give the volumes too.
+        needs: What the layout needs, as `Layout.needs` says.
     """
     from medvlp.sources.phantom.study import generate_study
 
     for number in range(studies):
-        yield _example(number, generate_study(seed, number, size, image_size), volumes)
+        yield _example(number, generate_study(seed, number, size, image_size), needs == "volumes")
 
 
 def _example(number: int, study: PhantomStudy, volumes: bool) -> Example:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from medvlp.sources.phantom.layouts.base import Layout
 
 LAYOUTS: Registry[Layout] = Registry(
-    "layout", "medvlp.sources.phantom.layouts", "medvlp.sources.phantom.layouts.base:Layout", "medvlp.layouts"
+    "layout",
+    "medvlp.sources.phantom.layouts",
+    "medvlp.sources.phantom.layouts.base:Layout",
+    "medvlp.layouts",
+    helpers=("write",),
 )
 """All raw layouts that the phantom can be written in."""

@@ -78,12 +78,12 @@ def ct_series(volume: ExampleVolume, series_uid: str, **attributes: Any) -> Iter
 
 def _file(pixels: np.ndarray, sop_class: str, sop_uid: str, bits: int, attributes: dict[str, Any]) -> bytes:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     data: Dataset = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = sop_class, sop_uid
+    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = UID(sop_class), UID(sop_uid)
     data.SOPClassUID, data.SOPInstanceUID = sop_class, sop_uid
     data.Rows, data.Columns = pixels.shape
     data.SamplesPerPixel, data.PhotometricInterpretation, data.BitsAllocated = 1, "MONOCHROME2", bits
