@@ -7,7 +7,7 @@ over, and a second file of the same name is a recorded problem, never a silent r
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,11 @@ PICTURES = (".png", ".jpg", ".jpeg")
 
 
 def index_files(
-    source: Source, patterns: Iterable[str], suffixes: Collection[str], *, by: str = "stem"
+    source: Source,
+    patterns: Iterable[str],
+    suffixes: Collection[str],
+    *,
+    by: str | Callable[[str], str] = "stem",
 ) -> dict[str, str]:
     """Return file name -> path relative to the root, for the files that match any of the patterns.
 
@@ -27,7 +31,7 @@ def index_files(
         source: The data set; it records files whose name occurs before.
         patterns: Globs below the root, such as `images/*` or `dicom-images-train/**/*`.
         suffixes: Lower-case endings such as `.png`, matched in any case.
-        by: `stem` (name without suffix), `name`, or `path` (relative to the root).
+        by: `stem` (name without suffix), `name`, `path` (relative to the root), or what a function makes of that path.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()
@@ -39,7 +43,7 @@ def index_files(
             if not path.is_file():
                 continue
             seen.add(relative)
-            key = {"stem": path.stem, "name": path.name, "path": relative}[by]
+            key = by(relative) if callable(by) else {"stem": path.stem, "name": path.name, "path": relative}[by]
             if key in found:
                 fix = "Remove one of the two files; the first is kept."
                 source.problem(relative, f"the image is also at {found[key]}", fix, path.stem)
