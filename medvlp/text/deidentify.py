@@ -1,0 +1,155 @@
+"""Free text without the person it is about: names, numbers, addresses and dates of a report are replaced.
+
+Guarantee: every string that the caller names as identifying is gone from the result, whatever its case and spacing;
+beyond that, patterns find what reports usually hold. Rules are a floor, not a proof: names that stand without a title,
+a label or a signature are found only if they are named, or by Presidio with a language model of the user's.
+
+What is replaced becomes a tag such as [NAME] or [DATE]; a date that can be read without doubt becomes its distance from
+the study's date, e.g. [14 days before].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import date
+from functools import cache, partial
+from typing import Any
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"  # noqa: E501
+_PERSON = r"[A-Z][\w'\u2019-]+(?:(?:[ \t]+|,[ \t]*)(?:[A-Z]\.?(?![\w])|(?:de|da|van|von|der|bin|al)(?=[ \t])|[A-Z][\w'\u2019-]+)){0,4}"  # noqa: E501
+_LINE_PERSON = r"[^\n,;.:]{2,60}"
+
+_DATES: tuple[tuple[str, str], ...] = (
+    (r"(?<![\d.])(?P<y>(?:19|20)\d\d)[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)", "ymd"),
+    (r"(?<!\d)(?P<y>(?:19|20)\d\d)(?P<m>0[1-9]|1[0-2])(?P<d>0[1-9]|[12]\d|3[01])(?!\d)", "ymd"),
+    (rf"\b(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ \t-]+(?:of[ \t]+)?(?P<m>{_MONTH})[ \t,-]+(?P<y>(?:19|20)\d\d)\b", "name"),
+    (rf"\b(?P<m>{_MONTH})[ \t]+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ \t]*,?[ \t]+(?P<y>(?:19|20)\d\d)\b", "name"),
+    (r"(?<![\d.])\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)?\d\d(?![\d.])", "doubtful"),
+    (rf"\b(?:{_MONTH}[ \t]+(?:of[ \t]+)?(?:19|20)\d\d|\d{{1,2}}(?:st|nd|rd|th)?[ \t]+{_MONTH})\b", "doubtful"),
+)
+
+_RULES: tuple[tuple[str, str, str], ...] = (
+    ("EMAIL", r"", r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+    ("URL", r"", r"\b(?:https?://|www\.)\S+"),
+    ("SSN", r"", r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])"),
+    ("PHONE", r"", r"(?<![\d.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?|\d{3}[ .-])\d{3}[ .-]\d{2,4}(?:[ .-]\d{2,4})?(?![\d.])"),  # noqa: E501
+    ("PHONE", r"\b(?:tel|telephone|phone|fax|pager|mobile|ext)\b\.?[ \t]*(?:no\.?|number)?[ \t]*[:#]?[ \t]*", r"\+?\d[\d ()./-]{3,}\d"),  # noqa: E501
+    ("ID", r"\b(?:mrn|medical[ \t]+record(?:[ \t]+(?:number|no\.?|#))?|accession(?:[ \t]+(?:number|no\.?|#))?|acc(?:ession)?[ \t]*#|patient[ \t]*id(?:entifier)?|account(?:[ \t]+(?:number|no\.?))?|encounter(?:[ \t]+(?:number|no\.?))?|visit[ \t]+(?:number|no\.?)|order(?:[ \t]+(?:number|no\.?|#))|nhs(?:[ \t]+(?:number|no\.?))|case[ \t]+(?:number|no\.?|#)|insurance(?:[ \t]+(?:number|no\.?))|study[ \t]*id|dob[ \t]+id)[ \t]*[:#=]*[ \t]*", r"[A-Za-z]{0,4}[-\d][\w/-]*"),  # noqa: E501
+    ("NAME", r"\b(?:patient(?:'s)?[ \t]+name|name[ \t]+of[ \t]+patient|patient|name|surname|first[ \t]+name|last[ \t]+name)[ \t]*:[ \t]*", r"(?=[A-Z])" + _LINE_PERSON),  # noqa: E501
+    ("NAME", r"", r"(?-i:" + _PERSON + r")(?=,?[ \t]+(?-i:M\.?D\.?|D\.?O\.?|MBBS|FRCR|Ph\.?D\.?)(?![\w]))"),
+    ("NAME", r"\b(?:(?:electronically|digitally)[ \t]+signed(?:[ \t]+and[ \t]+finalized)?|signed|dictated|transcribed|reported|read|interpreted|reviewed|approved|verified|attested|finali[sz]ed|discussed|communicated|telephoned)[ \t]+(?:by|with|to)(?:[ \t]+and[ \t]+\w+[ \t]+by)?[ \t]*:?[ \t]*(?:dr\.?[ \t]+|the[ \t]+)?", r"(?-i:" + _PERSON + r")"),  # noqa: E501
+    ("NAME", r"\b(?:(?:attending|referring|ordering|requesting|reporting|consulting)(?:[ \t]+(?:physician|doctor|radiologist|provider|clinician|md))?|radiologist|physician|resident|fellow|technologist|provider|signature|surgeon)[ \t]*:[ \t]*(?:dr\.?[ \t]+)?", r"(?=[A-Z])" + _LINE_PERSON),  # noqa: E501
+    ("NAME", r"\b(?-i:Dr|DR|Mr|MR(?=\.)|Mrs|MRS|Ms|Miss|Prof|Professor|Doctor|Sir)\b\.?[ \t]+", r"(?-i:" + _PERSON + r")"),  # noqa: E501
+    ("ADDRESS", r"", r"\b\d{1,5}[ \t]+(?-i:(?:[A-Z][a-z]+[ \t]+){1,3})(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|square|sq|way)\b\.?(?:,[ \t]*(?-i:[A-Z][A-Za-z]+(?:[ \t]+[A-Z][A-Za-z]+)?))?(?:,?[ \t]*(?-i:[A-Z]{2})[ \t]+\d{5}(?:-\d{4})?)?"),  # noqa: E501
+    ("HOSPITAL", r"", r"(?-i:(?:(?:St|Saint|Mount|Mt)\.?[ \t]+)?(?:[A-Z][\w'\u2019.-]*[ \t]+(?:of[ \t]+)?){1,4}(?:Hospital|Clinic|Infirmary|Medical[ \t]+Cent(?:er|re)|Health(?:care)?[ \t]+(?:System|Cent(?:er|re)|Trust)|Imaging[ \t]+Cent(?:er|re)))\b"),  # noqa: E501
+    ("HOSPITAL", r"", r"(?-i:(?:University|Universit\u00e4tsklinikum|Klinikum|H\u00f4pital|Hospital)[ \t]+(?:of[ \t]+|de[ \t]+|du[ \t]+)?[A-Z][\w-]+(?:[ \t]+[A-Z][\w-]+){0,3})"),  # noqa: E501
+    ("UID", r"", r"(?<![\d.])[012](?:\.\d+){5,}(?!\.?\d)"),
+    ("ID", r"", r"(?<![\d.,:/-])\d{7,}(?![\d.,]*\d)"),
+)  # fmt: skip
+"""(tag, what stands before and is kept, what is replaced), tried in this order, ignoring case unless said."""
+
+_AGE = re.compile(r"\b(?P<n>9\d|1[01]\d)(?=[ -]*(?:years?|yrs?|y/?o|y\.o\.|year-old)\b)", re.IGNORECASE)
+
+
+@cache
+def _compiled() -> tuple[list[tuple[re.Pattern[str], str]], list[tuple[str, re.Pattern[str]]]]:
+    dates = [(re.compile(pattern, re.IGNORECASE), kind) for pattern, kind in _DATES]
+    rules = [(tag, re.compile(f"(?P<before>{before})(?P<what>{what})", re.IGNORECASE)) for tag, before, what in _RULES]
+    return dates, rules
+
+
+def deidentify(text: str, *, known: Iterable[str] = (), study_date: str | None = None) -> str:
+    """Return the text without what identifies a person.
+
+    Args:
+        text: A report.
+        known: Strings that identify this patient, such as name, number and accession; names may be in DICOM's form
+            (`Family^Given`). Each part of three letters or more is replaced wherever it stands as a word.
+        study_date: YYYYMMDD; a full date in the text then becomes its distance in days.
+    """
+    text = _without_known(text, known)
+    dates, rules = _compiled()
+    for pattern, kind in dates:
+        text = pattern.sub(partial(_date_tag, kind=kind, study_date=study_date), text)
+    for tag, pattern in rules:
+        text = pattern.sub(rf"\g<before>[{tag}]", text)
+    return _AGE.sub("over 89", text)
+
+
+def _without_known(text: str, known: Iterable[str]) -> str:
+    parts: set[str] = set()
+    for name in known:
+        whole = name.strip()
+        if len(whole) >= 3:
+            parts.add(whole)
+        parts.update(part for part in re.split(r"[\^,=\s]+", whole) if len(part) >= 3)
+    for part in sorted(parts, key=lambda part: (-len(part), part)):
+        spaced = r"[\s\^,_-]*".join(map(re.escape, re.split(r"[\s\^,]+", part)))
+        text = re.sub(rf"(?<![^\W_]){spaced}(?![^\W_])", "[REMOVED]", text, flags=re.IGNORECASE)
+    return text
+
+
+def _date_tag(match: re.Match[str], kind: str, study_date: str | None) -> str:
+    if kind == "doubtful" or study_date is None:
+        return "[DATE]"
+    month = match["m"]
+    number = int(month) if kind == "ymd" else _MONTHS.index(month[:3].lower()) + 1
+    try:
+        days = (date(int(match["y"]), number, int(match["d"])) - date.fromisoformat(study_date)).days
+    except ValueError:
+        return "[DATE]"
+    if days == 0:
+        return "[same day]"
+    return f"[{abs(days)} {'day' if abs(days) == 1 else 'days'} {'before' if days < 0 else 'after'}]"
+
+
+def presidio(model: str, language: str = "en") -> Callable[[str], str]:
+    """Return a function that replaces what Presidio finds, with a spaCy model that is on this machine.
+
+    Args:
+        model: Name of an installed spaCy package, or a folder that holds a model.
+        language: Of the model.
+
+    Raises:
+        UserError: Presidio or the model is not installed; nothing is downloaded.
+    """
+    from medvlp.errors import UserError
+
+    try:
+        import spacy
+        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+        from presidio_analyzer.nlp_engine import SpacyNlpEngine
+    except ImportError:
+        raise UserError(
+            "Presidio is not installed.", "identifiers.text", "Install medvlp[presidio], or set identifiers.text=rules."
+        ) from None
+    try:
+        pipeline = spacy.load(model)
+    except OSError:
+        raise UserError(
+            f"There is no spaCy model '{model}'.",
+            "identifiers.model",
+            "Name an installed spaCy package or a folder with a model; medvlp downloads none.",
+        ) from None
+
+    class _Local(SpacyNlpEngine):
+        def __init__(self) -> None:
+            super().__init__(models=[{"lang_code": language, "model_name": model}])
+            self.nlp: Any = {language: pipeline}
+
+    registry = RecognizerRegistry(supported_languages=[language])
+    registry.load_predefined_recognizers(languages=[language])
+    engine = AnalyzerEngine(nlp_engine=_Local(), registry=registry, supported_languages=[language])
+
+    def replace(text: str) -> str:
+        found: list[Any] = sorted(engine.analyze(text=text, language=language), key=lambda entity: entity.start)
+        pieces, end = [], 0
+        for entity in found:
+            if entity.start >= end:
+                pieces += [text[end : entity.start], f"[{entity.entity_type}]"]
+            end = max(end, entity.end)
+        return "".join([*pieces, text[end:]])
+
+    return replace
