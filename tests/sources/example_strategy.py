@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from medvlp.sources.phantom.examples import Example, ExampleBox, ExampleImage, ExampleLesion, ExampleVolume
+from medvlp.sources.phantom.clips import heart_clip, surgery_clip
+from medvlp.sources.phantom.examples import Example, ExampleBox, ExampleClip, ExampleImage, ExampleLesion, ExampleVolume
 from medvlp.sources.phantom.findings import NAMES
 from medvlp.sources.phantom.layouts.base import Layout
 from medvlp.types import Study
@@ -53,9 +54,17 @@ def example(
         findings=findings,
         sections={name: sentence(rng) for name in ("indication", "comparison", "findings", "impression")},
         images=images,
-        volume=volume(rng, layout, findings) if layout.needs == "volumes" else None,
+        volume=volume(rng, layout, findings) if layout.needs in ("volumes", "abdomen") else None,
+        clip=clip(rng, layout),
         labels=labels(rng, layout),
     )
+
+
+def clip(rng: np.random.Generator, layout: type[Layout]) -> ExampleClip | None:
+    """A few small frames, where the layout needs any."""
+    if layout.needs == "heart":
+        return heart_clip(rng, frames=int(rng.integers(4, 8)), size=32)
+    return surgery_clip(rng, frames=int(rng.integers(2, 5)), size=16) if layout.needs == "surgery" else None
 
 
 def labels(rng: np.random.Generator, layout: type[Layout]) -> dict[str, float] | None:

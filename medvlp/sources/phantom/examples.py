@@ -62,6 +62,32 @@ class ExampleVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class ExampleTracing:
+    """Outline of a left ventricle in one frame, as an ultrasound tracing has it: all lines are x1, y1, x2, y2."""
+
+    frame: int
+    axis: tuple[float, float, float, float]
+    """The long axis."""
+    chords: tuple[tuple[float, float, float, float], ...]
+    """Lines across it, from one of its ends to the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleClip:
+    """Frames of an ultrasound loop (grey) or of an operation (red, green and blue, one frame a second)."""
+
+    frames: UInt8[np.ndarray, "f h w *c"]
+    fps: float
+    tracings: tuple[ExampleTracing, ...] = ()
+    volumes_ml: tuple[float, float] = (0.0, 0.0)
+    """Of the left ventricle at the end of systole and of diastole."""
+    phases: tuple[int, ...] = ()
+    """Number of the phase of an operation, from 0, per frame."""
+    tools: tuple[frozenset[int], ...] = ()
+    """Numbers of the instruments in sight, from 0, per frame."""
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One examination of one patient.
 
@@ -76,6 +102,7 @@ class Example:
         sections: Lower-case section name -> text: findings and impression, perhaps indication and comparison.
         images: The radiographs.
         volume: The CT volume, where one is asked for.
+        clip: The clip, where one is asked for.
         labels: Labels in the data set's own names, instead of those that follow from `findings`.
     """
 
@@ -89,6 +116,7 @@ class Example:
     sections: Mapping[str, str] = field(default_factory=dict)
     images: tuple[ExampleImage, ...] = ()
     volume: ExampleVolume | None = None
+    clip: ExampleClip | None = None
     labels: Mapping[str, float] | None = None
 
 
@@ -104,10 +132,33 @@ def phantom_examples(
         image_size: Pixels per side of a radiograph.
         needs: What the layout needs, as `Layout.needs` says.
     """
+    if needs in ("abdomen", "heart", "surgery"):
+        yield from _without_thorax(studies, seed, size, needs)
+        return
     from medvlp.sources.phantom.study import generate_study
 
     for number in range(studies):
         yield _example(number, generate_study(seed, number, size, image_size), needs == "volumes")
+
+
+def _without_thorax(studies: int, seed: int, size: int, needs: str) -> Iterator[Example]:
+    """Yield examinations of what the thorax does not show; the patients are those of the thorax."""
+    from medvlp.sources.phantom import abdomen, clips
+    from medvlp.sources.phantom.patient import sample_patient, visit
+
+    for number in range(studies):
+        who = visit(seed, number)
+        patient = sample_patient(seed, who.patient)
+        yield Example(
+            number=number,
+            patient=int(who.patient),
+            visit=who.number,
+            split=who.split,
+            age=int(patient.age),
+            sex=patient.sex,
+            volume=abdomen.abdomen_volume(seed, number, size) if needs == "abdomen" else None,
+            clip=clips.phantom_clip(seed, number, needs) if needs in ("heart", "surgery") else None,
+        )
 
 
 def _example(number: int, study: PhantomStudy, volumes: bool) -> Example:

@@ -31,8 +31,8 @@ class Layout(ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Literal["radiographs", "volumes", "nothing"]] = "radiographs"
-    """What the examples must hold."""
+    needs: ClassVar[Literal["radiographs", "volumes", "abdomen", "heart", "surgery", "nothing"]] = "radiographs"
+    """What the examples must hold: radiographs, thorax volumes, abdominal volumes, ultrasound loops, operations."""
     label_values: ClassVar[tuple[float, ...]] = ()
     """Values that every label of the data set may have on its own; empty where labels follow from findings."""
     editions: ClassVar[dict[str, tuple[object, ...]]] = {}
