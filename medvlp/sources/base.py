@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from medvlp.errors import UserError
 from medvlp.sources.cards import Card, load_card
@@ -72,6 +72,11 @@ class Source(ABC):
         self.counts: Counter[str] = Counter()
         """Facts worth recording (values read as unknown, boxes, masks, ...), in the store's record by `summary`."""
         self._edition: dict[str, str] = {}
+
+    @property
+    def kind(self) -> Literal["image", "volume", "video", "none"]:
+        """What a store keeps of the images. Read after `studies()`, so that a mixed data set can tell what was found."""
+        return self.card.kind
 
     @abstractmethod
     def studies(self) -> Iterator[Study]:

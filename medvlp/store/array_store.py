@@ -7,37 +7,37 @@ threads, pickled (it travels as its path) and used after a fork; images come bac
 from __future__ import annotations
 
 import json
-import os
-import sys
-import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlp.config.preprocessing import StoredImageConfig
+from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.errors import UserError
 from medvlp.sources.cards import Card, read_card
 from medvlp.store import manifest
-from medvlp.store.shards import ARRAY, PROGRESS, shard_file
+from medvlp.store.open_arrays import OpenArrays
+from medvlp.store.raw_items import StoredConfig
+from medvlp.store.shards import (
+    CLIPS,
+    IMAGES_ARRAY,
+    LABELS,
+    MASKS_ARRAY,
+    PROGRESS,
+    VOLUMES,
+    array_folder,
+    clip_axes,
+    image_layout,
+    shard_file,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from jaxtyping import Int, Shaped
+    from jaxtyping import Int, Int16, Shaped, UInt8
 
-_inherited_by_fork = False
-
-
-def _note_fork() -> None:
-    global _inherited_by_fork
-    _inherited_by_fork = "tensorstore" in sys.modules
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
-
-INDEX_CACHE_BYTES = 32 << 20
-"""Room for the indices of some thousand shards, so that an image costs one read and not two."""
+    from medvlp.types import Clip, Volume
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -69,6 +69,10 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+_CONFIGS: dict[str, type[StoredConfig]] = {"volume": StoredVolumeConfig, "video": StoredVideoConfig}
+_UNITS = {"image": "images", "volume": "volumes", "video": "clips", "none": "no images"}
+
+
 class Store:
     """A prepared store.
 
@@ -77,8 +81,8 @@ class Store:
         meta: Contents of `store.json`.
         hash: SHA-256 of its content, the same on every machine.
         dataset: Name of the data set.
-        image_config: How the images were made from their files.
-        size: Side of the images in pixels.
+        kind: What it holds: image, volume, video, or none of these.
+        config: How images, volumes or clips were made from their files.
         label_names: Labels in the order of the card.
     """
 
@@ -87,11 +91,10 @@ class Store:
         self.meta = read_meta(self.path)
         self.hash: str = self.meta["hash"]
         self.dataset: str = self.meta["dataset"]
-        self.image_config = StoredImageConfig.model_validate(self.meta["preprocessing"])
-        self.size = self.image_config.size
+        self.kind: str = self.meta["kind"]
+        self.config = _CONFIGS.get(self.kind, StoredImageConfig).model_validate(self.meta["preprocessing"])
         self.label_names: list[str] = list(self.meta["labels"])
-        self._lock = threading.Lock()
-        self._handle: Any = None
+        self._arrays = OpenArrays(self.path)
         self._shards_checked = False
 
     @classmethod
@@ -107,11 +110,28 @@ class Store:
         return Store, (self.path,)
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}, dataset={self.dataset!r}, images={len(self)}, hash={self.hash[:12]})"
+        what = f"{_UNITS[self.kind]}={len(self)}, hash={self.hash[:12]}"
+        return f"Store({str(self.path)!r}, dataset={self.dataset!r}, {what})"
 
     def __len__(self) -> int:
-        """Number of good images."""
+        """Number of good images, volumes or clips."""
         return int(self.meta["counts"]["images"])
+
+    @property
+    def image_config(self) -> StoredImageConfig:
+        """How the images were made from their files.
+
+        Raises:
+            UserError: The store holds volumes or clips.
+        """
+        if not isinstance(self.config, StoredImageConfig):
+            self._refuse("image")
+        return self.config
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.image_config.size
 
     @cached_property
     def card(self) -> Card:
@@ -120,13 +140,18 @@ class Store:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        """One row per good image; `index` is its row in the array. Columns: `medvlp.store.manifest.IMAGE_COLUMNS`."""
+        """One row per good image, volume or clip. Columns: `medvlp.store.manifest.IMAGE_COLUMNS`."""
         return self._table(manifest.IMAGES)
 
     @cached_property
     def studies(self) -> pd.DataFrame:
         """One row per study. Columns: `medvlp.store.manifest.STUDY_COLUMNS`, then `label:<name>`."""
         return self._table(manifest.STUDIES)
+
+    @cached_property
+    def masks(self) -> pd.DataFrame:
+        """One row per good mask or structure of a label map. Columns: `medvlp.store.manifest.MASK_COLUMNS`."""
+        return self._table(manifest.MASKS)
 
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
@@ -143,42 +168,194 @@ class Store:
         own = [name for name in self.studies.columns if name == "study_id" or name not in self.images.columns]
         return self.images.merge(self.studies[own], on="study_id", how="left", validate="many_to_one")
 
-    def read(self, indices: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b h w"]:
+    def read(self, indices: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b h w *c"]:
         """Return images by their array row (`images["index"]`), in the order given, repeats allowed.
 
         Args:
             indices: Rows of the array.
 
         Returns:
-            uint8 or uint16 `[b h w]`, 0 black to full scale white.
+            uint8 or uint16 `[b h w]`, 0 black to full scale white, or `[b h w 3]`, red, green and blue.
 
         Raises:
             IndexError: A row is outside the array.
-            UserError: A shard is missing on disk or damaged.
+            UserError: A shard is missing on disk or damaged, or the store holds volumes or clips.
         """
         import numpy as np
 
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
-        rows = int(self.meta["counts"]["array_rows"])
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= rows):
-            raise IndexError(f"rows {wanted.min()} to {wanted.max()} asked for, the array of {self.path} has {rows}")
+        shape = image_layout(0, 1, self.image_config).shape
+        wanted = self._rows(indices, int(self.meta["counts"]["array_rows"]), IMAGES_ARRAY)
         if not len(wanted):
-            return np.empty((0, self.size, self.size), dtype=self.image_config.dtype)
-        return self._read(wanted)
+            return np.empty(shape, dtype=self.image_config.dtype)
+        with self._reading(IMAGES_ARRAY):
+            self._check_shards()
+            return self._arrays.rows(IMAGES_ARRAY, wanted)
 
-    def _read(self, wanted: Int[np.ndarray, " b"]) -> Shaped[np.ndarray, "b h w"]:
+    def read_masks(self, wanted: Int[np.ndarray, " m"] | Sequence[str]) -> UInt8[np.ndarray, "m s s"]:
+        """Return masks of images or clips, 1 inside and 0 outside, where the stored pixels are.
+
+        Args:
+            wanted: Rows (`masks["index"]`), or image ids: then the masks of these images, in the order of the ids and
+                of `masks`.
+
+        Raises:
+            IndexError: A row is no mask.
+            UserError: A file is missing or damaged, or the store holds volumes (see `read_labels`).
+        """
         import numpy as np
 
+        if isinstance(self.config, StoredVolumeConfig):
+            self._refuse("image")
+        table = self.masks
+        if len(wanted) and isinstance(wanted[0], str):
+            of_image = table.groupby("image_id", sort=False)["index"].apply(list).to_dict()
+            wanted = np.array([row for name in wanted for row in of_image.get(name, [])], dtype=np.int64)
+        rows = np.asarray(wanted, dtype=np.int64).reshape(-1)
+        unknown = np.setdiff1d(rows, table["index"].to_numpy())
+        if len(unknown):
+            raise IndexError(f"row {unknown[0]} of {self.path / MASKS_ARRAY} is no mask")
+        if not len(rows):
+            return np.empty((0, self.config.size, self.config.size), dtype=np.uint8)
+        with self._reading(MASKS_ARRAY):
+            return self._arrays.rows(MASKS_ARRAY, rows)
+
+    def read_volume(self, index: int) -> Volume:
+        """Return a volume by its number (`images["index"]`), as `medvlp.read_volume` gave it."""
+        import numpy as np
+
+        from medvlp.types import Intensity, Volume
+
+        row = self._volume_rows[self._known(index, "volume")]
+        affine = None if row["affine"] is None else np.array(json.loads(row["affine"]))
+        spacing = tuple(float(row[f"spacing_{axis}_mm"]) for axis in ("slice", "row", "col"))
+        provenance = {"store": self.hash, "image_id": row["image_id"], "hu_applied": row["hu_applied"]}
+        return Volume(
+            array=self._region(VOLUMES, index, tuple(slice(0, size) for size in row["shape"])),
+            affine=affine,
+            spacing_mm=None if spacing[0] != spacing[0] else spacing,  # type: ignore[arg-type]
+            intensity=Intensity(row["intensity"]),
+            provenance=provenance,
+        )
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Return depth, height and width of a volume in voxels."""
+        return self._volume_rows[self._known(index, "volume")]["shape"]
+
+    def crop(self, index: int, start: Sequence[int], size: Sequence[int]) -> Int16[np.ndarray, "d h w"]:
+        """Return a part of a volume: `size` voxels along d, h, w from `start` on.
+
+        Raises:
+            IndexError: The part is not inside the volume, or there is no such volume.
+            UserError: The file is missing or damaged, or the store holds no volumes.
+        """
+        return self._region(VOLUMES, index, self._inside(index, start, size))
+
+    def read_labels(self, index: int) -> tuple[Shaped[np.ndarray, "d h w"], dict[int, str]]:
+        """Return the label map of a volume (uint8 or uint16) and the name of each of its values.
+
+        Raises:
+            UserError: The volume has no label map, or as for `crop`.
+        """
+        shape = self.shape(index)
+        return self.crop_labels(index, (0, 0, 0), shape), dict(self._structures[index])
+
+    def crop_labels(self, index: int, start: Sequence[int], size: Sequence[int]) -> Shaped[np.ndarray, "d h w"]:
+        """Return a part of a volume's label map; see `crop`."""
+        region = self._inside(index, start, size)
+        if not self.has_labels(index):
+            name = self._volume_rows[index]["image_id"]
+            raise UserError(f"The volume {name} has no label map.", self.path, "Use one that `store.masks` lists.")
+        return self._region(LABELS, index, region)
+
+    def has_labels(self, index: int) -> bool:
+        """Tell whether a volume has a label map."""
+        return index in self._structures
+
+    def read_clip(self, index: int) -> Clip:
+        """Return a clip by its number (`images["index"]`)."""
+        from medvlp.types import Clip
+
+        row = self._volume_rows[self._known(index, "video")]
+        return Clip(
+            array=self._region(CLIPS, index, (slice(0, row["frames"]),)),
+            fps=None if row["fps"] != row["fps"] else row["fps"],
+            provenance={
+                "store": self.hash,
+                "image_id": row["image_id"],
+                "height": row["height"],
+                "width": row["width"],
+            },
+        )
+
+    @cached_property
+    def _volume_rows(self) -> dict[int, dict[str, Any]]:
+        """Facts of each volume or clip by its number; missing values are None, NaN in columns of reals."""
+        names = ["index", "image_id", "depth", "height", "width", "frames", "affine", "intensity", "hu_applied", "fps"]
+        names += ["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]
+        found: dict[int, dict[str, Any]] = {}
+        for record in self.images[names].astype(object).to_dict("records"):
+            row: dict[str, Any] = {str(name): value for name, value in record.items()}
+            for name in ("affine", "intensity", "hu_applied"):
+                row[name] = None if row[name] != row[name] else row[name]
+            if self.kind == "volume":
+                row["shape"] = (int(row["depth"]), int(row["height"]), int(row["width"]))
+            else:
+                row |= {name: int(row[name]) for name in ("frames", "height", "width")}
+            found[int(row["index"])] = row
+        return found
+
+    @cached_property
+    def _structures(self) -> dict[int, dict[int, str]]:
+        """Value -> name, in each volume that has a label map."""
+        found: dict[int, dict[int, str]] = {}
+        for index, value, label in self.masks[["index", "value", "label"]].itertuples(index=False):
+            found.setdefault(int(index), {})[int(value)] = label
+        return found
+
+    def _refuse(self, kind: str) -> None:
+        raise UserError(
+            f"The store holds {_UNITS[self.kind]}, but {_UNITS[kind]} are needed.", self.path, "Use another store."
+        )
+
+    def _known(self, index: int, kind: str) -> int:
+        if self.kind != kind:
+            self._refuse(kind)
+        if index not in self._volume_rows:
+            raise IndexError(f"{self.path} has no {kind} {index}")
+        return int(index)
+
+    def _inside(self, index: int, start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+        shape = self.shape(index)
+        ends = [int(low) + int(length) for low, length in zip(start, size, strict=True)]
+        if min(start) < 0 or min(size) < 1 or any(end > whole for end, whole in zip(ends, shape, strict=True)):
+            raise IndexError(f"{tuple(size)} voxels from {tuple(start)} are not inside a volume of {shape}")
+        return tuple(slice(int(low), end) for low, end in zip(start, ends, strict=True))
+
+    def _region(self, group: str, index: int, region: tuple[slice, ...]) -> Shaped[np.ndarray, " ..."]:
+        folder = array_folder(self.path / group, index)
+        axes = clip_axes(self.config) if group == CLIPS else 3
+        name = f"{group}/{folder.name}"
+        with self._reading(name):
+            return self._arrays.region(name, region, shard_file(folder, 0, axes))
+
+    @staticmethod
+    def _rows(indices: Int[np.ndarray, " b"], rows: int, name: str) -> Int[np.ndarray, " b"]:
+        import numpy as np
+
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= rows):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} asked for, {name} has {rows}")
+        return wanted
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
         try:
-            self._check_shards()
-            if _inherited_by_fork:  # tensorstore aborts a forked child of a process that has used it
-                return np.asarray(self._zarr_array.oindex[wanted])
-            return self._array()[wanted].read().result()
+            yield
         except (ValueError, OSError) as error:
             raise UserError(
-                f"The images of the store cannot be read: {error}",
-                self.path / ARRAY,
-                "Prepare it again in another folder.",
+                f"{_UNITS[self.kind].capitalize()} of the store cannot be read: {error}",
+                self.path / name,
+                "Copy the store again, or prepare it again in another folder.",
             ) from error
 
     def _check_shards(self) -> None:
@@ -186,31 +363,9 @@ class Store:
         if self._shards_checked:
             return
         shard_images = self.meta["made_from"]["settings"]["shard_images"]
-        visible = self.images.loc[self.images["mean"] > 0, "index"]
-        for number in sorted(set(visible // shard_images)):
-            file = shard_file(self.path, number)
+        axes = len(image_layout(0, 1, self.config).shape)
+        for number in sorted(set(self.images["index"] // shard_images)):
+            file = shard_file(self.path / IMAGES_ARRAY, number, axes)
             if not file.exists():
                 raise UserError("A shard of the store is missing.", file, "Copy the store again, or prepare it again.")
         self._shards_checked = True
-
-    @cached_property
-    def _zarr_array(self) -> Any:
-        import zarr
-
-        return zarr.open_array(self.path / ARRAY, mode="r")
-
-    def _array(self) -> Any:
-        """Return the tensorstore handle."""
-        import tensorstore as ts
-
-        with self._lock:
-            if self._handle is None:
-                spec = {
-                    "driver": "zarr3",
-                    "kvstore": {"driver": "file", "path": str((self.path / ARRAY).resolve())},
-                    "recheck_cached_metadata": "open",
-                    "recheck_cached_data": "open",
-                }
-                context = ts.Context({"cache_pool": {"total_bytes_limit": INDEX_CACHE_BYTES}})
-                self._handle = ts.open(spec, open=True, read=True, context=context).result()
-            return self._handle

@@ -18,7 +18,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medvlp.errors import UserError
 
@@ -50,8 +50,9 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, data: bytes, scratch: Path) -> None:
-    """Write a file through `scratch`, a folder on the same disk.
+@contextlib.contextmanager
+def atomic_file(path: Path, scratch: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing through `scratch`, a folder on the same disk; it gets its name when all is on the disk.
 
     Raises:
         UserError: The disk is full or read-only.
@@ -62,13 +63,23 @@ def write_atomic(path: Path, data: bytes, scratch: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             scratch.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_atomic(path: Path, data: bytes, scratch: Path) -> None:
+    """Write a file through `scratch`, a folder on the same disk.
+
+    Raises:
+        UserError: The disk is full or read-only.
+    """
+    with atomic_file(path, scratch) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Any, scratch: Path, indent: int | None = 2) -> None:

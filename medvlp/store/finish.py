@@ -19,14 +19,24 @@ import medvlp
 from medvlp.config.schema import PrepareConfig
 from medvlp.sources.base import Source
 from medvlp.store import manifest
+from medvlp.store.days import study_days
 from medvlp.store.files import file_sha256, write_atomic, write_json
-from medvlp.store.plan import VAL_RULE, Plan
-from medvlp.store.shards import PROGRESS, ShardTask
+from medvlp.store.plan import VAL_RULE, Plan, stored_config
+from medvlp.store.shards import PROGRESS, ShardTask, file_sizes
 
 logger = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-_PACKAGES = ("imagehash", "numpy", "opencv-python-headless", "pillow", "pyarrow", "pydicom", "scipy", "zarr")
+_PACKAGES = (
+    "imagehash",
+    "numcodecs",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "pydicom",
+    "scipy",
+)
 
 
 def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config: PrepareConfig) -> None:
@@ -41,17 +51,22 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     out, scratch = config.out, config.out / PROGRESS / "tmp"
     facts = [row for record in records for row in record["rows"]]
     images = [_image_row(plan, row) for row in sorted(facts, key=lambda row: row["index"])]
+    masks = [_mask_row(plan, row) for record in records for row in record["masks"]]
     with_images = {row["study_id"] for row in images}
-    studies = [study for study in plan.studies if study.study_id in with_images or not study.images]
+    planned = {study.study_id for study, _ in plan.images}
+    studies = [study for study in plan.studies if study.study_id in with_images or study.study_id not in planned]
     labels = source.card.label_columns
-    study_rows = [manifest.study_row(study, labels) for study in studies]
+    days = study_days(plan.studies)
+    study_rows = [manifest.study_row(study, labels, days.get(study.study_id)) for study in studies]
     quarantine, share = _quarantine(plan, [problem for record in records for problem in record["problems"]])
 
     card = source.card.text.encode()
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in quarantine)
     images_file = manifest.parquet_bytes(manifest.table(images, manifest.IMAGE_COLUMNS))
     studies_file = manifest.parquet_bytes(manifest.table(study_rows, manifest.study_columns(labels)))
+    masks_file = manifest.parquet_bytes(manifest.table(masks, manifest.MASK_COLUMNS))
     for name, data in (
+        (manifest.MASKS, masks_file),
         (manifest.IMAGES, images_file),
         (manifest.STUDIES, studies_file),
         (manifest.CARD, card),
@@ -59,16 +74,18 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     ):
         write_atomic(out / name, data, scratch)
 
-    preprocessing_sha256, card_sha256 = config.image.sha256(), source.card.text_sha256
-    counts = _counts(images, study_rows, len(plan.images))
+    stored = stored_config(plan.kind, config)
+    preprocessing_sha256, card_sha256 = stored.sha256(), source.card.text_sha256
+    counts = _counts(images, study_rows, len(plan.images)) | {"masks": len(masks)}
     for split in {study.split for study in plan.studies} - {row["split"] for row in study_rows}:
         logger.warning("%s: no study of split %s is left; see %s", out, split, manifest.QUARANTINE)
     meta = {
         "format": "medvlp store",
         "format_version": manifest.FORMAT_VERSION,
         "dataset": config.source,
-        "hash": manifest.store_hash(config.source, preprocessing_sha256, card_sha256, images, study_rows),
-        "preprocessing": config.image.resolved(),
+        "kind": plan.kind,
+        "hash": manifest.store_hash(config.source, preprocessing_sha256, card_sha256, images, study_rows, masks),
+        "preprocessing": stored.resolved(),
         "labels": list(labels),
         "split_rule": {"rule": VAL_RULE, "val_fraction": config.val_fraction, "split_seed": config.split_seed},
         "counts": counts,
@@ -79,6 +96,7 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
             "card": card_sha256,
             manifest.IMAGES: file_sha256(out / manifest.IMAGES),
             manifest.STUDIES: file_sha256(out / manifest.STUDIES),
+            manifest.MASKS: file_sha256(out / manifest.MASKS),
         },
         "made_from": plan.state,
         "versions": _versions(),
@@ -91,27 +109,46 @@ def reopen(plan: Plan, tasks: Sequence[ShardTask], out: Path) -> None:
     import pyarrow.parquet as pq
 
     scratch = out / PROGRESS / "tmp"
-    kept = [name for name in manifest.IMAGE_COLUMNS if name not in _PLANNED]
-    rows = pq.read_table(out / manifest.IMAGES, columns=kept).to_pylist()
-    problems = [line for line in read_quarantine(out) if line["row"] is not None]
+    facts = _by_shard(pq.read_table(out / manifest.IMAGES).drop_columns(list(_PLANNED)).to_pylist(), "index", tasks)
+    masks = _by_shard(_recorded_masks(plan, pq.read_table(out / manifest.MASKS).to_pylist()), "image", tasks)
+    lines = [line for line in read_quarantine(out) if line["row"] is not None]
+    problems = [
+        {"index": line["row"], "part": line["part"], "reason": line["reason"], "fix": line["next"]}
+        | ({"path": line["path"]} if line["part"] == "masks" else {})
+        for line in lines
+    ]
+    by_shard = _by_shard(problems, "index", tasks)
     for task in tasks:
-        first, last = task.number * task.shard_images, task.number * task.shard_images + len(task.paths)
-        record = {
-            "rows": [row for row in rows if first <= row["index"] < last],
-            "problems": [
-                {"index": line["row"], "reason": line["reason"], "fix": line["next"]}
-                for line in problems
-                if first <= line["row"] < last
-            ],
-            "bytes": task.file.stat().st_size if task.file.exists() else 0,
-        }
-        write_json(task.record, record, scratch, indent=None)
+        number = task.number
+        record = {"rows": facts[number], "masks": masks[number], "problems": by_shard[number]}
+        write_json(task.record, record | {"bytes": file_sizes(task)}, scratch, indent=None)
     write_json(out / PROGRESS / PLAN, plan.state, scratch)
     (out / manifest.META).unlink()
 
 
+def _by_shard(rows: Sequence[dict[str, Any]], key: str, tasks: Sequence[ShardTask]) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {task.number: [] for task in tasks}
+    for row in rows:
+        found[row[key] // tasks[0].shard_images].append(row)
+    return found
+
+
+def _recorded_masks(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of `masks.parquet` as the shards record them: with the index of their image, not its ids."""
+    place = {image.image_id: index for index, (_, image) in enumerate(plan.images)}
+    names = ("image_id", "study_id")
+    return [
+        {name: value for name, value in row.items() if name not in names} | {"image": place[row["image_id"]]}
+        for row in rows
+    ]
+
+
 def read_quarantine(out: Path) -> list[dict[str, Any]]:
-    """Return the lines of `quarantine.jsonl`: `path`, `reason`, `next`, `study_id`, and for images the array `row`."""
+    """Return the lines of `quarantine.jsonl`.
+
+    Each has `path`, `reason`, `next` and `study_id`, and where it is about what a shard reads also `row` (index of the
+    image) and `part` (image or masks).
+    """
     path = out / manifest.QUARANTINE
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
@@ -130,7 +167,13 @@ def _image_row(plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
         "modality": image.modality,
         "split": study.split,
     }
-    return {name: planned[name] if name in planned else facts[name] for name in manifest.IMAGE_COLUMNS}
+    return {name: planned[name] if name in planned else facts.get(name) for name in manifest.IMAGE_COLUMNS}
+
+
+def _mask_row(plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
+    study, image = plan.images[facts["image"]]
+    planned = {"image_id": image.image_id, "study_id": study.study_id}
+    return {name: planned.get(name, facts.get(name)) for name in manifest.MASK_COLUMNS}
 
 
 def _quarantine(plan: Plan, image_problems: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
@@ -138,11 +181,12 @@ def _quarantine(plan: Plan, image_problems: Sequence[dict[str, Any]]) -> tuple[l
     lines: list[dict[str, Any]] = []
     for problem in plan.problems:
         line = {"path": problem.path, "reason": problem.reason, "next": problem.fix, "study_id": problem.study_id}
-        lines.append({**line, "row": None})
+        lines.append({**line, "row": None, "part": None})
     for trouble in sorted(image_problems, key=lambda trouble: trouble["index"]):
         study, image = plan.images[trouble["index"]]
-        line = {"path": image.path, "reason": trouble["reason"], "next": trouble["fix"], "study_id": study.study_id}
-        lines.append({**line, "row": trouble["index"]})
+        path = trouble.get("path") or image.path
+        line = {"path": path, "reason": trouble["reason"], "next": trouble["fix"], "study_id": study.study_id}
+        lines.append({**line, "row": trouble["index"], "part": trouble["part"]})
     bad = {line["study_id"] or line["path"] for line in lines}
     everything = bad | {study.study_id for study in plan.studies}
     return lines, len(bad) / max(len(everything), 1)

@@ -1,9 +1,9 @@
 """The tables of a store and its hash.
 
-Guarantee: `images.parquet` has one row per good image and `studies.parquet` one row per study, with the columns below
-and no others. The hash of a store is taken over the content of both tables, the preprocessing and the card, not over
-file bytes: the same input and preprocessing give the same hash on every machine, whatever the number of workers or the
-shard size.
+Guarantee: `images.parquet` has one row per good image, volume or clip, `studies.parquet` one per study and
+`masks.parquet` one per good mask or structure, with the columns below and no others. The hash of a store is taken over
+the content of the three tables, the preprocessing and the card, not over file bytes: the same input and preprocessing
+give the same hash on every machine, whatever the number of workers or the shard size.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT_VERSION = 2
-IMAGES, STUDIES, CARD, META, QUARANTINE = (
+IMAGES, STUDIES, MASKS, CARD, META, QUARANTINE = (
     "images.parquet",
     "studies.parquet",
+    "masks.parquet",
     "card.md",
     "store.json",
     "quarantine.jsonl",
 )
 LABEL_PREFIX = "label:"
 
-_TEXT, _WHOLE, _REAL = "string", "int64", "double"
+_TEXT, _WHOLE, _REAL, _FLAG = "string", "int64", "double", "bool"
 IMAGE_COLUMNS: dict[str, str] = {
     "index": _WHOLE,
     "image_id": _TEXT,
@@ -42,17 +43,44 @@ IMAGE_COLUMNS: dict[str, str] = {
     "view": _TEXT,
     "modality": _TEXT,
     "split": _TEXT,
+    "depth": _WHOLE,
     "height": _WHOLE,
     "width": _WHOLE,
+    "frames": _WHOLE,
+    "spacing_slice_mm": _REAL,
     "spacing_row_mm": _REAL,
     "spacing_col_mm": _REAL,
+    "affine": _TEXT,
+    "intensity": _TEXT,
+    "hu_applied": _FLAG,
+    "fps": _REAL,
     "sha256": _TEXT,
     "pixels_sha256": _TEXT,
     "phash": _TEXT,
     "mean": _REAL,
 }
-"""`index` is the row of the array; height, width and spacing are those of the file; the hashes and `mean` are explained
-in `medvlp.store.shards.read_image`."""
+"""`index` is the row of the array, or the number of the volume or clip. Of an image or clip, height, width and spacing
+are those of the file; of a volume, depth, height, width, spacing and `affine` (JSON, from the array index to RAS in mm)
+are those of the stored array. `intensity` and `hu_applied` are a volume's, `frames` (as stored) and `fps` (of the file)
+a clip's; where a column says nothing it is empty. `sha256` is over the bytes of all source files in their order,
+`pixels_sha256` over the stored elements (little-endian), `phash` is the 64-bit perceptual hash (ImageHash, DCT) of the
+stored pixels, of the middle frame, or of the middle axial slice from its lowest to its highest value. `mean` is the
+share of full scale, and in volumes the mean of the voxels."""
+
+MASK_COLUMNS: dict[str, str] = {
+    "index": _WHOLE,
+    "image_id": _TEXT,
+    "study_id": _TEXT,
+    "label": _TEXT,
+    "frame": _WHOLE,
+    "value": _WHOLE,
+    "pixels": _WHOLE,
+    "voxels": _WHOLE,
+    "sha256": _TEXT,
+}
+"""`index` is the row of `masks.zarr`, or the number of the volume whose label map has `value` where the structure is.
+`frame` is that of the stored clip; `pixels` and `voxels` count the inside as stored; `sha256` is that of the stored
+mask or of the whole label map."""
 
 STUDY_COLUMNS: dict[str, str] = {
     "study_id": _TEXT,
@@ -115,7 +143,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pa.T
     """Return rows as an Arrow table of exactly these columns."""
     import pyarrow as pa
 
-    types = {_TEXT: pa.string(), _WHOLE: pa.int64(), _REAL: pa.float64()}
+    types = {_TEXT: pa.string(), _WHOLE: pa.int64(), _REAL: pa.float64(), _FLAG: pa.bool_()}
     return pa.table({name: pa.array([row[name] for row in rows], types[kind]) for name, kind in columns.items()})
 
 
@@ -148,11 +176,12 @@ def store_hash(
     card_sha256: str,
     images: Sequence[Mapping[str, Any]],
     studies: Sequence[Mapping[str, Any]],
+    masks: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the hash of a store's content.
 
     The perceptual hash is left out: it follows from the pixels (which are in by `pixels_sha256`), and its cosine
-    transform may round differently on another processor.
+    transform may round differently on another processor. So is the row of a mask, which depends on the shard size.
     """
     return json_sha256(
         {
@@ -162,5 +191,6 @@ def store_hash(
             "card": card_sha256,
             "images": rows_sha256(images, leave_out=("phash",)),
             "studies": rows_sha256(studies),
+            "masks": rows_sha256(masks, leave_out=("index",)),
         }
     )

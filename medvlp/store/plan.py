@@ -10,30 +10,46 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from medvlp.config.base import json_sha256
 from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.base import Problem, Source
+from medvlp.store.days import unreadable_dates
 from medvlp.store.manifest import FORMAT_VERSION
-from medvlp.types import UNKNOWN_PATIENT, ImageRef, Study
+from medvlp.store.raw_items import StoredConfig
+from medvlp.types import UNKNOWN_PATIENT, ImageRef, Mask, Study
 
 VAL_RULE = "official splits; val = the share of the training patients with the lowest SHA-256 of '<seed>/<patient>'"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Studies in their order, images as (study, image) in array order, and what the adapter left out."""
+    """Studies in their order, images as (study, image) in array order, and what the adapter left out.
 
+    `kind` is what the store holds: images, volumes, video clips or none of these. `masks` are those of each image that
+    are stored with it. A shard has `shard_images` images.
+    """
+
+    kind: Literal["image", "volume", "video", "none"]
     studies: list[Study]
     images: list[tuple[Study, ImageRef]]
+    masks: list[tuple[Mask, ...]]
     problems: list[Problem]
+    shard_images: int
     settings: dict[str, Any]
     summary: dict[str, object]
+
+    @property
+    def shard_masks(self) -> int:
+        """The most masks that the images of one shard have."""
+        counts = [len(own) for own in self.masks]
+        size = self.shard_images
+        return max((sum(counts[first : first + size]) for first in range(0, len(counts), size)), default=0)
 
     @property
     def input_sha256(self) -> str:
@@ -64,21 +80,35 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
             "Check that this is the root of the raw data set, as the card's layout says.",
         )
     studies, repeated = _unique(found)
-    problems += repeated
+    problems += repeated + unreadable_dates(studies)
     studies = _with_validation(studies, config.val_fraction, config.split_seed)
+    kind = source.kind
+    shard_images = 1 if kind in ("volume", "video") else config.shard_images
     settings = {
         "format_version": FORMAT_VERSION,
         "source": config.source,
         "options": source.options,
         "card_sha256": source.card.text_sha256,
-        "image": config.image.resolved(),
-        "shard_images": config.shard_images,
+        "kind": kind,
+        "image" if kind == "none" else kind: stored_config(kind, config).resolved(),
+        "masks": config.masks,
+        "shard_images": shard_images,
         "val_fraction": config.val_fraction,
         "split_seed": config.split_seed,
         "limit": config.limit,
     }
-    images = [(study, image) for study in studies for image in study.images]
-    return Plan(studies, images, problems, settings, source.summary())
+    images = [(study, image) for study in studies for image in study.images] if kind != "none" else []
+    masks = [
+        tuple(mask for mask in study.masks if mask.image_id == image.image_id) if config.masks else ()
+        for study, image in images
+    ]
+    return Plan(kind, studies, images, masks, problems, shard_images, settings, source.summary())
+
+
+def stored_config(kind: str, config: PrepareConfig) -> StoredConfig:
+    """Return how a store of this kind keeps its images."""
+    choices: dict[str, StoredConfig] = {"volume": config.volume, "video": config.video}
+    return choices.get(kind, config.image)
 
 
 def _unique(studies: Sequence[Study]) -> tuple[list[Study], list[Problem]]:
@@ -88,13 +118,13 @@ def _unique(studies: Sequence[Study]) -> tuple[list[Study], list[Problem]]:
     ids: set[str] = set()
     images: set[str] = set()
     for study in studies:
-        for image in study.images:
-            path = PurePosixPath(image.path)
+        for name in _paths(study):
+            path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
                 raise UserError(
                     f"The adapter gives a path outside the root: {path}.", fix="Give paths relative to the root."
                 )
-        own = [name for image in study.images for name in (f"id {image.image_id}", f"path {image.path}")]
+        own = [name for image in study.images for name in (f"id {image.image_id}", _place(image))]
         again = f"the study id {study.study_id}" if study.study_id in ids else ""
         again = again or next((f"the image {name}" for name in own if name in images or own.count(name) > 1), "")
         if again:
@@ -106,6 +136,19 @@ def _unique(studies: Sequence[Study]) -> tuple[list[Study], list[Problem]]:
         images.update(own)
         kept.append(study)
     return kept, problems
+
+
+def _paths(study: Study) -> Iterator[str]:
+    for image in study.images:
+        yield image.path
+        yield from image.files
+    yield from (mask.path for mask in study.masks if mask.path is not None)
+
+
+def _place(image: ImageRef) -> str:
+    """Name where an image is; several series can lie in one folder, and several frames in one file."""
+    frame = "" if image.frame is None else f" frame {image.frame}"
+    return f"path {image.files[0] if image.files else image.path}{frame}"
 
 
 def _with_validation(studies: list[Study], fraction: float, seed: int) -> list[Study]:

@@ -11,7 +11,6 @@ last.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
@@ -28,9 +27,9 @@ from medvlp.store import manifest
 from medvlp.store.array_store import read_meta
 from medvlp.store.files import locked, remove_folder, write_json
 from medvlp.store.finish import PLAN, finish, read_quarantine, reopen
-from medvlp.store.plan import Plan, differences, make_plan
-from medvlp.store.shards import PROGRESS, ShardTask, create_array, finished, read_image
-from medvlp.store.workers import run_shards
+from medvlp.store.plan import Plan, differences, make_plan, stored_config
+from medvlp.store.shards import PROGRESS, ShardTask, create_arrays, finished, read_image
+from medvlp.store.workers import cpu_count, run_shards
 
 logger = logging.getLogger(__name__)
 
@@ -112,19 +111,43 @@ def _check_same_input(plan: Plan, out: Path) -> None:
 
 
 def _tasks(plan: Plan, config: PrepareConfig) -> list[ShardTask]:
-    paths = [image.path for _, image in plan.images]
-    size = config.shard_images
+    if plan.kind == "none":
+        return []
+    refs, size, masks = [image for _, image in plan.images], plan.shard_images, plan.shard_masks
+    stored = stored_config(plan.kind, config)
+    firsts = range(0, len(refs), size)
+    threads = max(1, cpu_count() // max(min(config.num_workers or cpu_count(), len(firsts)), 1))
     return [
-        ShardTask(config.out, config.root, number, size, tuple(paths[first : first + size]), config.image)
-        for number, first in enumerate(range(0, len(paths), size))
+        ShardTask(
+            out=config.out,
+            root=config.root,
+            kind=plan.kind,
+            number=number,
+            shard_images=size,
+            images=tuple(refs[first : first + size]),
+            masks=tuple(plan.masks[first : first + size]),
+            shard_masks=masks,
+            config=stored,
+            threads=threads,
+        )
+        for number, first in enumerate(firsts)
     ]
 
 
-def _can_be_read_now(problems: list[dict[str, Any]], plan: Plan, config: PrepareConfig) -> bool:
-    """Tell whether an image that could not be read before can be read now, e.g. since it was downloaded again."""
+def _can_be_read_now(problems: list[dict[str, Any]], tasks: list[ShardTask]) -> bool:
+    """Tell whether something that could not be read before can be read now, e.g. since it was downloaded again.
+
+    Args:
+        problems: `index` and `part` of what could not be read.
+        tasks: All shards.
+    """
+    before: dict[int, list[str]] = {}
     for problem in problems:
-        with contextlib.suppress(UserError):
-            read_image(config.root, plan.images[problem["index"]][1].path, config.image)
+        before.setdefault(problem["index"], []).append(problem["part"])
+    for index, parts in before.items():
+        task = tasks[index // tasks[0].shard_images]
+        now = [problem["part"] for problem in read_image(task, index - task.first).problems]
+        if len(now) < len(parts) or ("image" in parts and "image" not in now):
             return True
     return False
 
@@ -132,8 +155,9 @@ def _can_be_read_now(problems: list[dict[str, Any]], plan: Plan, config: Prepare
 def _is_complete(plan: Plan, config: PrepareConfig) -> bool:
     if not (config.out / manifest.META).exists() or (config.out / PROGRESS).exists():
         return False
-    problems = [{"index": line["row"]} for line in read_quarantine(config.out) if line["row"] is not None]
-    return not _can_be_read_now(problems, plan, config)
+    lines = [line for line in read_quarantine(config.out) if line["row"] is not None]
+    problems = [{"index": line["row"], "part": line["part"]} for line in lines]
+    return not _can_be_read_now(problems, _tasks(plan, config))
 
 
 def _write(plan: Plan, source: Source, config: PrepareConfig) -> None:
@@ -143,16 +167,19 @@ def _write(plan: Plan, source: Source, config: PrepareConfig) -> None:
     if (out / manifest.META).exists():
         reopen(plan, tasks, out)
     write_json(out / PROGRESS / PLAN, plan.state, out / PROGRESS / "tmp")
-    create_array(out, len(plan.images), config.shard_images, config.image)
+    if plan.kind != "none":
+        stored = stored_config(plan.kind, config)
+        create_arrays(out, plan.kind, len(plan.images), plan.shard_images, plan.shard_masks, stored)
     records = {task.number: record for task in tasks if (record := finished(task)) is not None}
-    for number in [number for number, record in records.items() if _can_be_read_now(record["problems"], plan, config)]:
+    for number in [number for number, record in records.items() if _can_be_read_now(record["problems"], tasks)]:
         del records[number]
     pending = [task for task in tasks if task.number not in records]
-    with progress_bar(f"prepare {config.source}", len(plan.images), "images") as advance:
-        advance(len(plan.images) - sum(len(task.paths) for task in pending))
+    unit = {"volume": "volumes", "video": "clips"}.get(plan.kind, "images")
+    with progress_bar(f"prepare {config.source}", len(plan.images), unit) as advance:
+        advance(len(plan.images) - sum(len(task.images) for task in pending))
         for task, record in run_shards(pending, config.num_workers):
             records[task.number] = record
-            advance(len(task.paths), bad=sum(len(record["problems"]) for record in records.values()))
+            advance(len(task.images), bad=sum(len(record["problems"]) for record in records.values()))
     finish(plan, [records[task.number] for task in tasks], source, config)
 
 

@@ -1,44 +1,84 @@
-"""One shard of a store: image files -> pixels and facts -> one Zarr v3 shard file.
+"""One shard of a store: raw files -> arrays and facts -> files of Zarr v3 arrays.
 
 Guarantee: the bytes of a shard and its record depend on the raw files and the preprocessing alone. A shard is finished
-when its record exists; the record is written after the shard. An image that cannot be read leaves its row empty and is
+when its record exists; the record is written after the files. What cannot be read leaves its place empty and is
 recorded with the reason.
 
-Shards are not compressed. Measured on 2 busy cores with 9,060 radiographs at 256² (bytes an image; images a second in
+A shard is a fixed number of images, one volume, or one clip. Images are rows of one array, one Zarr shard for each
+shard; volumes and clips are arrays of their own, each one file. The masks of an image shard or a clip are one Zarr
+shard of `masks.zarr`, the label map of a volume is an array like the volume's own.
+
+Images are not compressed. Measured on 2 busy cores with 9,060 radiographs at 256² (bytes an image; images a second in
 random batches of 64 by tensorstore): none 65,552 and 67,000; LZ4 58,274 and 34,000; Zstandard -5 57,754 and 30,000; bit
 shuffle with LZ4 51,683 and 18,000; bit shuffle with Zstandard 42,733 and 9,000.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlp.config.preprocessing import StoredImageConfig
-from medvlp.errors import UserError
-from medvlp.store.files import write_atomic, write_json
+from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
+from medvlp.store.files import atomic_file, write_atomic, write_json, writing
+from medvlp.store.raw_items import Item, Kind, StoredConfig, pixels_sha256, read_item
+from medvlp.store.zarr_files import (
+    Layout,
+    array_metadata,
+    encoded_chunks,
+    group_metadata,
+    one_shard,
+    write_shard_file,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Shaped
 
-ARRAY = "images.zarr"
+    from medvlp.types import ImageRef, Mask
+
+IMAGES_ARRAY, MASKS_ARRAY = "images.zarr", "masks.zarr"
+VOLUMES, LABELS, CLIPS = "volumes.zarr", "labels.zarr", "clips.zarr"
 PROGRESS = ".progress"
+
+FRAMES_PER_CHUNK = 16
+_AXES = ("depth", "height", "width")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """Shard `number` of the store at `out`: image files, relative to `root`, in the order of their array rows."""
+    """Shard `number` of the store at `out`, with images, relative to `root`, in the order of their array rows.
+
+    Args:
+        out: Folder of the store.
+        root: Of the raw data set.
+        kind: What the store holds.
+        number: Of the shard.
+        shard_images: Images of a whole shard; 1 for volumes and clips.
+        images: Those of this shard.
+        masks: Those of each image.
+        shard_masks: Rows of `masks.zarr` that belong to one shard: the most masks that any shard has.
+        config: How images, volumes or clips are stored.
+        threads: Threads that encode; they change no byte.
+    """
 
     out: Path
     root: Path
+    kind: Kind
     number: int
     shard_images: int
-    paths: tuple[str, ...]
-    image: StoredImageConfig
+    images: tuple[ImageRef, ...]
+    masks: tuple[tuple[Mask, ...], ...]
+    shard_masks: int
+    config: StoredConfig
+    threads: int = 1
+
+    @property
+    def first(self) -> int:
+        """Index of the first image."""
+        return self.number * self.shard_images
 
     @property
     def record(self) -> Path:
@@ -46,155 +86,208 @@ class ShardTask:
         return self.out / PROGRESS / "shards" / f"{self.number:06d}.json"
 
     @property
-    def file(self) -> Path:
-        """The shard itself."""
-        return shard_file(self.out, self.number)
+    def files(self) -> tuple[Path, ...]:
+        """Files that the shard can have."""
+        if self.kind == "volume":
+            arrays = [array_folder(self.out / name, self.number) for name in (VOLUMES, LABELS)]
+            return tuple(file for array in arrays for file in _files_of(array))
+        masks = shard_file(self.out / MASKS_ARRAY, self.number, 3)
+        if self.kind == "video":
+            array = array_folder(self.out / CLIPS, self.number)
+            return (array / "zarr.json", shard_file(array, 0, clip_axes(self.config)), masks)
+        return (shard_file(self.out / IMAGES_ARRAY, self.number, len(image_layout(1, 1, self.config).shape)), masks)
 
 
-def shard_file(store: Path, number: int) -> Path:
-    """Return the file of a shard."""
-    return store / ARRAY / "c" / str(number) / "0" / "0"
+def array_folder(group: Path, index: int) -> Path:
+    """Return the folder of the array of one volume or clip."""
+    return group / f"{index:06d}"
 
 
-def create_array(out: Path, rows: int, shard_images: int, image: StoredImageConfig) -> None:
-    """Write the metadata of the array `[rows size size]`, unless it is there."""
-    import zarr
-
-    if (out / ARRAY / "zarr.json").exists():
-        return
-    memory: dict[str, Any] = {}
-    _array(zarr.storage.MemoryStore(memory), rows, shard_images, image)
-    write_atomic(out / ARRAY / "zarr.json", memory["zarr.json"].to_bytes(), out / PROGRESS / "tmp")
+def shard_file(array: Path, number: int, dimensions: int) -> Path:
+    """Return the file of shard `number` along the first axis of an array."""
+    return array.joinpath("c", str(number), *["0"] * (dimensions - 1))
 
 
-def _array(store: Any, rows: int, shard_images: int, image: StoredImageConfig) -> Any:
-    import zarr
+def _files_of(volume: Path) -> tuple[Path, Path]:
+    return volume / "zarr.json", shard_file(volume, 0, 3)
 
-    return zarr.create_array(
-        store,
-        shape=(rows, image.size, image.size),
-        chunks=(1, image.size, image.size),
-        shards=(shard_images, image.size, image.size),
-        dtype=image.dtype,
-        compressors=None,
-        fill_value=0,
-        dimension_names=("image", "row", "column"),
-        zarr_format=3,
-    )
+
+def clip_axes(config: StoredConfig) -> int:
+    """Return the number of axes of a stored clip."""
+    return 4 if isinstance(config, StoredVideoConfig) and config.colour == "keep" else 3
+
+
+def image_layout(rows: int, shard_images: int, config: StoredConfig) -> Layout:
+    """Return the layout of the array of images, `[rows s s]` or `[rows s s 3]`."""
+    assert isinstance(config, StoredImageConfig)
+    square: tuple[int, ...] = (config.size, config.size)
+    names: tuple[str, ...] = ("image", "row", "column")
+    if config.colour == "keep":
+        square, names = (*square, 3), (*names, "channel")
+    return Layout((rows, *square), (1, *square), (shard_images, *square), config.dtype, "none", names)
+
+
+def mask_layout(shards: int, shard_masks: int, config: StoredConfig) -> Layout:
+    """Return the layout of the array of masks, `[rows s s]`."""
+    assert not isinstance(config, StoredVolumeConfig)
+    square = (config.size, config.size)
+    shape = (shards * shard_masks, *square)
+    return Layout(shape, (1, *square), (shard_masks, *square), "uint8", "zstd", ("mask", "row", "column"))
+
+
+def volume_layout(shape: tuple[int, ...], dtype: str, config: StoredConfig) -> Layout:
+    """Return the layout of a volume or its label map, `[d h w]`."""
+    assert isinstance(config, StoredVolumeConfig)
+    return one_shard(shape, (config.chunk,) * 3, dtype, config.compressor, _AXES)
+
+
+def clip_layout(shape: tuple[int, ...]) -> Layout:
+    """Return the layout of a clip, `[f s s]` or `[f s s 3]`."""
+    names = ("frame", "row", "column", "channel")[: len(shape)]
+    return one_shard(shape, (min(FRAMES_PER_CHUNK, shape[0]), *shape[1:]), "uint8", "lz4", names)
+
+
+def create_arrays(
+    out: Path, kind: Kind, images: int, shard_images: int, shard_masks: int, config: StoredConfig
+) -> None:
+    """Write the metadata that all shards share, unless it is there."""
+    files: dict[str, bytes] = {}
+    if kind == "image":
+        files[IMAGES_ARRAY] = array_metadata(image_layout(images, shard_images, config))
+    elif kind == "video":
+        files[CLIPS] = group_metadata()
+    else:
+        files[VOLUMES] = group_metadata()
+        if shard_masks:
+            files[LABELS] = group_metadata()
+    if shard_masks and kind != "volume":
+        files[MASKS_ARRAY] = array_metadata(mask_layout(-(-images // shard_images), shard_masks, config))
+    for name, data in files.items():
+        if not (out / name / "zarr.json").exists():
+            write_atomic(out / name / "zarr.json", data, out / PROGRESS / "tmp")
 
 
 def finished(task: ShardTask) -> dict[str, Any] | None:
     """Return the record of a shard, or None if the shard has to be written."""
     try:
         record = json.loads(task.record.read_bytes())
-        size = task.file.stat().st_size if record["bytes"] else 0
+        sizes = record["bytes"]
     except (OSError, ValueError, KeyError):
         return None
-    return record if size == record["bytes"] else None
+    return record if sizes == file_sizes(task) else None
+
+
+def file_sizes(task: ShardTask) -> list[int]:
+    """Return the size of each of the shard's files in bytes, 0 for one that is not there."""
+    return [file.stat().st_size if file.exists() else 0 for file in task.files]
 
 
 def write_shard(task: ShardTask) -> dict[str, Any]:
-    """Read the images of a shard, write the shard and its record, and return the record.
+    """Read the images of a shard, write its files and its record, and return the record.
 
-    The record holds `rows` (facts of each good image, `index` = array row), `problems` (index, reason, fix) and
-    `bytes`.
+    The record holds `rows` (facts of each good image, `index` = its place), `masks` (facts of each good mask, `image` =
+    the index of its image), `problems` (`index`, `part`, `reason`, `fix`) and `bytes` (size of each file).
 
     Raises:
         UserError: The shard cannot be written.
     """
-    import numpy as np
-
-    size = task.image.size
-    pixels = np.zeros((len(task.paths), size, size), dtype=task.image.dtype)
-    first = task.number * task.shard_images
-    rows, problems = [], []
-    for offset, path in enumerate(task.paths):
-        try:
-            stored, facts = read_image(task.root, path, task.image)
-        except UserError as error:
-            problems.append({"index": first + offset, "reason": error.what, "fix": error.fix})
-            continue
-        pixels[offset] = stored
-        rows.append({"index": first + offset, **facts})
-    data = encode(pixels, task)
-    scratch = task.out / PROGRESS / "tmp"
-    if data:
-        write_atomic(task.file, data, scratch)
-    record = {"rows": rows, "problems": problems, "bytes": len(data)}
-    write_json(task.record, record, scratch, indent=None)
+    record: dict[str, Any] = {"rows": [], "masks": [], "problems": []}
+    written = _WRITERS[task.kind](task, record)
+    for file in set(task.files) - written:
+        with writing(file):
+            file.unlink(missing_ok=True)
+    record["bytes"] = file_sizes(task)
+    write_json(task.record, record, task.out / PROGRESS / "tmp", indent=None)
     return record
 
 
-def encode(pixels: Shaped[np.ndarray, "n h w"], task: ShardTask) -> bytes:
-    """Return the bytes of the shard file; none if every pixel is 0, as Zarr leaves out what equals the fill value."""
-    import zarr
-
-    memory: dict[str, Any] = {}
-    array = _array(zarr.storage.MemoryStore(memory), len(pixels), task.shard_images, task.image)
-    array[:] = pixels
-    return memory["c/0/0/0"].to_bytes() if "c/0/0/0" in memory else b""
+def read_image(task: ShardTask, offset: int) -> Item:
+    """Read one image, volume or clip of a shard, and write nothing."""
+    return read_item(task.root, task.kind, task.images[offset], task.masks[offset], task.config)
 
 
-def read_image(root: Path, path: str, image: StoredImageConfig) -> tuple[Shaped[np.ndarray, "h w"], dict[str, Any]]:
-    """Return the stored pixels of one file and its facts: geometry, hashes and mean.
+def _write_images(task: ShardTask, record: dict[str, Any]) -> set[Path]:
+    layout = image_layout(1, task.shard_images, task.config)
+    pixels: list[bytes | None] = []
+    masks: list[bytes | None] = []
+    for offset in range(len(task.images)):
+        item = read_image(task, offset)
+        pixels += [None] if item.array is None else encoded_chunks(item.array[None], layout, 1)
+        masks += _note(task, record, offset, item, len(masks))
+    return _write_chunks(task.files[0], task, pixels, task.shard_images) | _write_masks(task, task.files[1], masks)
 
-    `sha256` is that of the file, `pixels_sha256` that of the stored pixels (little-endian), `phash` the 64-bit
-    perceptual hash of the stored pixels (ImageHash, DCT), `mean` their mean over full scale. Height, width and spacing
-    are the file's.
 
-    Raises:
-        UserError: The file is missing, broken or refused by the preprocessing.
+def _write_volume(task: ShardTask, record: dict[str, Any]) -> set[Path]:
+    item = read_image(task, 0)
+    written: set[Path] = set()
+    if item.array is not None:
+        with ThreadPoolExecutor(1, thread_name_prefix="medvlp-hash") as pool:
+            digest = pool.submit(pixels_sha256, item.array)
+            written |= _write_array(task, array_folder(task.out / VOLUMES, task.number), item.array)
+            item.facts["pixels_sha256"] = digest.result()
+    if item.labels is not None:
+        written |= _write_array(task, array_folder(task.out / LABELS, task.number), item.labels)
+    _note(task, record, 0, item, 0)
+    return written
+
+
+def _write_clip(task: ShardTask, record: dict[str, Any]) -> set[Path]:
+    item = read_image(task, 0)
+    written: set[Path] = set()
+    if item.array is not None:
+        written |= _write_array(task, array_folder(task.out / CLIPS, task.number), item.array)
+    return written | _write_masks(task, task.files[2], _note(task, record, 0, item, 0))
+
+
+_WRITERS = {"image": _write_images, "volume": _write_volume, "video": _write_clip}
+
+
+def _note(task: ShardTask, record: dict[str, Any], offset: int, item: Item, taken: int) -> list[bytes | None]:
+    """Record an item, and return its encoded masks: one for each planned row, None where a mask is bad.
+
+    Args:
+        task: The shard.
+        record: Gets the facts and problems.
+        offset: Place of the item in the shard.
+        item: What was read.
+        taken: Rows of the shard's masks that earlier items have.
     """
-    import numpy as np
-
-    from medvlp.io import read_radiograph
-    from medvlp.io.stored import to_stored
-
-    file = root / path
-    try:
-        with file.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        radiograph = read_radiograph(file, image)
-        stored = to_stored(radiograph, image)
-    except UserError as error:
-        raise UserError(_relative(error.what, root), path, _relative(error.fix, root)) from error
-    except FileNotFoundError:
-        raise UserError("The file is missing.", path, "Download it again and run the same command.") from None
-    except MemoryError:
-        raise
-    except Exception as error:
-        what = _relative(f"The file cannot be read: {type(error).__name__}: {error}", root)
-        raise UserError(what, path, "Look whether the file opens in a viewer; download it again.") from error
-    full = int(np.iinfo(stored.dtype).max)
-    height, width = radiograph.array.shape
-    row_mm, column_mm = radiograph.spacing_mm or (float("nan"), float("nan"))
-    little = np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("<"))
-    facts = {
-        "height": int(height),
-        "width": int(width),
-        "spacing_row_mm": float(row_mm),
-        "spacing_col_mm": float(column_mm),
-        "sha256": sha256,
-        "pixels_sha256": hashlib.sha256(little.tobytes()).hexdigest(),
-        "phash": perceptual_hash(stored),
-        "mean": int(stored.sum(dtype=np.uint64)) / (stored.size * full),
-    }
-    return stored, facts
+    index = task.first + offset
+    record["problems"] += [{"index": index, **problem} for problem in item.problems]
+    if item.array is not None:
+        record["rows"].append({"index": index, **item.facts})
+    record["masks"] += [{"image": index, "index": index, **facts} for facts in item.structures]
+    if task.kind == "volume":
+        return []
+    masks: list[bytes | None] = [None] * len(task.masks[offset])
+    for number, (facts, mask) in item.masks.items():
+        row = task.number * task.shard_masks + taken + number
+        record["masks"].append({"image": index, "index": row, **facts})
+        (masks[number],) = encoded_chunks(mask[None], mask_layout(1, task.shard_masks, task.config), 1)
+    return masks
 
 
-def perceptual_hash(pixels: Shaped[np.ndarray, "h w"]) -> str:
-    """Return the 64-bit perceptual hash of uint8 or uint16 pixels as 16 hex digits (ImageHash `phash`)."""
-    import imagehash
-    import numpy as np
-    from PIL import Image
-
-    grey = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-    return str(imagehash.phash(Image.fromarray(grey)))
+def _write_masks(task: ShardTask, file: Path, masks: list[bytes | None]) -> set[Path]:
+    return _write_chunks(file, task, masks, task.shard_masks)
 
 
-def _relative(text: str, root: Path) -> str:
-    """Take the root of the raw data set out of a message: a store names no absolute path."""
-    for folder in (root.resolve(), root.absolute(), root):
-        if str(folder) not in (".", "/"):
-            text = text.replace(f"{folder}/", "")
-    return text
+def _write_chunks(path: Path, task: ShardTask, chunks: list[bytes | None], cells: int) -> set[Path]:
+    """Write a shard of ready chunks; none at all need no file."""
+    if all(chunk is None for chunk in chunks):
+        return set()
+    with atomic_file(path, task.out / PROGRESS / "tmp") as file:
+        write_shard_file(file, chunks, cells)
+    return {path}
+
+
+def _write_array(task: ShardTask, folder: Path, array: Shaped[np.ndarray, " ..."]) -> set[Path]:
+    """Write a volume, label map or clip: its metadata and its one file."""
+    layout = (
+        clip_layout(array.shape) if task.kind == "video" else volume_layout(array.shape, array.dtype.name, task.config)
+    )
+    scratch = task.out / PROGRESS / "tmp"
+    path = shard_file(folder, 0, array.ndim)
+    with atomic_file(path, scratch) as file:
+        write_shard_file(file, encoded_chunks(array, layout, task.threads), layout.cells)
+    write_atomic(folder / "zarr.json", array_metadata(layout), scratch)
+    return {path, folder / "zarr.json"}
