@@ -16,6 +16,7 @@ from typing import Any, TypeVar, overload
 from pydantic import BaseModel, ValidationError
 
 from medvlp.config.base import Config
+from medvlp.config.cluster import expand_cluster
 from medvlp.config.methods import expand_method, merge_method
 from medvlp.config.resources import locate
 from medvlp.config.schema import KINDS, MethodConfig
@@ -48,7 +49,7 @@ def read_config_tree(path: str | Path) -> tuple[Path, Tree]:
     base = read_yaml(base_file)
     if "base" in base:
         raise UserError("A base file must not have a base itself.", f"{base_file}: base", "Merge the two files.")
-    return file, merge(expand_method(base), tree)
+    return file, merge(expand_method(expand_cluster(base)), expand_cluster(tree))
 
 
 @overload
@@ -92,9 +93,9 @@ def check_config(
     tree: Tree = {}
     if path is not None:
         where, tree = read_config_tree(path)
-    tree = merge(expand_method(tree), given or {})
+    tree = merge(expand_method(expand_cluster(tree)), expand_cluster(given or {}))
     for text in overrides:
-        tree = merge(expand_method(tree), parse_override(text))
+        tree = merge(expand_method(tree), expand_cluster(parse_override(text)))
     schema = _schema(tree, where, kind)
     mistakes: list[str] = []
     if "method" in schema.model_fields:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from medvlp.config.base import Config
+from medvlp.config.cluster import ClusterConfig
 from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -41,6 +42,16 @@ class PrepareConfig(Config):
     )
     split_seed: int = 0
     limit: int | None = Field(None, ge=1, description="Only the first studies, for a trial.")
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _workers_of_one_kind(self) -> PrepareConfig:
+        if self.num_workers and self.cluster.kind != "none":
+            raise ValueError(
+                f"num_workers has no effect with cluster={self.cluster.kind}: set cluster.cpus_per_task and "
+                "cluster.max_jobs"
+            )
+        return self
 
 
 class RunConfig(Config):
