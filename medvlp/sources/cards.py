@@ -31,6 +31,7 @@ class Option(Config):
 
     default: Any = None
     choices: tuple[Any, ...] = Field((), description="All values allowed; empty: any of the default's type.")
+    required: bool = Field(False, description="The user must name it: any default could be wrong without a sign.")
     description: str
 
 
@@ -72,6 +73,9 @@ class Card(Config):
     )
     splits: dict[str, SplitSize] = Field(default_factory=dict, description="Official splits of the full data set.")
     counts: dict[str, int] = Field(default_factory=dict, description="Further counts of the full data set.")
+    split_lists: dict[str, dict[str, int]] = Field(
+        default_factory=dict, description="Split lists of a benchmark -> list (train, val, test, train_10) -> lines."
+    )
     units: dict[str, str] = Field(default_factory=dict)
     known_faults: tuple[str, ...] = ()
     overlaps: tuple[str, ...] = Field((), description="Data sets that share images or patients with this one.")
@@ -101,7 +105,8 @@ class Card(Config):
         """Return every declared option with its given or default value.
 
         Raises:
-            UserError: An option is not declared, or its value is not allowed; all mistakes are listed.
+            UserError: An option is not declared, its value is not allowed, or one that is required is not given; all
+                mistakes are listed.
         """
         mistakes = []
         for name, value in given.items():
@@ -111,6 +116,9 @@ class Card(Config):
                 mistakes.append(f"options.{name} is no option of {self.name}.{hint}")
             elif option.choices and value not in option.choices:
                 mistakes.append(f"options.{name} = {value!r}; allowed: {', '.join(map(str, option.choices))}")
+        for name, option in self.options.items():
+            if option.required and name not in given:
+                mistakes.append(f"options.{name} must be given; one of {', '.join(map(str, option.choices))}")
         if mistakes:
             known = "; ".join(f"{name}: {option.description}" for name, option in self.options.items()) or "none"
             raise UserError("\n  ".join(mistakes), f"options of {self.name}", f"The options are: {known}.")
