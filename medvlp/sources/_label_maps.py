@@ -1,0 +1,70 @@
+"""Volumes with label maps: NIfTI files by case, and the structures that the values of a map mean.
+
+Guarantee: what a value means stands in the card; where the data set ships a list of its own, both must agree, so that
+right and left or two parts of a tumour are never swapped. Hidden files (`._name`) are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medvlp.errors import UserError
+from medvlp.sources.base import Source
+from medvlp.types import Mask
+
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+def case_of(name: str) -> str:
+    """Return a file name without `.nii.gz` or `.nii`."""
+    return next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), name)
+
+
+def nifti_files(source: Source, folder: Path) -> dict[str, str]:
+    """Return case -> path relative to the root for the NIfTI files of one folder; empty where there is no folder.
+
+    A case that is there twice (`.nii` and `.nii.gz`) keeps the first and is recorded.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
+            continue
+        relative, case = path.relative_to(source.root).as_posix(), case_of(path.name)
+        if case in found:
+            source.problem(relative, f"the case is also at {found[case]}", "Remove one of the two files.", case)
+            continue
+        found[case] = relative
+    return found
+
+
+def label_map_masks(image_id: str, path: str, structures: Sequence[str]) -> tuple[Mask, ...]:
+    """Return one mask per structure of a label map in which value i + 1 is structure i."""
+    return tuple(Mask(image_id, name, path, (value,)) for value, name in enumerate(structures, 1))
+
+
+def check_label_names(declared: Mapping[str, object], patterns: Sequence[str], where: Path) -> None:
+    """Compare the names that a data set gives to its values with what the card says they are.
+
+    Args:
+        declared: Value as text -> name, as `labels` of a `dataset.json`; 0 is the background.
+        patterns: Regular expression that the lower-case name of value i + 1 must match.
+        where: The file that declares them.
+
+    Raises:
+        UserError: A value is missing, too many, or has another meaning.
+    """
+    names = {key: str(name).strip().lower() for key, name in declared.items() if key != "0"}
+    expected = {str(value): pattern for value, pattern in enumerate(patterns, 1)}
+    wrong = [
+        f"{value}: '{names.get(value, 'nothing')}'"
+        for value in sorted({*names, *expected}, key=lambda text: (len(text), text))
+        if value not in expected or not re.search(expected[value], names.get(value, ""))
+    ]
+    if wrong:
+        raise UserError(
+            f"The values of the label maps mean something else than in the data card: {', '.join(wrong)}.",
+            where,
+            "Use the original files and their list; maps of another numbering would be read with wrong names.",
+        )
