@@ -12,22 +12,8 @@ from medvlp.sources import SOURCES
 from medvlp.types import Intensity, Study
 
 NAMES = [
-    "background",
-    "spleen",
-    "right kidney",
-    "left kidney",
-    "gall bladder",
-    "esophagus",
-    "liver",
-    "stomach",
-    "arota",
-    "postcava",
-    "pancreas",
-    "right adrenal gland",
-    "left adrenal gland",
-    "duodenum",
-    "bladder",
-    "prostate/uterus",
+    *("background", "spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach", "arota"),
+    *("postcava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum", "bladder", "prostate/uterus"),
 ]
 
 
