@@ -101,7 +101,7 @@ def _devices() -> Iterator[Check]:
 def _machine() -> Iterator[Check]:
     import psutil
 
-    from medvlp.store.workers import cpu_count
+    from medvlp.cluster import cpu_count
 
     yield Check("CPU cores", "PASS", str(cpu_count()))
     memory = psutil.virtual_memory().available / 2**30

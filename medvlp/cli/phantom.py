@@ -41,8 +41,8 @@ def write(
         raise UserError(
             f"{overrides[0]} has no effect without --layout.", "--layout", "Name a layout, or leave it out."
         )
+    from medvlp.cluster import cpu_count
     from medvlp.sources.phantom.write import write_phantom
-    from medvlp.store.workers import cpu_count
 
     write_phantom(
         out, studies, seed, size=size, num_workers=workers or cpu_count(), volumes=volumes, image_size=image_size

@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medvlp.cluster import cpu_count
 from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.progress import progress_bar
@@ -29,7 +31,7 @@ from medvlp.store.files import locked, remove_folder, write_json
 from medvlp.store.finish import PLAN, finish, read_quarantine, reopen
 from medvlp.store.plan import Plan, differences, make_plan, stored_config
 from medvlp.store.shards import PROGRESS, ShardTask, create_arrays, finished, read_image
-from medvlp.store.workers import cpu_count, run_shards
+from medvlp.store.workers import run_shards
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,9 @@ def _tasks(plan: Plan, config: PrepareConfig) -> list[ShardTask]:
     refs, size, masks = [image for _, image in plan.images], plan.shard_images, plan.shard_masks
     stored = stored_config(plan.kind, config)
     firsts = range(0, len(refs), size)
-    threads = max(1, cpu_count() // max(min(config.num_workers or cpu_count(), len(firsts)), 1))
+    threads = 1  # a job of a cluster has a process for each of its cores
+    if config.cluster.kind == "none":
+        threads = max(1, cpu_count() // max(min(config.num_workers or cpu_count(), len(firsts)), 1))
     return [
         ShardTask(
             out=config.out,
@@ -173,13 +177,15 @@ def _write(plan: Plan, source: Source, config: PrepareConfig) -> None:
     records = {task.number: record for task in tasks if (record := finished(task)) is not None}
     for number in [number for number, record in records.items() if _can_be_read_now(record["problems"], tasks)]:
         del records[number]
+        tasks[number].record.unlink()
     pending = [task for task in tasks if task.number not in records]
     unit = {"volume": "volumes", "video": "clips"}.get(plan.kind, "images")
     with progress_bar(f"prepare {config.source}", len(plan.images), unit) as advance:
         advance(len(plan.images) - sum(len(task.images) for task in pending))
-        for task, record in run_shards(pending, config.num_workers):
-            records[task.number] = record
-            advance(len(task.images), bad=sum(len(record["problems"]) for record in records.values()))
+        with closing(run_shards(pending, config)) as written:
+            for task, record in written:
+                records[task.number] = record
+                advance(len(task.images), bad=sum(len(record["problems"]) for record in records.values()))
     finish(plan, [records[task.number] for task in tasks], source, config)
 
 

@@ -1,72 +1,42 @@
-"""Shards written by several processes.
+"""Shards written by several processes, on this machine or as jobs of a cluster.
 
-Guarantee: one process writes one whole shard, so no two ever touch the same file; a failure in one stops the others
-after their current shard and reaches the caller; workers end when the process that started them does, also if it was
-killed.
+Guarantee: one process writes one whole shard, so no two ever touch the same file at a time but to write the same bytes;
+a shard counts as done by its record on the disk, so what a lost job had finished is kept.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from medvlp.errors import UserError
-from medvlp.store.shards import ShardTask, write_shard
+from medvlp.cluster import run_tasks
+from medvlp.config.schema import PrepareConfig
+from medvlp.store.shards import PROGRESS, ShardTask, finished, write_shard
 
 
-def cpu_count() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_shards(tasks: Sequence[ShardTask], num_workers: int) -> Iterator[tuple[ShardTask, dict[str, Any]]]:
+def run_shards(tasks: Sequence[ShardTask], config: PrepareConfig) -> Iterator[tuple[ShardTask, dict[str, Any]]]:
     """Write shards and yield each with its record, in the order of completion.
 
     Args:
-        tasks: The shards to write.
-        num_workers: Processes; 0 takes one per core; 1 works in this process.
+        tasks: The shards to write; none has a record.
+        config: Where the work is done: `cluster`, or `num_workers` processes.
 
     Raises:
-        UserError: A shard cannot be written, or a worker died.
+        UserError: A shard cannot be written, a worker died, or jobs of a cluster failed.
     """
-    workers = min(num_workers or cpu_count(), len(tasks))
-    if workers <= 1:
-        for task in tasks:
-            yield task, write_shard(task)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        waiting = {pool.submit(write_shard, task): task for task in tasks}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "A worker process died, perhaps because the memory was full.",
-                tasks[0].out,
-                "Run the same command again with a smaller num_workers; finished shards are kept.",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    yield from run_tasks(
+        write_shard,
+        tasks,
+        config.cluster,
+        config.out / PROGRESS / "jobs",
+        num_workers=config.num_workers,
+        start_worker=_start_worker,
+        finished=finished,
+    )
 
 
 def _start_worker() -> None:
-    """Leave interrupts to the parent, end with it, and keep to one core."""
+    """Keep to one core: there is a process for each."""
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
