@@ -47,6 +47,21 @@ def normalise(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+def normalise_with_offsets(text: str) -> tuple[str, list[int]]:
+    """Return the normalised text, and for each of its characters where it stands in the given one."""
+    pieces: list[str] = []
+    offsets: list[int] = []
+    for word in re.finditer(r"\S+", text):
+        if pieces:
+            pieces.append(" ")
+            offsets.append(word.start() - 1)
+        for position, char in enumerate(word.group(), word.start()):
+            lower = char.lower()
+            pieces.append(lower)
+            offsets += [position] * len(lower)
+    return "".join(pieces), offsets
+
+
 def _mask(text: str, spans: Iterable[Span]) -> str:
     for start, end in spans:
         text = f"{text[:start]}{'#' * (end - start)}{text[end:]}"
@@ -73,8 +88,14 @@ def _named(text: str, found: Rules) -> list[tuple[str, int, int]]:
     return named
 
 
-class _Scopes:
-    """Reach of the words of negation and doubt in one sentence."""
+class Scopes:
+    """Reach of the words of negation and doubt in one sentence.
+
+    Args:
+        text: The sentence, normalised.
+        named: (finding, start, end) of what is named: the first one that a word reaches is always within its reach.
+        found: The labeler's rules.
+    """
 
     def __init__(self, text: str, named: list[tuple[str, int, int]], found: Rules) -> None:
         self.text, self.found = text, found
@@ -150,8 +171,8 @@ class _Scopes:
         return PRESENT
 
 
-def _alternatives(text: str, statements: list[Statement], scopes: _Scopes) -> list[Statement]:
-    """Make findings that a sentence offers as alternatives ("atelectasis or infiltrate") uncertain."""
+def alternatives(text: str, statements: list[Statement], scopes: Scopes) -> list[Statement]:
+    """Return the statements, those that a sentence offers as alternatives ("atelectasis or infiltrate") made uncertain."""
     doubtful: set[int] = set()
     for match in _EITHER.finditer(text):
         before = [k for k, s in enumerate(statements) if s.end <= match.start() + 1]
@@ -173,8 +194,11 @@ def _alternatives(text: str, statements: list[Statement], scopes: _Scopes) -> li
     ]
 
 
-def _place_states(text: str, scopes: _Scopes, found: Rules) -> Iterator[Statement]:
-    """Yield what the sentence says about heart and mediastinum by their state ("the heart is enlarged")."""
+def place_states(text: str, scopes: Scopes, found: Rules) -> Iterator[tuple[Statement, str]]:
+    """Yield what the sentence says about heart and mediastinum by their state ("the heart is enlarged").
+
+    Beside each statement stands the kind of state: abnormal, borderline, normal, or unstated ("stable").
+    """
     places = sorted((m.start(), m.end(), name) for name, pattern in found.places for m in pattern.finditer(text))
     if not places:
         return
@@ -215,7 +239,7 @@ def _place_states(text: str, scopes: _Scopes, found: Rules) -> Iterator[Statemen
         previous = (end, value_kind)
         if value_kind:
             value = {"abnormal": PRESENT, "normal": ABSENT}.get(value_kind, UNCERTAIN)
-            yield Statement(name, value, start, end)
+            yield Statement(name, value, start, end), value_kind
 
 
 @lru_cache(maxsize=1 << 16)
@@ -226,13 +250,14 @@ def read_sentence(sentence: str) -> tuple[Statement, ...]:
     """
     found = rules()
     named = _named(sentence, found)
-    scopes = _Scopes(sentence, named, found)
+    scopes = Scopes(sentence, named, found)
     statements = []
     for name, start, end in named:
         value = scopes.value(start, end)
         if value is not None:
             statements.append(Statement(name, value, start, end))
-    return (*_alternatives(sentence, statements, scopes), *_place_states(sentence, scopes, found))
+    states = (statement for statement, _ in place_states(sentence, scopes, found))
+    return (*alternatives(sentence, statements, scopes), *states)
 
 
 def kept_spans(sentence: str) -> list[Span]:
