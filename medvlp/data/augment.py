@@ -69,15 +69,15 @@ def draw(config: AugmentConfig, seed: int, epoch: int, ids: Int[np.ndarray, " n"
 
 
 def apply(
-    image: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"],
+    image: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"],
     changes: ImageChanges,
     i: int,
-    out: UInt8[np.ndarray, "s s"] | UInt16[np.ndarray, "s s"],
+    out: UInt8[np.ndarray, "s s *c"] | UInt16[np.ndarray, "s s *c"],
 ) -> None:
     """Write the changed image of sample `i` into `out`.
 
     Crop (and rotation) resample once; then grey values become `contrast · (brightness · x - m) + m` with `m` the mean
-    of `brightness · x` over the crop, saturated at black and full scale, and possibly inverted.
+    of `brightness · x` over the crop and its channels, saturated at black and full scale, and possibly inverted.
     """
     import cv2
 
@@ -92,7 +92,8 @@ def apply(
         out[:] = out[:, ::-1].copy()
     gain, offset = changes.brightness[i] * changes.contrast[i], 0.0
     if changes.contrast[i] != 1:
-        offset = changes.brightness[i] * (1 - changes.contrast[i]) * cv2.mean(out)[0]
+        mean = np.mean(cv2.mean(out)[: out.shape[2] if out.ndim == 3 else 1])
+        offset = changes.brightness[i] * (1 - changes.contrast[i]) * float(mean)
     if changes.invert[i]:
         gain, offset = -gain, np.iinfo(out.dtype).max - offset
     if gain != 1 or offset != 0:
@@ -106,14 +107,18 @@ def _rotated_crop(image: np.ndarray, changes: ImageChanges, i: int, out: np.ndar
     scale = np.array([changes.width[i], changes.height[i]]) / out.shape[0]
     centre = np.array([changes.left[i], changes.top[i]]) + np.array([changes.width[i], changes.height[i]]) / 2
     if scale.max() > MAX_BILINEAR_SHRINK:
-        size = np.maximum(1, np.rint(np.array(image.shape[::-1]) / scale)).astype(int)
-        exact = size / np.array(image.shape[::-1])
+        size = np.maximum(1, np.rint(np.array(image.shape[1::-1]) / scale)).astype(int)
+        exact = size / np.array(image.shape[1::-1])
         image = cv2.resize(image, tuple(int(side) for side in size), interpolation=cv2.INTER_AREA)
         scale, centre = scale * exact, centre * exact
     angle = np.deg2rad(changes.degrees[i])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn * scale  # columns: step in the image per output column and per output row
-    shift = (centre - 0.5) - matrix @ (np.array(out.shape[::-1]) / 2 - 0.5)
+    shift = (centre - 0.5) - matrix @ (np.array(out.shape[1::-1]) / 2 - 0.5)
     cv2.warpAffine(
-        image, np.column_stack([matrix, shift]), out.shape[::-1], dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        image,
+        np.column_stack([matrix, shift]),
+        out.shape[1::-1],
+        dst=out,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
     )

@@ -18,7 +18,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
 
-ORDER, IMAGE, TEXT, TEXT_CHOICE, MODEL = range(5)
+ORDER, IMAGE, TEXT, TEXT_CHOICE, MODEL, CROP = range(6)
 """Streams: draws of different kinds under one seed are independent of each other."""
 
 

@@ -1,4 +1,4 @@
-"""Batches of images from a prepared store, by threads.
+"""Batches from a prepared store, by threads: what all loaders share, and the loader of images.
 
 Guarantee: the order is a function of (seed, epoch) and each sample's augmentation one of (seed, epoch, sample id), so
 the number of workers, the number of ranks and a resume change no pixel. Rank r of w takes the r-th w-th of every global
@@ -8,10 +8,11 @@ batch. A loader that is left in the middle of an epoch, also by an exception, le
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -35,20 +36,19 @@ class PixelStore(Protocol):
         """One row per image; column `index` is its place in the array."""
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images `[b h w]` at these places, in this order; safe to call from several threads."""
+        """Return the images `[b h w]` or `[b h w 3]` at these places, in this order; several threads may call it."""
 
 
-class ImageLoader:
-    """Batches of one epoch after another.
+class Loader(ABC):
+    """Batches of one epoch after another; how one batch is made is for the subclass to say.
 
     Args:
-        store: Prepared store.
-        rows: Positions in the images table, `[n]`, that make up the data set.
+        rows: Samples, `[n]`, that make up the data set; for images their positions in the images table.
         batch_size: Samples per global batch, a multiple of `world_size`. In training a data set that is smaller makes
             one batch of all its samples (cut to a multiple of `world_size`).
-        input_size: Side `s` of the output in pixels.
         seed: Seed of order and augmentation.
-        augment: Strength of the changes; None is evaluation: the order of `rows`, no change, a short last batch kept.
+        training: Whether order and samples change from epoch to epoch; else the order of `rows`, a short last batch
+            kept.
         num_workers: Threads; 0 loads in the caller's thread.
         prefetch: Batches made ahead.
         rank: Rank of this process.
@@ -58,13 +58,11 @@ class ImageLoader:
 
     def __init__(
         self,
-        store: PixelStore,
         rows: Int[np.ndarray, " n"],
         *,
         batch_size: int,
-        input_size: int,
         seed: int,
-        augment: AugmentConfig | None,
+        training: bool,
         num_workers: int = 2,
         prefetch: int = 4,
         rank: int = 0,
@@ -74,30 +72,26 @@ class ImageLoader:
         self.rows = np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
             raise ValueError("a loader needs at least one sample")
-        if augment is not None:
+        if training:
             batch_size = min(batch_size, len(self.rows) // world_size * world_size)
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(f"a global batch of {batch_size} does not split over {world_size} ranks")
-        self.store, self.batch_size, self.input_size, self.seed = store, batch_size, input_size, seed
-        self.augment, self.num_workers, self.prefetch = augment, num_workers, max(1, prefetch)
+        self.batch_size, self.seed, self.training = batch_size, seed, training
+        self.num_workers, self.prefetch = num_workers, max(1, prefetch)
         self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
-        self._places = store.images["index"].to_numpy()
 
     @property
     def steps_per_epoch(self) -> int:
         """Global batches per epoch; training leaves out the samples of a last, short one."""
         n = len(self.rows)
-        return n // self.batch_size if self.augment is not None else -(-n // self.batch_size)
+        return n // self.batch_size if self.training else -(-n // self.batch_size)
 
     def batch_rows(self, epoch: int, step: int) -> Int[np.ndarray, " b"]:
-        """Return the positions in the images table of this rank's part of a global batch."""
+        """Return the samples of this rank's part of a global batch."""
         return self._parts(self._order(epoch), step)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from `start_step` on.
-
-        `pixels` are `[b 1 s s]`, uint8 or, from a uint16 store, int32.
-        """
+        """Yield the batches of an epoch from `start_step` on."""
         return self._run((epoch, step) for step in range(start_step, self.steps_per_epoch))
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
@@ -135,11 +129,40 @@ class ImageLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _order(self, epoch: int) -> np.ndarray:
-        return self.rows if self.augment is None else self.rows[permutation(self.seed, epoch, len(self.rows))]
+        return self.rows[permutation(self.seed, epoch, len(self.rows))] if self.training else self.rows
 
     def _parts(self, order: np.ndarray, step: int) -> np.ndarray:
         batch = order[step * self.batch_size : (step + 1) * self.batch_size]
         return np.array_split(batch, self.world_size)[self.rank]
+
+    @abstractmethod
+    def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
+        """Make one batch; called from worker threads."""
+
+
+class ImageLoader(Loader):
+    """Batches of images: `pixels` are `[b 1 s s]`, or `[b 3 s s]` in colour, uint8 or, from a uint16 store, int32.
+
+    Args:
+        store: Prepared store.
+        rows: Positions in the images table, `[n]`, that make up the data set.
+        input_size: Side `s` of the output in pixels.
+        augment: Strength of the changes; None is evaluation: the order of `rows`, no change, a short last batch kept.
+        **options: As for `Loader`.
+    """
+
+    def __init__(
+        self,
+        store: PixelStore,
+        rows: Int[np.ndarray, " n"],
+        *,
+        input_size: int,
+        augment: AugmentConfig | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(rows, training=augment is not None, **options)
+        self.store, self.input_size, self.augment = store, input_size, augment
+        self._places = store.images["index"].to_numpy()
 
     def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
         """Make one batch; called from worker threads."""
@@ -149,7 +172,7 @@ class ImageLoader:
         if self.augment is None:
             made = resize_pixels(stored, self.input_size)
         else:
-            made = np.empty((len(rows), self.input_size, self.input_size), stored.dtype)
+            made = np.empty((len(rows), self.input_size, self.input_size, *stored.shape[3:]), stored.dtype)
             changes = draw(self.augment, self.seed, epoch, rows, stored.shape[1])
             for i, image in enumerate(stored):
                 apply(image, changes, i, made[i])

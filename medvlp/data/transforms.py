@@ -28,44 +28,61 @@ def resize_filter(shrink: float) -> int:
 
 
 def resize_pixels(
-    pixels: UInt8[np.ndarray, "b h w"] | UInt16[np.ndarray, "b h w"], size: int
-) -> UInt8[np.ndarray, "b s s"] | UInt16[np.ndarray, "b s s"]:
+    pixels: UInt8[np.ndarray, "b h w *c"] | UInt16[np.ndarray, "b h w *c"], size: int
+) -> UInt8[np.ndarray, "b s s *c"] | UInt16[np.ndarray, "b s s *c"]:
     """Resize stored squares to the side that a model takes; the type is kept.
 
     Args:
-        pixels: Stored grey values.
+        pixels: Stored grey values, or red, green and blue in a last axis.
         size: Side `s` of the output in pixels.
     """
     import cv2
 
-    if pixels.shape[1:] == (size, size):
+    if pixels.shape[1:3] == (size, size):
         return pixels
-    out = np.empty((len(pixels), size, size), pixels.dtype)
-    flags = resize_filter(max(pixels.shape[1:]) / size)
+    out = np.empty((len(pixels), size, size, *pixels.shape[3:]), pixels.dtype)
+    flags = resize_filter(max(pixels.shape[1:3]) / size)
     for image, target in zip(pixels, out, strict=True):
         cv2.resize(image, (size, size), dst=target, interpolation=flags)
     return out
 
 
-def to_tensor(pixels: UInt8[np.ndarray, "b h w"] | UInt16[np.ndarray, "b h w"]) -> Int[torch.Tensor, "b 1 h w"]:
-    """Return the tensor of a batch without loss: uint8 stays, uint16 becomes int32, which every torch kernel takes."""
+def to_tensor(
+    pixels: UInt8[np.ndarray, "b h w *c"] | UInt16[np.ndarray, "b h w *c"],
+) -> Int[torch.Tensor, "b c h w"]:
+    """Return the tensor of a batch without loss: uint8 stays, uint16 becomes int32, which every torch kernel takes.
+
+    Channels, where there are any, come first.
+    """
     import torch
 
-    return torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.int32))[:, None]
+    tensor = torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.int32))
+    return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
 
 
-def normalise(pixels: Int[torch.Tensor, "b 1 h w"], config: ModelInputConfig) -> Float[torch.Tensor, "b c h w"]:
+def normalise(pixels: Int[torch.Tensor, "b k *s"], config: ModelInputConfig) -> Float[torch.Tensor, "b c *s"]:
     """Return `(x / full scale - mean) / std` in float32, on the device of `pixels`.
 
     Full scale is 255 for uint8, and 65535 for the wider integers that a uint16 store is carried in. One grey channel is
     repeated to `config.channels`.
+
+    Args:
+        pixels: Images `[b k h w]` or crops of volumes `[b k d h w]`, with `k` 1 or `config.channels`.
+        config: Mean and standard deviation, one for all channels or one for each.
+
+    Raises:
+        TypeError: `pixels` are no integers.
+        ValueError: The channels are others than the model takes.
     """
     import torch
 
     if pixels.is_floating_point():
         raise TypeError(f"normalise takes stored integers, got {pixels.dtype}")
+    if pixels.shape[1] not in (1, config.channels):
+        raise ValueError(f"the images have {pixels.shape[1]} channels, the model takes {config.channels}")
     full_scale = 255.0 if pixels.dtype == torch.uint8 else 65535.0
-    mean = torch.tensor(config.mean, device=pixels.device).view(1, -1, 1, 1)
-    std = torch.tensor(config.std, device=pixels.device).view(1, -1, 1, 1)
+    channels_first = (1, -1, *[1] * (pixels.ndim - 2))
+    mean = torch.tensor(config.mean, device=pixels.device).view(channels_first)
+    std = torch.tensor(config.std, device=pixels.device).view(channels_first)
     out = (pixels.to(torch.float32) - mean * full_scale) / (std * full_scale)
-    return out.expand(-1, config.channels, -1, -1)
+    return out.expand(-1, config.channels, *[-1] * (pixels.ndim - 2))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.errors import UserError
@@ -186,7 +186,7 @@ class Store:
         shape = image_layout(0, 1, self.image_config).shape
         wanted = self._rows(indices, int(self.meta["counts"]["array_rows"]), IMAGES_ARRAY)
         if not len(wanted):
-            return np.empty(shape, dtype=self.image_config.dtype)
+            return np.zeros(shape, dtype=self.image_config.dtype)
         with self._reading(IMAGES_ARRAY):
             self._check_shards()
             return self._arrays.rows(IMAGES_ARRAY, wanted)
@@ -215,7 +215,7 @@ class Store:
         if len(unknown):
             raise IndexError(f"row {unknown[0]} of {self.path / MASKS_ARRAY} is no mask")
         if not len(rows):
-            return np.empty((0, self.config.size, self.config.size), dtype=np.uint8)
+            return np.zeros((0, self.config.size, self.config.size), dtype=np.uint8)
         with self._reading(MASKS_ARRAY):
             return self._arrays.rows(MASKS_ARRAY, rows)
 
@@ -257,7 +257,7 @@ class Store:
             UserError: The volume has no label map, or as for `crop`.
         """
         shape = self.shape(index)
-        return self.crop_labels(index, (0, 0, 0), shape), dict(self._structures[index])
+        return self.crop_labels(index, (0, 0, 0), shape), self.structures(index)
 
     def crop_labels(self, index: int, start: Sequence[int], size: Sequence[int]) -> Shaped[np.ndarray, "d h w"]:
         """Return a part of a volume's label map; see `crop`."""
@@ -270,6 +270,10 @@ class Store:
     def has_labels(self, index: int) -> bool:
         """Tell whether a volume has a label map."""
         return index in self._structures
+
+    def structures(self, index: int) -> dict[int, str]:
+        """Return value -> name of what a volume's label map names; nothing where there is none."""
+        return dict(self._structures.get(index, {}))
 
     def read_clip(self, index: int) -> Clip:
         """Return a clip by its number (`images["index"]`)."""
@@ -312,7 +316,7 @@ class Store:
             found.setdefault(int(index), {})[int(value)] = label
         return found
 
-    def _refuse(self, kind: str) -> None:
+    def _refuse(self, kind: str) -> NoReturn:
         raise UserError(
             f"The store holds {_UNITS[self.kind]}, but {_UNITS[kind]} are needed.", self.path, "Use another store."
         )
