@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from medvlp.text.lexicon import FindingEntry, lexicon
 from medvlp.text.places import Place, joined, side_near
 
-_PREPOSITIONS = frozenset(
-    "in within of at over overlying overlies overlie involving involves along near throughout through about on into "
-    "projecting projects overlapping adjacent around to above inside across bordering terminates terminating "
-    "terminate ends ending extends extending affecting from between projected under beneath below by".split()
+_PREPOSITIONS = re.compile(
+    r"(?<!\S)(?:in|within|of|at|over|overl(?:ying|ies|ie)|involv(?:ing|es)|along|near|throughout|through|about|on|into|"
+    r"project(?:ing|s|ed)|overlapping|adjacent|around|to|above|inside|across|bordering|terminat(?:ing|es|e)|ends?|ending|"
+    r"exten(?:ds|ding)|affecting|from|between|under|beneath|below|by)(?!\S)"
 )
 _PHRASE_END = re.compile(
     r"[,;:.()?]|\b(?:with|without|is|are|was|were|has|have|had|and|or|but|in|of|at|on|to|from|for|the|no|not|which|that|"
@@ -32,15 +32,18 @@ _HARD = re.compile(
 _DENIAL = re.compile(r"[;]|\b(?:without|but|no|not|nor|however|although|except|free of|clear of|negative for)\b")
 _LINK = re.compile(
     r"\b(?:consistent|compatible|represent\w*|reflect\w*|keeping|suggest\w*|due|secondary|suspicious|concerning|"
-    r"worrisome|likely|probably|possibly|versus|vs|may be|could be|indicat\w+|related|associated)\b"
+    r"worrisome|xxxx|likely|probably|possibly|versus|vs|may be|could be|indicat\w+|related|associated)\b"
+)
+_COMMA = re.compile(
+    r",(?! (?:in keeping|consistent|compatible|likely|probably|suggest|represent|concerning|suspicious))"
 )
 _LIST = re.compile(r"(?:,|,? ?(?:and|or|and/or|versus|vs\.?)|/)(?: (?!a |an |the |there )[\w-]+){0,2}\s*\Z")
 _VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|remains?|appears?|appear|demonstrat\w+|shows?|contains?|reveals?|exhibits?|looks?)\b"
 )
-_OF = re.compile(r" (?:of|in|within|involving|at)(?: the| both)?(?: [\w-]+){0,2} \Z")
 _OF_NEAR = re.compile(r"(?: (?:appearance|size|contour|position|course|caliber) of| of| in)(?: [\w-]+){0,4} \Z")
-_AND_ARE = re.compile(r"\bbut\b")
+_BUT = re.compile(r"\bbut\b")
+_NOUN = re.compile(r"(?:ment|ence|ness|ing|ion|ity)\Z")
 _LIKE = re.compile(r"[ -]\Z|(?: [\w'%/-]+){1,4} ?\Z|\Z")
 
 
@@ -72,6 +75,7 @@ class _Reader:
     def __init__(self, text: str, named: Sequence[Named], places: Sequence[Place]) -> None:
         self.text, self.places = text, places
         self.things = [n for n in named if not n.entry.state]
+        self.states = [n for n in named if n.entry.state]
         self.tied: dict[int, list[Place]] = {}
         """What words tie to a finding, by the finding's start; homes are not in it."""
 
@@ -92,23 +96,34 @@ class _Reader:
         if tied:
             return tied
         if home is None:
-            sides = side_near(self.text, item.start, item.end)
-            return []
+            qualified = self._qualified_by(item)
+            return self.of_thing(qualified) if qualified else []
         sides = side_near(self.text, item.start, item.end)
         if sides and home.name == "lung":
             home = lexicon().places["lungs"]
         return [Place(home, item.start, item.start, sides)]
 
+    def _qualified_by(self, item: Named) -> Named | None:
+        """Return the finding that it is a property of: "calcified granuloma"."""
+        following = next((o for o in self.things if o.start >= item.end), None)
+        return following if following and self.text[item.end : following.start] == " " else None
+
     def _allowed(self, entry: FindingEntry) -> list[Place]:
-        return [place for place in self.places if not entry.at or place.entry.kind in entry.at]
+        kinds = entry.at
+        return [
+            p for p in self.places if (p.entry.kind in kinds if kinds else entry.state or p.entry.kind != "volumes")
+        ]
 
     def _tied(self, item: Named) -> list[Place]:
         allowed = self._allowed(item.entry)
-        for rule in (self._before, self._after, self._subject):
-            found = rule(item, allowed)
-            if found:
-                return found
-        return self._taken_over(item)
+        inside = [p for p in allowed if item.start <= p.start and p.end <= item.end]
+        near = inside or self._before(item, allowed)
+        if not near or all(place.entry.generic for place in near):
+            exact = self._after(item, allowed) or self._subject(item, allowed)
+            if exact and not (near and exact[0].entry.generic):
+                sides = frozenset[str]().union(*(place.sides for place in near))
+                return [replace(p, sides=p.sides or sides) for p in exact] if len(sides) == 1 else exact
+        return near or self._taken_over(item)
 
     def _before(self, item: Named, allowed: list[Place]) -> list[Place]:
         """Places in the noun phrase before it: "left base and lingular opacities"."""
@@ -162,7 +177,7 @@ class _Reader:
             return False
         if "," in tail:
             return False
-        if _PREPOSITIONS & set(tail.split()):
+        if _PREPOSITIONS.search(tail):
             return not self._qualifies(place) or " of " in tail
         near = not _PHRASE_END.search(tail) and tail.count(" ") <= 3
         return near and not (self._qualifies(place) and item.entry.name not in ("calcification", "thicken"))
@@ -181,15 +196,18 @@ class _Reader:
         if not before:
             return []
         gap = self.text[before[-1].end : item.start]
-        if not _VERB.search(gap) and not _LINK.search(gap):
+        link = _LINK.search(gap)
+        if (not _VERB.search(gap) and not link) or (link and not item.entry.at):
             return []
-        if _DENIAL.search(gap) or (re.search(r"\bwith\b", gap) and not _LINK.search(gap)) or "," in gap:
+        if _DENIAL.search(gap) or (re.search(r"\bwith\b", gap) and not link) or _COMMA.search(gap):
             return []
         if any(before[-1].end <= other.start < item.start for other in self.things):
             return []
         return self._with_joined(before)
 
     def _with_joined(self, before: list[Place]) -> list[Place]:
+        while len(before) > 1 and before[-1].entry.generic and self._parted(before[-2], before[-1]):
+            before = before[:-1]  # "the bony structures of the thorax"
         found = [before[-1]]
         for place in reversed(before[:-1]):
             if not joined(self.text, place.end, found[0].start):
@@ -197,19 +215,28 @@ class _Reader:
             found.insert(0, place)
         return found
 
+    def _parted(self, whole: Place, part: Place) -> bool:
+        return (
+            re.fullmatch(r" (?:of|in|within) (?:the |both )?(?:\w+ )?", self.text[whole.end : part.start]) is not None
+        )
+
     def _taken_over(self, item: Named) -> list[Place]:
         """Places of the finding before it, where the two are a list or one stands for the other."""
         before = [other for other in self.things if other.end <= item.start]
         if not before or not item.entry.at:
             return []
         gap = self.text[before[-1].end : item.start]
-        link = _LINK.search(gap) or gap == " "
+        offered = gap.endswith(", ") and re.match(r" (?:versus|vs\.?|or) ", self.text[item.end :])
+        link = _LINK.search(gap) or gap == " " or offered
         listed = _LIST.fullmatch(gap.rstrip() + " ") or _LIST.match(gap)
         with_it = re.fullmatch(r" with (?:[\w-]+ ){0,2}", gap) and not item.entry.fixed
         if _DENIAL.search(gap) or not (link or with_it or (listed and not item.entry.fixed)):
             return []
         kinds = item.entry.at
-        return [place for place in self.tied.get(before[-1].start, []) if place.entry.kind in kinds]
+        if not item.entry.fixed and side_near(self.text, item.start, item.end):
+            return []
+        tied = self.tied.get(before[-1].start, [])
+        return [p for p in tied if p.entry.kind in kinds and (p.sides or not p.entry.generic)]
 
     # States ("clear", "enlarged") ---------------------------------------------------------------------------------
 
@@ -217,6 +244,9 @@ class _Reader:
         allowed = self._allowed(item.entry)
         following = next((o for o in self.things if o.start >= item.end), None)
         ahead = next((p for p in allowed if p.start >= item.end), None)
+        other = next((o for o in self.states if o.start >= item.end), None)
+        if other and self.text[item.end : other.start] == " " and _NOUN.search(self.text[: other.end]):
+            return None  # "stable enlargement of the heart"
         if following and (ahead is None or following.start < ahead.start) and self._near(item.end, following.start):
             return None  # "stable cardiomegaly" is about the finding
         if ahead and self._near(item.end, ahead.start):
@@ -225,18 +255,15 @@ class _Reader:
             return self._joined_after(ahead, allowed)
         before = [p for p in allowed if p.end <= item.start]
         if before:
-            between = [o for o in self.things if before[-1].end <= o.start < item.start]
-            if between and not item.entry.at and not _AND_ARE.search(self.text[before[-1].end : item.start]):
+            owners = [o for o in self.things if o.end <= before[-1].start and before[-1] in self.tied.get(o.start, ())]
+            between = owners or [o for o in self.things if before[-1].end <= o.start < item.start]
+            if between and not item.entry.at and not _BUT.search(self.text[before[-1].end : item.start]):
                 return None  # "the hilar node is stable"
             if not _DENIAL.search(self.text[before[-1].end : item.start].replace("not ", "")) or item.entry.at:
-                return self._specific(self._with_joined(before))
+                return self._with_joined(before)
         if item.entry.home:
             return [Place(lexicon().places[item.entry.home], item.start, item.start)]
         return None if self.things else []
-
-    @staticmethod
-    def _specific(found: list[Place]) -> list[Place]:
-        return [replace(place) for place in found]
 
     def _near(self, start: int, end: int) -> bool:
         gap = self.text[start:end]

@@ -31,6 +31,7 @@ class FindingEntry:
         at: Kinds of places that it can take; empty: any.
         fixed: It lies at home whatever is named, which then only tells the side.
         state: It is a property that a place has ("clear", "tortuous"), not a thing that lies somewhere.
+        inside: A place word within its own words counts ("interstitial markings").
         denied: It says something only when it is denied ("no acute findings").
         pattern: Its words.
     """
@@ -41,6 +42,7 @@ class FindingEntry:
     at: frozenset[str]
     fixed: bool
     state: bool
+    inside: bool
     denied: bool
     pattern: re.Pattern[str]
 
@@ -54,6 +56,7 @@ class PlaceEntry:
         kind: What findings ask for by `FindingEntry.at`.
         generic: Gives way to a more exact place beside it ("right upper lobe pulmonary nodule").
         midline: Its name takes no side.
+        one: Its name with a side in front.
         side: The side that it lies on by itself (lingula: left).
         books: Side -> its entries of the 51 places.
         pattern: Its words; the group `both` stands for words that mean both sides.
@@ -63,6 +66,7 @@ class PlaceEntry:
     kind: str
     generic: bool
     midline: bool
+    one: str
     side: str | None
     books: Mapping[str, tuple[str, ...]]
     pattern: re.Pattern[str]
@@ -101,6 +105,7 @@ def _finding(name: str, data: dict[str, Any], places: Mapping[str, PlaceEntry]) 
         at=frozenset(data.get("at", ())),
         fixed=data.get("fixed", False),
         state=data.get("state", False),
+        inside=data.get("inside", False),
         denied=data.get("denied", False),
         pattern=_compile(data["words"], name),
     )
@@ -114,6 +119,7 @@ def _place(name: str, data: dict[str, Any]) -> PlaceEntry:
         kind=data["kind"],
         generic=data.get("generic", False),
         midline=data.get("midline", False),
+        one=data.get("one", name),
         side=data.get("side"),
         books=books,
         pattern=_compile(sorted(data["words"], key=lambda word: not word.startswith("(?P<both>")), name),

@@ -22,7 +22,11 @@ _BEFORE = re.compile(
     rf"(?<![\w-])(?P<first>{_SIDE_WORDS})(?:[ -]sided)?(?: (?:and|or|than|/) (?P<second>left|right))?"
     rf"(?:(?<= )|(?:[ -]{_GAP_WORD}){{0,3}}[ -])\Z"
 )
-_AFTER = re.compile(r" (?:on|to|at) the (left|right)\b(?! (?:lateral|\w+ ?lobe|lung|hilum|base|apex))")
+_AFTER = re.compile(
+    r"(?: line)?(?: (?:is|are|was|were|again|also|now))*(?: (?:seen|noted|present|identified|demonstrated|visualized))?"
+    r" (?:on|to|at) the (left|right)\b(?! (?:lateral|\w+ ?lobe|lung|hilum|base|apex))"
+)
+_BILATERALLY = re.compile(r"(?: [\w-]+){0,2} bilaterally\b")
 _JOINT = re.compile(
     rf"(?:,|,? (?:and|or|and/or|as well as)|/)(?: the)?(?: (?:{_SIDE_WORDS}|bony|osseous|visualized))*\s*\Z"
 )
@@ -53,7 +57,8 @@ class Place:
         base = f"{self.ordinal} {self.entry.name}".strip()
         if self.entry.midline or self.entry.side or not self.sides:
             return (f"{self.entry.side} {base}" if self.entry.side and self.entry.name != "lingula" else base,)
-        return tuple(f"{side} {base}" for side in sorted(self.sides))
+        one = f"{self.ordinal} {self.entry.one}".strip()
+        return tuple(f"{side} {one}" for side in sorted(self.sides))
 
     def books(self) -> tuple[str, ...]:
         """Return its entries of the 51 places."""
@@ -80,7 +85,9 @@ def side_near(text: str, start: int, end: int) -> frozenset[str]:
     if before:
         return sides_in((before["first"], before["second"]))
     after = _AFTER.match(text, end)
-    return sides_in((after[1],)) if after else frozenset()
+    if after:
+        return sides_in((after[1],))
+    return BOTH if _BILATERALLY.match(text, end) else frozenset()
 
 
 def leftmost_longest(matches: Iterable[tuple[re.Match[str], E]]) -> list[tuple[re.Match[str], E]]:
@@ -102,7 +109,7 @@ def find_places(text: str, taken: Sequence[tuple[int, int]]) -> list[Place]:
 
     Args:
         text: The sentence.
-        taken: Spans of findings; a place word inside one ("pleural effusion") is part of the finding.
+        taken: Spans of findings of which a place word ("pleural effusion") is a part.
     """
     matches = leftmost_longest(
         (match, entry) for entry in lexicon().places.values() for match in entry.pattern.finditer(text)
@@ -115,8 +122,6 @@ def find_places(text: str, taken: Sequence[tuple[int, int]]) -> list[Place]:
         own = _SIDES.match(match.group())
         if own and not entry.side:
             sides = sides_in((own.group(),))
-        if not sides and match.groupdict().get("both"):
-            sides = BOTH
         rib = _RIB.search(match.group()) if entry.name == "rib" else None
         place = Place(entry, match.start(), match.end(), sides, _ORDINALS.get(rib[1], rib[1]) if rib else "")
         before = places[-1] if places else None
@@ -124,5 +129,7 @@ def find_places(text: str, taken: Sequence[tuple[int, int]]) -> list[Place]:
             between = text[before.end : place.start]
             if joined(text, before.end, place.start) and not _SIDES.search(between) and not before.entry.midline:
                 place = replace(place, sides=before.sides)
+        if not place.sides and match.groupdict().get("both"):
+            place = replace(place, sides=BOTH)
         places.append(place)
     return places

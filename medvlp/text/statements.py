@@ -172,7 +172,7 @@ class Scopes:
 
 
 def alternatives(text: str, statements: list[Statement], scopes: Scopes) -> list[Statement]:
-    """Return the statements, those that a sentence offers as alternatives ("atelectasis or infiltrate") made uncertain."""
+    """Return the statements; those offered as alternatives ("atelectasis or infiltrate") become uncertain."""
     doubtful: set[int] = set()
     for match in _EITHER.finditer(text):
         before = [k for k, s in enumerate(statements) if s.end <= match.start() + 1]

@@ -8,7 +8,6 @@ Conventions: docs/explanation/knowledge.md.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,7 +18,7 @@ from medvlp.text.places import Place, find_places, leftmost_longest
 from medvlp.text.rules import rules
 from medvlp.text.sections import BODY_SECTIONS, find_sections, sentence_spans
 from medvlp.text.statements import Scopes, Statement, alternatives, normalise_with_offsets, place_states
-from medvlp.types import ABSENT, UNCERTAIN, Triplet
+from medvlp.types import ABSENT, Triplet
 
 UNSPECIFIED = "unspecified"
 
@@ -84,7 +83,7 @@ def _heart(text: str, scopes: Scopes) -> list[Mention]:
 def read_sentence_triplets(sentence: str) -> tuple[Mention, ...]:
     """Return the mentions of one normalised sentence, in their order; offsets are those of the sentence."""
     named = _named(sentence)
-    places = find_places(sentence, [(n.start, n.end) for n in named])
+    places = find_places(sentence, [(n.start, n.end) for n in named if not n.entry.inside])
     scopes = Scopes(sentence, [(n.entry.name, n.start, n.end) for n in named], rules())
     valued: list[tuple[Named, float]] = []
     for item in named:
@@ -140,6 +139,3 @@ def cells_of(mentions: Iterable[Mention]) -> tuple[Triplet, ...]:
 def report_triplets(report: str) -> tuple[Triplet, ...]:
     """Return the triplets of a report, each once: place, finding, and 1 present, 0 absent or -1 uncertain."""
     return triplets_of(read_mentions(report))
-
-
-__all__ = ["UNCERTAIN", "Mention", "cells_of", "read_mentions", "read_sentence_triplets", "report_triplets", "triplets_of"]
