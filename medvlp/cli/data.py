@@ -11,6 +11,9 @@ import typer
 from medvlp.cli._common import Overrides, print_table, say, say_next
 from medvlp.errors import UserError
 
+LEAKS_FOUND = 2
+"""Exit status of `audit --strict` where there are leaks."""
+
 app = typer.Typer(help="Prepare data sets, look at them, and audit them for leaks and shortcuts.", no_args_is_help=True)
 
 
@@ -74,33 +77,48 @@ def prepare(
     )
 
 
-@app.command("audit", epilog="Example: medvlp data audit stores/nih stores/phantom --json audit.json")
+@app.command("audit", epilog="Example: medvlp data audit stores/nih stores/rsna --html audit.html --strict")
 def audit(
     stores: Annotated[list[Path], typer.Argument(help="Prepared stores, examined alone and against each other.")],
+    html: Annotated[Path | None, typer.Option(help="Write one page with tables and pictures.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report there too.")] = None,
+    raw: Annotated[
+        list[Path] | None, typer.Option(help="Raw data whose DICOM headers are examined for identifiers; repeatable.")
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with status 2 if there are leaks.")] = False,
 ) -> None:
-    """Look for leaks between splits and stores, and for shortcuts that predict a label without any disease."""
+    """Look for leaks, contradictions and identifiers, and for shortcuts that predict a label without any disease."""
     import json
 
     from medvlp.store.audit import audit as audit_stores
+    from medvlp.store.audit_page import write_audit_page
 
-    report = audit_stores(stores)
+    report = audit_stores(stores, raw or [])
     for table in report.to_tables():
         print_table(table.title, table.columns, table.rows)
     for finding in report.findings:
         say(f"- {finding}")
     if json_file is not None:
-        part = json_file.with_name(f".{json_file.name}.part")
-        try:
-            part.write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
-            part.replace(json_file)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink()
-            raise UserError(
-                f"The report cannot be written: {error.strerror}.", json_file, "Choose another file for --json."
-            ) from error
+        _write_json(json_file, json.dumps(report.to_dict(), indent=1))
         say(f"The whole report is in {json_file}")
+    if html is not None:
+        write_audit_page(report, stores, html)
+        say(f"Open {html} in a browser.")
+    if strict and report.has_leaks:
+        raise typer.Exit(LEAKS_FOUND)
+
+
+def _write_json(file: Path, text: str) -> None:
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise UserError(
+            f"The report cannot be written: {error.strerror}.", file, "Choose another file for --json."
+        ) from error
 
 
 @app.command("show", epilog="Example: medvlp data show stores/nih --html nih.html")

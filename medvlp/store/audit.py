@@ -1,12 +1,14 @@
-"""Leaks between splits and stores, and shortcuts that predict a label without any disease.
+"""Leaks between splits and stores, contradictions, identifiers, and shortcuts that predict a label without any disease.
 
 Guarantee: everything reported is measured in the stores as they are; a pair of images is named only where file, pixels
-or fine detail agree (`medvlp.store.duplicates`), a shortcut only where a fitted model reaches it on unseen patients
-(`medvlp.store.shortcuts`). `findings` lists the consequences in plain sentences, worst first.
+or fine detail agree (`medvlp.store.duplicates`) or the leak map ties their ids (`medvlp.store.exposure`), a shortcut
+only where a fitted model reaches it on unseen patients (`medvlp.store.shortcuts`). `findings` lists the consequences in
+plain sentences, worst first.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +17,14 @@ import numpy as np
 
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
+from medvlp.store.audit_labels import conflicts
 from medvlp.store.audit_report import ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT, AuditReport, findings
+from medvlp.store.audit_texts import repeated_texts, text_identifiers
+from medvlp.store.burnt_in import burnt_in_text
 from medvlp.store.duplicates import hash_bits, near_identical
-from medvlp.store.shortcuts import Probe, image_statistics, predictors, probes
+from medvlp.store.exposure import exposures, id_pairs, overlap_rows, picture_groups
+from medvlp.store.header_identifiers import header_identifiers
+from medvlp.store.shortcuts import THUMBNAIL_SIDE, Probe, image_statistics, predictors, probes
 from medvlp.types import ABSENT, PRESENT, UNCERTAIN, UNKNOWN_PATIENT
 
 if TYPE_CHECKING:
@@ -25,14 +32,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
-def audit(stores: Sequence[Path]) -> AuditReport:
+def audit(stores: Sequence[Path], raw: Sequence[Path] = ()) -> AuditReport:
     """Examine prepared stores, each alone and against each other.
 
     Args:
         stores: Folders of prepared stores; the order does not matter.
+        raw: Folders of raw data whose DICOM headers are examined for identifiers.
 
     Raises:
-        UserError: No store is named, one is named twice, or one cannot be opened.
+        UserError: No store is named, one is named twice, or one cannot be opened; or a raw folder does not exist.
     """
     if not stores:
         raise UserError("No store is named.", fix="Name one or more folders made by `medvlp data prepare`.")
@@ -42,6 +50,9 @@ def audit(stores: Sequence[Path]) -> AuditReport:
     results: list[Probe] = []
     thumbnails = []
     for store in opened:
+        if store.kind != "image":
+            thumbnails.append(np.zeros((len(store.images), THUMBNAIL_SIDE**2), np.float32))
+            continue
         small, histograms = image_statistics(store)
         thumbnails.append(small)
         samples = store.samples()
@@ -49,7 +60,10 @@ def audit(stores: Sequence[Path]) -> AuditReport:
         results += probes(store.path.name, samples, features, _normal_label(store))
     images = _joint_table(opened)
     identical = _identical(images)
-    near = _near(images, np.concatenate(thumbnails), opened, identical)
+    pairs, correlation = _near_pairs(images, np.concatenate(thumbnails), opened)
+    near = _near(images, pairs, correlation, identical)
+    groups = picture_groups(images, [(int(i), int(j)) for i, j in pairs])
+    tied = id_pairs(images)
     report = AuditReport(
         stores=[
             {
@@ -66,6 +80,13 @@ def audit(stores: Sequence[Path]) -> AuditReport:
         near_duplicates=near,
         label_counts=[row for store in opened for row in _label_counts(store)],
         probes=[probe.to_dict() for probe in results],
+        overlaps=overlap_rows(images, groups, tied),
+        exposures=exposures(images, groups, tied),
+        conflicts=conflicts(opened, images, list(groups.members().values())),
+        repeated_texts=repeated_texts(opened),
+        text_identifiers=text_identifiers(opened),
+        burnt_in=[row for store in opened if store.kind == "image" for row in burnt_in_text(store)],
+        header_identifiers=[{"root": root.name, **row} for root in map(Path, raw) for row in header_identifiers(root)],
     )
     report.findings = findings(report, results)
     return report
@@ -92,10 +113,11 @@ def _joint_table(stores: Sequence[Store]) -> pd.DataFrame:
     import pandas as pd
 
     columns = ["index", "image_id", "study_id", "patient_id", "split", "sha256", "pixels_sha256", "phash"]
-    frames = [
-        store.images[columns].assign(place=place, store=store.path.name, dataset=store.dataset)
-        for place, store in enumerate(stores)
-    ]
+    frames = []
+    for place, store in enumerate(stores):
+        own = store.images[columns].assign(place=place, store=store.path.name, dataset=store.dataset)
+        facts = dict(zip(store.studies["study_id"], map(json.loads, store.studies["attributes"]), strict=True))
+        frames.append(own.assign(attributes=own["study_id"].map(facts)))
     joint = pd.concat(frames, ignore_index=True)
     joint["split"] = joint["split"].astype(object).where(joint["split"].notna(), None)
     return joint
@@ -128,23 +150,36 @@ def _identical(images: pd.DataFrame) -> list[dict[str, Any]]:
     return _described(columns, list(pairs), [1.0] * len(pairs))
 
 
+def _near_pairs(
+    images: pd.DataFrame, thumbnails: Float[np.ndarray, "n 256"], stores: Sequence[Store]
+) -> tuple[Int[np.ndarray, "pairs 2"], Float[np.ndarray, " pairs"]]:
+    """Return pairs of near-identical pictures; volumes and clips are compared by their files and voxels alone."""
+    place, index = images["place"].to_numpy(), images["index"].to_numpy()
+    pictures = np.flatnonzero(np.array([store.kind == "image" for store in stores], bool)[place])
+
+    def read(positions: Int[np.ndarray, " b"]) -> list[np.ndarray]:
+        rows = pictures[positions]
+        pixels: dict[int, np.ndarray] = {}
+        for store_place in np.unique(place[rows]):
+            own = rows[place[rows] == store_place]
+            pixels |= zip(own.tolist(), map(_luminance, stores[store_place].read(index[own])), strict=True)
+        return [pixels[row] for row in rows.tolist()]
+
+    pairs, correlation = near_identical(hash_bits(images["phash"].iloc[pictures]), thumbnails[pictures], read)
+    return pictures[pairs], correlation
+
+
+def _luminance(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 2 else image.mean(axis=-1).astype(image.dtype)
+
+
 def _near(
     images: pd.DataFrame,
-    thumbnails: Float[np.ndarray, "n 256"],
-    stores: Sequence[Store],
+    pairs: Int[np.ndarray, "pairs 2"],
+    correlation: Float[np.ndarray, " pairs"],
     identical: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     columns = _columns(images)
-    place, index = images["place"].to_numpy(), images["index"].to_numpy()
-
-    def read(positions: Int[np.ndarray, " b"]) -> list[np.ndarray]:
-        pixels: dict[int, np.ndarray] = {}
-        for store_place in np.unique(place[positions]):
-            own = positions[place[positions] == store_place]
-            pixels |= zip(own.tolist(), stores[store_place].read(index[own]), strict=True)
-        return [pixels[position] for position in positions.tolist()]
-
-    pairs, correlation = near_identical(hash_bits(images["phash"]), thumbnails, read)
     already = {frozenset((pair["a"], pair["b"])) for pair in identical}
     pixels = columns["pixels_sha256"]
     differ = [at for at, (i, j) in enumerate(pairs.tolist()) if pixels[i] != pixels[j]]

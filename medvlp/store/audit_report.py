@@ -6,8 +6,9 @@ worst first.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medvlp.store.shortcuts import Probe
@@ -17,6 +18,8 @@ SHORTCUT_AUROC, SHORTCUT_LOW = 0.6, 0.55
 EXAMPLES = 10
 """Examples listed per leak in tables; `to_dict` holds them all."""
 
+KINDS = ("Leak", "Conflict", "Duplicates", "Identifiers", "False negatives", "Shortcut")
+"""What a sentence can be about, in the order of listing."""
 ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT = "across splits", "across data sets", "within a split"
 PREDICTORS = {
     "view": "view",
@@ -50,6 +53,13 @@ class AuditReport:
         near_duplicates: The same for near-identical images, with their `correlation`.
         label_counts: Studies per store, label and split: present, absent, uncertain, not_mentioned.
         probes: Shortcut probes.
+        overlaps: Published overlaps of the data sets (the leak map) and what of them was found.
+        exposures: Test images that training on the others would have shown, with what shows them and why.
+        conflicts: Labels on which data sets disagree about the same picture.
+        repeated_texts: How many studies of a store share their report or caption.
+        text_identifiers: Kinds of possible identifiers in reports, with counts.
+        burnt_in: Images with candidates for burnt-in text.
+        header_identifiers: Personal attributes that are filled in raw DICOM files.
         findings: Plain sentences, worst first.
     """
 
@@ -59,19 +69,25 @@ class AuditReport:
     near_duplicates: list[dict[str, Any]]
     label_counts: list[dict[str, Any]]
     probes: list[dict[str, Any]]
+    overlaps: list[dict[str, Any]] = field(default_factory=list)
+    exposures: list[dict[str, Any]] = field(default_factory=list)
+    conflicts: list[dict[str, Any]] = field(default_factory=list)
+    repeated_texts: list[dict[str, Any]] = field(default_factory=list)
+    text_identifiers: list[dict[str, Any]] = field(default_factory=list)
+    burnt_in: list[dict[str, Any]] = field(default_factory=list)
+    header_identifiers: list[dict[str, Any]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+
+    @property
+    def has_leaks(self) -> bool:
+        """Whether a test image or patient is also in another split, or one picture in two data sets."""
+        pairs = [*self.identical, *self.near_duplicates]
+        tied = any(row["tied_by_id"] for row in self.overlaps)
+        return bool(self.leaks or self.exposures or tied or any(pair["kind"] != WITHIN_SPLIT for pair in pairs))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole report as JSON types (None for a missing number)."""
-        return {
-            "stores": self.stores,
-            "leaks": self.leaks,
-            "identical": self.identical,
-            "near_duplicates": self.near_duplicates,
-            "label_counts": self.label_counts,
-            "probes": self.probes,
-            "findings": self.findings,
-        }
+        return asdict(self) | {"has_leaks": self.has_leaks}
 
     def to_tables(self) -> list[Table]:
         """Return the report as tables for a terminal or a page, lists of examples cut short."""
@@ -90,7 +106,58 @@ class AuditReport:
                 rows = [[x["kind"], x["a"], x["b"], x["correlation"]] for x in pairs]
                 columns = ["kind", "image", "other image", "correlation"]
                 tables.append(Table(_cut_title(title, rows), columns, rows[:EXAMPLES]))
-        return [*tables, *_probe_tables(self.probes)]
+        return [*tables, *_further_tables(self), *_probe_tables(self.probes)]
+
+
+def _further_tables(report: AuditReport) -> list[Table]:
+    """Return the tables of exposures, overlaps, conflicts, texts and identifiers that have rows."""
+    made = [
+        (
+            "Test images that other images expose",
+            ["test image", "by", "seen as", "times"],
+            [[x["image"], ", ".join(x["by"]), ", ".join(x["seen_as"][:3]), x["count"]] for x in report.exposures],
+        ),
+        (
+            "Published overlaps",
+            ["outer", "inner", "share", "both here", "tied by id", "same picture", "names of outer", "note"],
+            [
+                [x["outer"], x["inner"], x["share"], "yes" if x["both_here"] else "no", x["tied_by_id"],
+                 x["same_picture"], x["names_of_outer"], x["note"]]
+                for x in report.overlaps
+            ],
+        ),
+        (
+            "Labels that contradict each other on the same picture",
+            ["data set", "other data set", "finding", "compared", "conflicts", "example"],
+            [[x[name] for name in ("a", "b", "finding", "compared", "conflicts", "example")] for x in report.conflicts],
+        ),
+        (
+            "Reports and captions that say the same",
+            ["store", "texts", "distinct", "shared", "most frequent", "across splits", "alike in a batch of 256"],
+            [list(x.values()) for x in report.repeated_texts],
+        ),
+        (
+            "Possible identifiers in texts",
+            ["store", "kind", "texts", "studies, for example"],
+            [[x["store"], x["kind"], x["texts"], ", ".join(x["studies"][:3])] for x in report.text_identifiers],
+        ),
+        (
+            "Personal attributes in DICOM headers",
+            ["folder", "attribute", "kind", "files", "different values"],
+            [[x[name] for name in ("root", "attribute", "kind", "files", "values")] for x in report.header_identifiers],
+        ),
+        (
+            "Images with candidates for burnt-in text",
+            ["store", "image", "characters"],
+            [[x["store"], x["image"], x["characters"]] for x in report.burnt_in],
+        ),
+    ]  # fmt: skip
+    whole = {"Published overlaps", "Personal attributes in DICOM headers"}
+    return [
+        Table(_cut_title(title, rows), columns, rows if title in whole else rows[:EXAMPLES])
+        for title, columns, rows in made
+        if rows
+    ]
 
 
 def _label_table(counts: list[dict[str, Any]]) -> Table:
@@ -135,7 +202,8 @@ def _cell(probe: dict[str, Any] | None) -> str:
 
 def findings(report: AuditReport, probes: Sequence[Probe]) -> list[str]:
     """Return what the report means, in plain sentences: leaks, then shortcuts, the worst first."""
-    found = [*_leaks(report), *_shortcuts(probes)]
+    found = [*_leaks(report), *_exposed(report), *_identifiers(report), *_texts(report), *_shortcuts(probes)]
+    found.sort(key=lambda sentence: KINDS.index(sentence.split(":")[0]))
     if not any(probe["auroc"] is not None for probe in report.probes):
         none = "" if found else "No leak between splits or stores was found. "
         return [*found, f"{none}Shortcuts could not be looked for: no label has enough images of both kinds."]
@@ -160,6 +228,60 @@ def _leaks(report: AuditReport) -> list[str]:
                 example = f"for example {own[0]['a']} and {own[0]['b']}"
                 found.append(f"{head}: {count} of {adjective} images {kind}{detail}, {example}.")
     return found
+
+
+def _exposed(report: AuditReport) -> list[str]:
+    found = []
+    for store in sorted({row["store"] for row in report.exposures}):
+        own = [row for row in report.exposures if row["store"] == store]
+        reasons = Counter(reason for row in own for reason in row["by"])
+        listed = ", ".join(f"{count} by {reason}" for reason, count in sorted(reasons.items()))
+        count = "1 test image" if len(own) == 1 else f"{len(own)} test images"
+        example = f"for example {own[0]['image']}, seen as {own[0]['seen_as'][0]}"
+        found.append(f"Leak: training on the other images shows {count} of {store} ({listed}), {example}.")
+    for row in report.overlaps:
+        if row["both_here"] and (row["tied_by_id"] or row["same_picture"]):
+            found.append(
+                f"Leak: {row['inner']} shares images with {row['outer']}, as published: {row['tied_by_id']} tied by "
+                f"id, {row['same_picture']} the same picture. {row['note']}"
+            )
+        elif row["names_of_outer"]:
+            found.append(
+                f"Leak: {row['names_of_outer']} images of {row['inner']} have names of {row['outer']}. {row['note']}"
+            )
+    if report.conflicts:
+        worst, total = report.conflicts[0], sum(row["conflicts"] for row in report.conflicts)
+        found.append(
+            f"Conflict: data sets disagree {total} times about a label of the same picture, most about "
+            f"{worst['finding']} ({worst['conflicts']} of {worst['compared']} in {worst['a']} and {worst['b']})."
+        )
+    return found
+
+
+def _identifiers(report: AuditReport) -> list[str]:
+    found = []
+    people = [row for row in report.header_identifiers if row["kind"] == "person"]
+    if people:
+        names = ", ".join(row["attribute"] for row in people[:5])
+        found.append(f"Identifiers: {len(people)} personal attributes are filled in raw DICOM headers ({names}).")
+    for store in sorted({row["store"] for row in report.text_identifiers}):
+        own = [row for row in report.text_identifiers if row["store"] == store]
+        listed = ", ".join(f"{row['kind']} in {row['texts']}" for row in own)
+        found.append(f"Identifiers: texts of {store} may hold some ({listed}); prepare it with identifiers.text=rules.")
+    if report.burnt_in:
+        count = len(report.burnt_in)
+        subject = "1 image has" if count == 1 else f"{count} images have"
+        found.append(f"Identifiers: {subject} text burnt in, for example {report.burnt_in[0]['image']}; look at them.")
+    return found
+
+
+def _texts(report: AuditReport) -> list[str]:
+    return [
+        f"False negatives: {row['shared']} of {row['texts']} texts of {row['store']} are shared with another study; a "
+        f"batch of 256 holds {row['false_negatives']:.1f} others that say the same as a given one."
+        for row in report.repeated_texts
+        if row["false_negatives"] >= 1
+    ]
 
 
 def _shortcuts(probes: Sequence[Probe]) -> list[str]:

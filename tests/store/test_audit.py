@@ -120,7 +120,7 @@ def test_findings_name_leaks_first(planted):
     assert text[1].startswith("Leak: 1 pair of identical images across splits")
     assert all(name in text[1] for name in names["identical"])
     kinds = [sentence.split(":")[0] for sentence in text]
-    assert kinds == sorted(kinds, key=["Leak", "Duplicates", "Shortcut"].index)
+    assert kinds == sorted(kinds, key=["Leak", "Duplicates", "Identifiers", "Shortcut"].index)
 
 
 def test_shortcuts_are_found_where_they_are_and_only_there(planted):

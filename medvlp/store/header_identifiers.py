@@ -1,0 +1,81 @@
+"""Identifiers in the headers of raw DICOM files, which a store never holds but a hospital hands on with its files.
+
+Guarantee: values are never reported, only which attributes are filled in how many files, with the first files. The
+attributes are those that the Basic Application Level Confidentiality Profile (DICOM PS3.15, table E.1-1) removes,
+empties or replaces because they name or number a person; UIDs and dates are counted apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from medvlp.progress import progress_bar
+
+PERSONAL = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientBirthTime", "OtherPatientIDs", "OtherPatientNames"),
+    *("OtherPatientIDsSequence", "PatientBirthName", "PatientMotherBirthName", "PatientAddress", "PatientComments"),
+    *("PatientTelephoneNumbers", "MilitaryRank", "EthnicGroup", "Occupation", "AdditionalPatientHistory"),
+    *("ResponsiblePerson", "AccessionNumber", "StudyID", "AdmissionID", "IssuerOfPatientID"),
+    *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "DeviceSerialNumber"),
+    *("ReferringPhysicianName", "ReferringPhysicianAddress", "ReferringPhysicianTelephoneNumbers"),
+    *("PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "OperatorsName", "RequestingPhysician"),
+    *("PhysiciansOfRecord", "ScheduledPerformingPhysicianName", "ImageComments", "RequestAttributesSequence"),
+)
+DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime")
+_MADE_UP = re.compile(r"(?:anon\w*|none|unknown|na|n/a|x+|0+|\[?removed\]?|de-?identified)", re.IGNORECASE)
+
+
+def header_identifiers(root: Path) -> list[dict[str, Any]]:
+    """Return, for the DICOM files below a folder, the personal attributes that are filled and in how many files.
+
+    Args:
+        root: Raw data set.
+
+    Returns:
+        Rows with `attribute`, `kind` (person or date), `files`, `values` (how many different ones) and `first` (files
+        relative to the root).
+
+    Raises:
+        UserError: The folder does not exist.
+    """
+    from medvlp.io import find_images
+
+    wanted = [*PERSONAL, *DATES]
+    files: dict[str, list[str]] = defaultdict(list)
+    values: dict[str, set[str]] = defaultdict(set)
+    found = find_images(root)
+    with progress_bar("Reading headers", len(found), "files") as advance:
+        for file in found:
+            for attribute, value in _filled(file, wanted).items():
+                files[attribute].append(file.relative_to(root).as_posix())
+                values[attribute].add(value)
+            advance()
+    return [
+        {
+            "attribute": attribute,
+            "kind": "date" if attribute in DATES else "person",
+            "files": len(files[attribute]),
+            "values": len(values[attribute]),
+            "first": files[attribute][:3],
+        }
+        for attribute in wanted
+        if attribute in files
+    ]
+
+
+def _filled(file: Path, wanted: list[str]) -> dict[str, str]:
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    from medvlp.io.dicom_pixels import quiet_pydicom
+
+    try:
+        with quiet_pydicom():
+            data = dcmread(file, stop_before_pixels=True, specific_tags=list(wanted))
+            texts = {name: str(data.get(name, "")).strip() for name in wanted}
+    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, TypeError, NotImplementedError):
+        return {}
+    return {name: text for name, text in texts.items() if text and not _MADE_UP.fullmatch(text)}
