@@ -9,9 +9,10 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvlp.errors import UserError, nearest
 
@@ -64,9 +65,22 @@ def read_csv(
     Raises:
         UserError: The file is empty or a column is missing.
     """
-    csv.field_size_limit(LARGEST_CELL)
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), skipinitialspace=True, delimiter=delimiter)
-    header = [part.strip() for cell in next(reader, []) for part in cell.split(",")]
+    rows = list(iterate_csv(path, columns, optional, delimiter=delimiter))
+    if not rows and not may_be_empty:
+        raise UserError(f"{path.name} has no rows.", path, "Download it again.")
+    return rows
+
+
+def iterate_csv(
+    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (), *, delimiter: str = ","
+) -> Iterator[Row]:
+    """Yield what `read_csv` returns, a row at a time: for tables of thousands of columns. They may be empty.
+
+    Raises:
+        UserError: The file is empty or a column is missing.
+    """
+    reader = _reader(path, delimiter)
+    header = _header(reader)
     for column in columns:
         if column not in header:
             present = [name for name in header if name]
@@ -75,11 +89,25 @@ def read_csv(
             raise UserError(what + nearest(column, present), path, fix)
     places = {column: header.index(column) for column in (*columns, *optional) if column in header}
     absent = dict.fromkeys(set(optional) - set(places), "")
-    rows = []
     for cells in reader:
         if any(cell.strip() for cell in cells):
             values = {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
-            rows.append(Row(reader.line_num, absent | values))
-    if not rows and not may_be_empty:
-        raise UserError(f"{path.name} has no rows.", path, "Download it again.")
-    return rows
+            yield Row(reader.line_num, absent | values)
+
+
+def csv_columns(path: Path, delimiter: str = ",") -> list[str]:
+    """Return the column names of a CSV, as `read_csv` takes them.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    return _header(_reader(path, delimiter))
+
+
+def _reader(path: Path, delimiter: str) -> Any:
+    csv.field_size_limit(LARGEST_CELL)
+    return csv.reader(io.StringIO(read_text(path), newline=""), skipinitialspace=True, delimiter=delimiter)
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    return [part.strip() for cell in next(reader, []) for part in cell.split(",")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class CtRateLayout(Layout):
 
     needs = "volumes"
     label_values = (1.0, 0.0)
-    editions = {"version": ("v1", "v2"), "reconstructions": ("all", "first")}
+    editions: ClassVar = {"version": ("v1", "v2"), "reconstructions": ("all", "first")}
 
     def write(self, examples: Iterable[Example]) -> list[Study]:
         """Write the data set; return its studies by split, patient and scan."""
