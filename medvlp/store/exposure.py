@@ -136,23 +136,24 @@ def exposures(images: pd.DataFrame, groups: Groups, tied: Sequence[tuple[int, in
     """
     split = images["split"].to_numpy(dtype=object)
     trained, tested = np.isin(split, TRAINING), split == "test"
-    seen: dict[int, dict[int, str]] = defaultdict(dict)
+    seen: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for row, training in _by_patient(images, trained, tested):
-        seen[row].update(dict.fromkeys(training, BY_PATIENT))
+        for other in training:
+            seen[row][other].add(BY_PATIENT)
     for first, second, _ in tied:
         for row, other in ((first, second), (second, first)):
             if tested[row] and trained[other]:
-                seen[row][other] = BY_ID
+                seen[row][other].add(BY_ID)
     for rows in groups.members().values():
         training = [row for row in rows if trained[row]]
         for row in rows:
-            if tested[row]:
-                seen[row].update(dict.fromkeys(training, BY_PICTURE))
+            for other in training if tested[row] else []:
+                seen[row][other].add(BY_PICTURE)
     return [
         {
             "image": _name(images, row),
             "store": images["store"][row],
-            "by": sorted(set(reasons.values())),
+            "by": sorted(set().union(*reasons.values())),
             "seen_as": [_name(images, other) for other in sorted(reasons)[:20]],
             "count": len(reasons),
         }
