@@ -51,12 +51,14 @@ class VolumeFacts:
         slope: Factor from stored values, where the data set's tables give it and the file's header does not.
         intercept: Offset from stored values, likewise.
         affine: From the array index of the file (i, j, k, 1) to RAS in mm, row by row, in place of the file's own.
+        channel: Which volume of a file with four dimensions, from 0.
     """
 
     intensity: Intensity
     slope: float | None = None
     intercept: float | None = None
     affine: tuple[tuple[float, float, float, float], ...] | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +167,21 @@ class Study:
     """YYYYMMDD, as the data set gives it; a store keeps only days since the patient's first study."""
     split: str | None = None
     """train, val or test; None where the data set gives no split."""
+    identifiers: tuple[str, ...] = ()
+    """Strings that identify the patient (name, number, accession): never kept; they are removed from the report."""
     subsets: tuple[str, ...] = ()
     """Named subsets that the study belongs to, such as the label fractions train_1 and train_10 of BenchX."""
 
 
 @dataclass(frozen=True, slots=True)
 class Radiograph:
-    """A 2D image `[h w]` with its geometry and the meaning of its numbers.
+    """A 2D image `[h w]`, or `[h w 3]` in colour, with its geometry and the meaning of its numbers.
 
     `spacing_mm` is (row, column) distance in mm, None where the file does not say. `provenance` records every choice
     that made the array (path, format, transfer syntax, VOI transformation, inversion, spacing tag, frame).
     """
 
-    array: Float[np.ndarray, "h w"]
+    array: Float[np.ndarray, "h w *c"]
     spacing_mm: tuple[float, float] | None
     intensity: Intensity
     provenance: Mapping[str, Any]
@@ -200,6 +204,19 @@ class Volume:
     intensity: Intensity
     provenance: Mapping[str, Any]
     space: Space = Space.RAS
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Frames of a video in order, each as a stored square: `[f h w]` grey or `[f h w 3]` red, green and blue.
+
+    `fps` is that of the frames kept here, None where the file does not say (a folder of pictures). `provenance` records
+    every choice that made the array, among them the frames and the size of the file.
+    """
+
+    array: UInt8[np.ndarray, "f h w *c"]
+    fps: float | None
+    provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
