@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import PurePosixPath
 
 from medvlp.sources._files import index_files
+from medvlp.sources._label_maps import case_of
 from medvlp.sources.base import Source
 
 Affine = tuple[tuple[float, float, float, float], ...]
@@ -22,8 +23,7 @@ _TOLERANCE = 1e-3
 
 def without_nifti_suffix(name: str) -> str:
     """Return the name of a file without `.nii` or `.nii.gz`, and without the folders before it."""
-    stem = PurePosixPath(name.strip()).name
-    return next((stem.removesuffix(suffix) for suffix in NIFTI if stem.endswith(suffix)), stem)
+    return case_of(PurePosixPath(name.strip()).name)
 
 
 def nifti_files(source: Source, patterns: Iterable[str]) -> dict[str, str]:
