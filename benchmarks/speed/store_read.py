@@ -23,27 +23,30 @@ from medvlp.config.preprocessing import StoredImageConfig
 from medvlp.io import read_radiograph
 from medvlp.io.stored import to_stored
 from medvlp.store.array_store import Store
-from medvlp.store.files import write_atomic, write_json
+from medvlp.store.files import atomic_file, write_atomic, write_json
 from medvlp.store.manifest import FORMAT_VERSION, IMAGE_COLUMNS, META, parquet_bytes, table
-from medvlp.store.shards import ShardTask, create_array, encode
+from medvlp.store.shards import IMAGES_ARRAY, create_arrays, image_layout, shard_file
+from medvlp.store.zarr_files import encoded_chunks, write_shard_file
 
 SHARD_IMAGES = 512
 
 
 def make_store(folder: Path, pixels: np.ndarray, images: int, config: StoredImageConfig) -> Store:
     """Write a store of `images` rows from a few images."""
-    create_array(folder, images, SHARD_IMAGES, config)
+    create_arrays(folder, "image", images, SHARD_IMAGES, 0, config)
+    layout = image_layout(images, SHARD_IMAGES, config)
     for number, first in enumerate(range(0, images, SHARD_IMAGES)):
         rows = np.arange(first, min(first + SHARD_IMAGES, images))
         block = np.stack([np.roll(pixels[row % len(pixels)], row // len(pixels), axis=1) for row in rows])
-        task = ShardTask(folder, folder, number, SHARD_IMAGES, ("",) * len(rows), config)
-        write_atomic(task.file, encode(block, task), folder / "tmp")
+        with atomic_file(shard_file(folder / IMAGES_ARRAY, number, 3), folder / "tmp") as file:
+            write_shard_file(file, encoded_chunks(block, layout, 1), layout.cells)
     filler = dict.fromkeys(IMAGE_COLUMNS)
     write_atomic(
         folder / "images.parquet", parquet_bytes(table([filler | {"index": 0, "mean": 0.5}], IMAGE_COLUMNS)), folder
     )
     meta = {
         "format_version": FORMAT_VERSION,
+        "kind": "image",
         "hash": "",
         "dataset": "speed",
         "labels": [],
