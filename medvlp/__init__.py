@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medvlp.io import read_radiograph
+    from medvlp.io import read_radiograph, read_volume
     from medvlp.zoo import Encoder, load_encoder
 
 __version__ = "0.1.0"
@@ -18,8 +18,9 @@ _LAZY = {
     "Encoder": "medvlp.zoo",
     "load_encoder": "medvlp.zoo",
     "read_radiograph": "medvlp.io",
+    "read_volume": "medvlp.io",
 }
-__all__ = ["Encoder", "__version__", "load_encoder", "read_radiograph"]
+__all__ = ["Encoder", "__version__", "load_encoder", "read_radiograph", "read_volume"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ Guarantee: a file is recognised by its content, not by its name; what cannot be 
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,21 @@ from medvlp.errors import UserError
 
 if TYPE_CHECKING:
     from medvlp.config.preprocessing import StoredImageConfig
+    from medvlp.io.series import find_series
+    from medvlp.io.stored import stored_transform, to_stored
+    from medvlp.io.volume import read_volume
     from medvlp.types import Radiograph
 
-__all__ = ["find_images", "is_image_file", "read_radiograph", "stored_transform", "to_stored"]
+__all__ = [
+    "find_images",
+    "find_series",
+    "is_dicom_file",
+    "is_image_file",
+    "read_radiograph",
+    "read_volume",
+    "stored_transform",
+    "to_stored",
+]
 
 _HEAD = 1024
 _DICOM_GROUPS = (2, 8)
@@ -87,6 +100,17 @@ def find_images(folder: str | Path) -> list[Path]:
     return sorted(path for path in found if is_image_file(path))
 
 
+def is_dicom_file(path: str | Path) -> bool:
+    """Return whether the first bytes of a file are those of a DICOM file (a DICOMDIR is none)."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return path.name.upper() != "DICOMDIR" and _format(head) == "dicom"
+
+
 def _format(head: bytes) -> str | None:
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
@@ -107,9 +131,15 @@ def _starts_with_element(head: bytes) -> bool:
     return length <= _LONGEST_FIRST_ELEMENT and length % 2 == 0
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("to_stored", "stored_transform"):
-        from medvlp.io import stored
+_LAZY = {
+    "find_series": "medvlp.io.series",
+    "read_volume": "medvlp.io.volume",
+    "stored_transform": "medvlp.io.stored",
+    "to_stored": "medvlp.io.stored",
+}
 
-        return getattr(stored, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'medvlp.io' has no attribute '{name}'")
