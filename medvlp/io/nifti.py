@@ -7,6 +7,7 @@ can hold; the gzip checksum is verified. A file without sform and qform has no o
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ class NiftiHeader:
     scaling: tuple[float, float]
     affine: Float[np.ndarray, "4 4"] | None
     facts: dict[str, Any]
+    behind: int = 0
+    """Bytes of further channels that follow."""
 
 
 def read_nifti(path: Path, config: StoredVolumeConfig, facts: VolumeFacts | None) -> Volume:
@@ -52,7 +55,7 @@ def read_nifti(path: Path, config: StoredVolumeConfig, facts: VolumeFacts | None
     from medvlp.io.intensity import file_meaning
     from medvlp.io.streams import fill_volume
 
-    header = read_nifti_header(path)
+    header = read_nifti_header(path, channel=None if facts is None else facts.channel)
     meaning = file_meaning(header.scaling, config, facts, path)
     with open_data(path, header) as stream:
         return fill_volume(
@@ -61,12 +64,13 @@ def read_nifti(path: Path, config: StoredVolumeConfig, facts: VolumeFacts | None
         )  # fmt: skip
 
 
-def read_nifti_header(path: Path, free: int = FREE_BYTES) -> NiftiHeader:
+def read_nifti_header(path: Path, free: int = FREE_BYTES, channel: int | None = None) -> NiftiHeader:
     """Read and check the header.
 
     Args:
         path: The file.
         free: Unpacked bytes that are allowed whatever the size of the file.
+        channel: Which volume of a file with four dimensions, from 0.
 
     Raises:
         UserError: It is damaged or truncated, or not of one 3D array of real numbers.
@@ -84,8 +88,14 @@ def read_nifti_header(path: Path, free: int = FREE_BYTES) -> NiftiHeader:
     except Exception as error:  # whatever a parser throws at a broken file
         reason = one_line(error)
         raise UserError(f"The NIfTI header cannot be used ({type(error).__name__}: {reason}).", path, _FIX) from None
+    stored, start = shape, offset
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    if channel is not None and len(shape) == 4 and 0 <= channel < shape[3]:
+        stored, shape, facts = shape, shape[:3], {**facts, "channel": channel}
+        offset += channel * math.prod(shape) * dtype.itemsize
+    elif channel:
+        raise UserError(f"Channel {channel} is asked for, and the file has none.", path, "Use the original file.")
     if len(shape) != 3:
         sides = " x ".join(str(n) for n in shape)
         raise UserError(
@@ -97,9 +107,10 @@ def read_nifti_header(path: Path, free: int = FREE_BYTES) -> NiftiHeader:
         raise UserError(f"The header scales voxels by {scaling[0]:.6g} and {scaling[1]:.6g}.", path, _FIX)
     size = path.stat().st_size
     packed = _packed(path)
-    check_size(shape, dtype.itemsize, size if packed else size - offset, path, compressed=packed, free=free)
+    declared = check_size(stored, dtype.itemsize, size if packed else size - start, path, compressed=packed, free=free)
     i, j, k = shape
-    return NiftiHeader((k, j, i), dtype, offset, scaling, affine, facts)
+    behind = start + declared - offset - i * j * k * dtype.itemsize
+    return NiftiHeader((k, j, i), dtype, offset, scaling, affine, facts, behind)
 
 
 def _affine(image: Any) -> tuple[Float[np.ndarray, "4 4"] | None, dict[str, Any]]:
@@ -141,13 +152,15 @@ def open_data(path: Path, header: NiftiHeader) -> Iterator[BinaryIO]:
             stream.seek(header.offset)
             yield cast(BinaryIO, stream)
             if packed:
-                _read_on(cast(BinaryIO, stream))
+                _read_on(cast(BinaryIO, stream), header.behind)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"The compressed file is truncated or damaged: {one_line(error)}.", path, _FIX) from None
 
 
-def _read_on(stream: BinaryIO) -> None:
-    """Read to the end, so that the checksum is compared."""
+def _read_on(stream: BinaryIO, behind: int) -> None:
+    """Read to the end, so that the checksum is compared; `behind` bytes of other channels may follow."""
+    while behind > 0 and (piece := stream.read(min(behind, 2**20))):
+        behind -= len(piece)
     for _ in range(16):
         if not stream.read(2**16):
             return
