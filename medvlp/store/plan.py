@@ -20,6 +20,7 @@ from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.base import Problem, Source
 from medvlp.store.days import unreadable_dates
+from medvlp.store.identifiers import Protection
 from medvlp.store.manifest import FORMAT_VERSION
 from medvlp.store.raw_items import StoredConfig
 from medvlp.types import UNKNOWN_PATIENT, ImageRef, Mask, Study
@@ -31,18 +32,21 @@ VAL_RULE = "official splits; val = the share of the training patients with the l
 class Plan:
     """Studies in their order, images as (study, image) in array order, and what the adapter left out.
 
-    `kind` is what the store holds: images, volumes, video clips or none of these. `masks` are those of each image that
-    are stored with it. A shard has `shard_images` images.
+    `kind` is what the store holds: images, volumes, video clips or none of these. Studies, images and problems are as
+    they may be kept; `refs` are the images as they are read, and `masks` those of each that are stored with it. A shard
+    has `shard_images` images.
     """
 
     kind: Literal["image", "volume", "video", "none"]
     studies: list[Study]
     images: list[tuple[Study, ImageRef]]
+    refs: list[ImageRef]
     masks: list[tuple[Mask, ...]]
     problems: list[Problem]
     shard_images: int
     settings: dict[str, Any]
     summary: dict[str, object]
+    protection: Protection
 
     @property
     def shard_masks(self) -> int:
@@ -70,39 +74,54 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
     Raises:
         UserError: From the adapter, or no study is left, or a split would be empty.
     """
+    protection = Protection(config.identifiers, source.card, [config.out, config.root])
     found = list(itertools.islice(source.studies(), config.limit))
     problems = list(source.problems)
     if not found:
-        first = f" First reason: {problems[0].path}: {problems[0].reason}" if problems else ""
+        shown = protection.problem(problems[0]) if problems else None
+        first = f" First reason: {shown.path}: {shown.reason}" if shown else ""
         raise UserError(
             f"No study of {config.source} can be used; {len(problems)} rows or files were left out.{first}",
             source.root,
             "Check that this is the root of the raw data set, as the card's layout says.",
         )
     studies, repeated = _unique(found)
-    problems += repeated + unreadable_dates(studies)
+    problems += [*repeated, *unreadable_dates(studies), *_masks_of_no_image(studies)]
     studies = _with_validation(studies, config.val_fraction, config.split_seed)
     kind = source.kind
     shard_images = 1 if kind in ("volume", "video") else config.shard_images
     settings = {
         "format_version": FORMAT_VERSION,
         "source": config.source,
-        "options": source.options,
+        "options": protection.options(source),
         "card_sha256": source.card.text_sha256,
         "kind": kind,
         "image" if kind == "none" else kind: stored_config(kind, config).resolved(),
+        "identifiers": protection.settings,
         "masks": config.masks,
         "shard_images": shard_images,
         "val_fraction": config.val_fraction,
         "split_seed": config.split_seed,
         "limit": config.limit,
     }
-    images = [(study, image) for study in studies for image in study.images] if kind != "none" else []
+    refs = [(study, image) for study in studies for image in study.images] if kind != "none" else []
     masks = [
         tuple(mask for mask in study.masks if mask.image_id == image.image_id) if config.masks else ()
-        for study, image in images
+        for study, image in refs
     ]
-    return Plan(kind, studies, images, masks, problems, shard_images, settings, source.summary())
+    kept = [protection.study(study) for study in studies]
+    return Plan(
+        kind=kind,
+        studies=kept,
+        images=[(study, image) for study in kept for image in study.images] if kind != "none" else [],
+        refs=[image for _, image in refs],
+        masks=masks,
+        problems=[protection.problem(problem) for problem in problems],
+        shard_images=shard_images,
+        settings=settings,
+        summary=source.summary(),
+        protection=protection,
+    )
 
 
 def stored_config(kind: str, config: PrepareConfig) -> StoredConfig:
@@ -124,8 +143,8 @@ def _unique(studies: Sequence[Study]) -> tuple[list[Study], list[Problem]]:
                 raise UserError(
                     f"The adapter gives a path outside the root: {path}.", fix="Give paths relative to the root."
                 )
-        own = [name for image in study.images for name in (f"id {image.image_id}", _place(image))]
-        again = f"the study id {study.study_id}" if study.study_id in ids else ""
+        own = [name for image in study.images for name in (f"id '{image.image_id}'", _place(image))]
+        again = f"the study id '{study.study_id}'" if study.study_id in ids else ""
         again = again or next((f"the image {name}" for name in own if name in images or own.count(name) > 1), "")
         if again:
             where = study.images[0].path if study.images else study.study_id
@@ -138,6 +157,15 @@ def _unique(studies: Sequence[Study]) -> tuple[list[Study], list[Problem]]:
     return kept, problems
 
 
+def _masks_of_no_image(studies: Sequence[Study]) -> Iterator[Problem]:
+    for study in studies:
+        own = {image.image_id for image in study.images}
+        for mask in study.masks:
+            if own and mask.image_id not in own:
+                what = f"The mask '{mask.label}' is of the image {mask.image_id}, which the study does not have."
+                yield Problem(mask.path or study.study_id, what, "Correct the adapter or the table.", study.study_id)
+
+
 def _paths(study: Study) -> Iterator[str]:
     for image in study.images:
         yield image.path
@@ -148,7 +176,7 @@ def _paths(study: Study) -> Iterator[str]:
 def _place(image: ImageRef) -> str:
     """Name where an image is; several series can lie in one folder, and several frames in one file."""
     frame = "" if image.frame is None else f" frame {image.frame}"
-    return f"path {image.files[0] if image.files else image.path}{frame}"
+    return f"path '{image.files[0] if image.files else image.path}'{frame}"
 
 
 def _with_validation(studies: list[Study], fraction: float, seed: int) -> list[Study]:
