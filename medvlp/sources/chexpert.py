@@ -36,7 +36,8 @@ class Chexpert(ChexpertSource):
                 fix = "Give the folder that holds the tables, or the one that holds the unpacked batches."
                 raise UserError(f"The table of the {split} images is missing.", self.root, fix)
         self.tables = ", ".join(path.name for path in paths.values() if path is not None)
-        entries, found = [], {}
+        entries: list[Entry] = []
+        found: dict[str, int] = {}
         for split, path in paths.items():
             if path is None:
                 continue
