@@ -7,7 +7,8 @@ over, and a second file of the same name is a recorded problem, never a silent r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,13 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except ValueError as error:
         raise UserError(f"The file is no JSON: {error}", path, "Download it again.") from None
+
+
+@contextmanager
+def expected_json(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while entries of a JSON file are taken apart into a `UserError` about the file."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        what = f"missing key {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"The file has another structure than expected: {what}.", path, "Download it again.") from error

@@ -16,7 +16,7 @@ from typing import Any
 from medvlp.errors import UserError
 from medvlp.sources._checks import box_mistake
 from medvlp.sources._csv import Row, read_csv
-from medvlp.sources._files import index_files, read_json, require_files, table_path
+from medvlp.sources._files import expected_json, index_files, read_json, require_files, table_path
 from medvlp.sources._values import number
 from medvlp.sources.base import Source
 from medvlp.types import ABSENT, PRESENT, UNKNOWN_PATIENT, Box, ImageRef, Study
@@ -159,14 +159,15 @@ class RsnaPneumonia(Source):
             return {}
         mapping: dict[str, dict[str, Any]] = {}
         twice = set()
-        for entry in read_json(path):
-            name, image = str(entry.get("subset_img_id", "")), str(entry.get("img_id", ""))
+        with expected_json(path):
+            entries = [(str(entry["subset_img_id"]), str(entry["img_id"]), dict(entry)) for entry in read_json(path)]
+        for name, image, entry in entries:
             if not name or not re.fullmatch(r"\d{8}_\d{3}\.png", image):
                 fix = f"Download {MAPPING} again."
-                raise UserError(f"An entry has no patientId or no NIH image ('{image}').", path, fix)
+                raise UserError(f"The entry of '{name}' names no NIH image: '{image}'.", path, fix)
             if name in mapping and mapping[name]["img_id"] != image:
                 twice.add(name)
-            mapping[name] = {**entry, "img_id": image}
+            mapping[name] = entry
         for name in sorted(twice):
             del mapping[name]
             reason = "the mapping file ties the id to two NIH images; its patient is unknown"
@@ -181,6 +182,10 @@ class RsnaPneumonia(Source):
                 "Put the file into the root folder, or use options.labels=kaggle.",
             )
         content = read_json(table_path(self, ADJUDICATED))
+        with expected_json(self.root / ADJUDICATED):
+            return self._groups(content, mapping)
+
+    def _groups(self, content: Mapping[str, Any], mapping: Mapping[str, Mapping[str, Any]]) -> dict[str, _Finding]:
         groups = [group for group in content["labelGroups"] if group["name"] == "Calculated"]
         names = {label["id"]: label["name"] for group in groups for label in group["labels"]}
         if not set(names.values()) >= set(CLASS_NAMES):
