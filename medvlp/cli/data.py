@@ -71,6 +71,8 @@ def prepare(
     say(f"{summary.studies} studies with {summary.images} images are in {summary.store}")
     if summary.quarantined:
         say(f"{summary.quarantined} left out, with reasons: {summary.store / 'quarantine.jsonl'}")
+    if summary.key:
+        say(f"Ids are hashed; who may know the originals finds them in {summary.key}")
     say(f"Store hash: {summary.hash}")
     say_next(
         ["medvlp", "data", "audit", summary.store], ["medvlp", "data", "show", summary.store, "--html", "store.html"]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from medvlp.config.base import Config
+from medvlp.config.identifiers import IdentifierConfig
 from medvlp.config.cluster import ClusterConfig
 from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 
@@ -31,6 +32,7 @@ class PrepareConfig(Config):
     image: StoredImageConfig = StoredImageConfig()
     volume: StoredVolumeConfig = StoredVolumeConfig()
     video: StoredVideoConfig = StoredVideoConfig()
+    identifiers: IdentifierConfig = IdentifierConfig()
     masks: bool = Field(True, description="Store the masks of the data set on the grid of its images.")
     shard_images: int = Field(512, ge=1, le=65536, description="Images per shard: the unit of work and of resume.")
     num_workers: int = Field(0, ge=0, description="Processes; 0 takes one per core.")

@@ -49,7 +49,7 @@ def conflicts(stores: Sequence[Store], images: pd.DataFrame, groups: Sequence[Se
     counts: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     examples: dict[tuple[str, str, str], str] = {}
     for rows in groups:
-        chosen = {}
+        chosen: dict[str, int] = {}
         for row in rows:
             chosen.setdefault(images["dataset"][row], row)
         names = sorted(chosen)

@@ -80,8 +80,8 @@ def id_pairs(images: pd.DataFrame) -> list[tuple[int, int, Overlap]]:
             found += _tied(outer, inner, [_stem(name) for name in outer["image_id"]], keys, overlap)
         if "ids" in overlap.by:
             for column in ("image_id", "study_id"):
-                keys = [[_stem(name) for name in side[column]] for side in (outer, inner)]
-                found += _tied(outer, inner, *keys, overlap)
+                names, keys = ([_stem(name) for name in side[column]] for side in (outer, inner))
+                found += _tied(outer, inner, names, keys, overlap)
     return list({(first, second): (first, second, overlap) for first, second, overlap in found}.values())
 
 

@@ -184,7 +184,7 @@ def _quarantine(plan: Plan, image_problems: Sequence[dict[str, Any]]) -> tuple[l
         lines.append({**line, "row": None, "part": None})
     for trouble in sorted(image_problems, key=lambda trouble: trouble["index"]):
         study, image = plan.images[trouble["index"]]
-        path = trouble.get("path") or image.path
+        path = trouble.get("path") or image.path or f"image {image.image_id}"
         line = {"path": path, "reason": trouble["reason"], "next": trouble["fix"], "study_id": study.study_id}
         lines.append({**line, "row": trouble["index"], "part": trouble["part"]})
     bad = {line["study_id"] or line["path"] for line in lines}

@@ -24,9 +24,9 @@ from typing import Any
 
 from medvlp.config.identifiers import IdentifierConfig
 from medvlp.errors import UserError
-from medvlp.sources.base import Problem
+from medvlp.sources.base import Problem, Source
 from medvlp.sources.cards import Card
-from medvlp.store.files import write_atomic
+from medvlp.store.files import file_sha256, write_atomic
 from medvlp.text.deidentify import deidentify, presidio
 from medvlp.types import UNKNOWN_PATIENT, ImageRef, Study
 
@@ -79,6 +79,17 @@ class Protection:
         salt = hashlib.sha256(self.pseudonyms.salt).hexdigest()[:16] if self.hashes else None
         return {"ids": "hash" if self.hashes else "keep", "salt_sha256": salt, "text": self.text}
 
+    def options(self, source: Source) -> dict[str, Any]:
+        """Return the options of a source as a store records them: a file by its hash and, if ids are kept, its name."""
+        recorded = {}
+        for name, value in source.options.items():
+            files = [Path(value), source.root / value] if isinstance(value, str) and value else []
+            file = next((file for file in files if file.is_file()), None)
+            recorded[name] = value if file is None else {"sha256": file_sha256(file)}
+            if file is not None and not self.hashes:
+                recorded[name]["name"] = file.name
+        return recorded
+
     def study(self, study: Study) -> Study:
         """Return the study as it may be kept."""
         report = study.report
@@ -98,7 +109,6 @@ class Protection:
             lesions=tuple(self._of_image(lesion) for lesion in study.lesions),
             masks=tuple(dataclasses.replace(self._of_image(mask), path=None) for mask in study.masks),
             age=None if study.age is None else min(study.age, float(OLDEST_AGE)),
-            date=None,
             identifiers=(),
         )
 
@@ -120,16 +130,8 @@ class Protection:
         )
 
     def scrub(self, message: str) -> str:
-        """Return a message without quoted values, numbers of four digits or more, and paths."""
-        if not self.hashes:
-            return message
-        message = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", message)
-        message = re.sub(r"(?<!\w)[\w.^-]*(?:/[\w.^-]+)+", "...", message)
-        message = re.sub(
-            r"[\w.^-]*\.(?:dcm|dicom|png|jpe?g|nii|gz|csv|txt|json)\b", "...", message, flags=re.IGNORECASE
-        )
-        message = re.sub(r"\b\S+\^\S*", "...", message)
-        return re.sub(r"\b[\w-]*\d{4,}[\w-]*\b", "...", message)
+        """Return a message as it may be kept."""
+        return without_values(message) if self.hashes else message
 
     def write_key(self, dataset: str, store_hash: str, paths: Mapping[str, str]) -> Path | None:
         """Write the key file beside the salt; return it, or None where nothing was replaced.
@@ -152,6 +154,15 @@ class Protection:
         write_atomic(file, text.getvalue().encode(), folder)
         file.chmod(0o600)
         return file
+
+
+def without_values(message: str) -> str:
+    """Return a message without quoted values, numbers of four digits or more, and paths."""
+    message = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", message)
+    message = re.sub(r"(?<!\w)[\w.^-]*(?:/[\w.^-]+)+", "...", message)
+    message = re.sub(r"[\w.^-]*\.(?:dcm|dicom|png|jpe?g|nii|gz|csv|txt|json)\b", "...", message, flags=re.IGNORECASE)
+    message = re.sub(r"\b\S+\^\S*", "...", message)
+    return re.sub(r"\b[\w-]*\d{4,}[\w-]*\b", "...", message)
 
 
 def default_salt() -> Path:

@@ -38,7 +38,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What a run of `prepare` left behind. `quarantined` counts the lines of `quarantine.jsonl`."""
+    """What a run of `prepare` left behind.
+
+    `quarantined` counts the lines of `quarantine.jsonl`; `key` is the private file that names the originals of hashed
+    ids, None where ids were kept.
+    """
 
     store: Path
     studies: int
@@ -47,6 +51,7 @@ class PrepareSummary:
     seconds: float
     hash: str
     already_complete: bool = False
+    key: Path | None = None
 
 
 def prepare(config: PrepareConfig) -> PrepareSummary:
@@ -71,6 +76,8 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
             _write(plan, source, config)
             remove_folder(config.out / PROGRESS)
     meta = read_meta(config.out)
+    paths = {image.image_id: ref.path for (_, image), ref in zip(plan.images, plan.refs, strict=True)}
+    key = plan.protection.write_key(config.source, meta["hash"], paths)
     _check_quarantine(meta["quarantine"], config)
     return PrepareSummary(
         store=config.out,
@@ -80,6 +87,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
         seconds=time.perf_counter() - started,
         hash=meta["hash"],
         already_complete=already_complete,
+        key=key,
     )
 
 
@@ -115,7 +123,7 @@ def _check_same_input(plan: Plan, out: Path) -> None:
 def _tasks(plan: Plan, config: PrepareConfig) -> list[ShardTask]:
     if plan.kind == "none":
         return []
-    refs, size, masks = [image for _, image in plan.images], plan.shard_images, plan.shard_masks
+    refs, size, masks = plan.refs, plan.shard_images, plan.shard_masks
     stored = stored_config(plan.kind, config)
     firsts = range(0, len(refs), size)
     threads = 1  # a job of a cluster has a process for each of its cores
@@ -132,6 +140,7 @@ def _tasks(plan: Plan, config: PrepareConfig) -> list[ShardTask]:
             masks=tuple(plan.masks[first : first + size]),
             shard_masks=masks,
             config=stored,
+            private=plan.protection.hashes,
             threads=threads,
         )
         for number, first in enumerate(firsts)

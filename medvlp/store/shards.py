@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.store.files import atomic_file, write_atomic, write_json, writing
+from medvlp.store.identifiers import without_values
 from medvlp.store.raw_items import Item, Kind, StoredConfig, pixels_sha256, read_item
 from medvlp.store.zarr_files import (
     Layout,
@@ -61,6 +62,7 @@ class ShardTask:
         masks: Those of each image.
         shard_masks: Rows of `masks.zarr` that belong to one shard: the most masks that any shard has.
         config: How images, volumes or clips are stored.
+        private: Take values and paths out of the reasons that are recorded.
         threads: Threads that encode; they change no byte.
     """
 
@@ -73,6 +75,7 @@ class ShardTask:
     masks: tuple[tuple[Mask, ...], ...]
     shard_masks: int
     config: StoredConfig
+    private: bool = False
     threads: int = 1
 
     @property
@@ -253,7 +256,8 @@ def _note(task: ShardTask, record: dict[str, Any], offset: int, item: Item, take
         taken: Rows of the shard's masks that earlier items have.
     """
     index = task.first + offset
-    record["problems"] += [{"index": index, **problem} for problem in item.problems]
+    problems = map(_anonymous, item.problems) if task.private else item.problems
+    record["problems"] += [{"index": index, **problem} for problem in problems]
     if item.array is not None:
         record["rows"].append({"index": index, **item.facts})
     record["masks"] += [{"image": index, "index": index, **facts} for facts in item.structures]
@@ -265,6 +269,11 @@ def _note(task: ShardTask, record: dict[str, Any], offset: int, item: Item, take
         record["masks"].append({"image": index, "index": row, **facts})
         (masks[number],) = encoded_chunks(mask[None], mask_layout(1, task.shard_masks, task.config), 1)
     return masks
+
+
+def _anonymous(problem: dict[str, Any]) -> dict[str, Any]:
+    kept = {"part": problem["part"], "reason": without_values(problem["reason"])}
+    return kept | {"fix": without_values(problem["fix"])}
 
 
 def _write_masks(task: ShardTask, file: Path, masks: list[bytes | None]) -> set[Path]:

@@ -18,15 +18,21 @@ from typing import Any
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"  # noqa: E501
-_PERSON = r"[A-Z][\w'\u2019-]+(?:(?:[ \t]+|,[ \t]*)(?:[A-Z]\.?(?![\w])|(?:de|da|van|von|der|bin|al)(?=[ \t])|[A-Z][\w'\u2019-]+)){0,4}"  # noqa: E501
-_LINE_PERSON = r"[^\n,;.:]{2,60}"
+_TITLE = r"(?:Dr|DR|Mr|MR|Mrs|MRS|Ms|MS|Miss|Prof|Professor|Doctor|Sir)"
+_PARTICLE = r"(?:de|da|del|la|le|van|von|der|den|bin|al)(?=[ \t])"
+_CAPITALISED = r"[A-Z][\w'\u2019-]+"
+_PERSON = (
+    rf"(?!{_TITLE}\b)(?:(?:[A-Z]\.[ \t]*){{1,3}}|(?:{_PARTICLE}[ \t]+){{1,3}})?{_CAPITALISED}"
+    rf"(?:(?:[ \t]+|,[ \t]*)(?:[A-Z]\.?(?![\w])|{_PARTICLE}|{_CAPITALISED})){{0,4}}"
+)
+_LINE_PERSON = rf"[^\n,;:]{{2,60}}(?:,[ \t]*(?-i:{_CAPITALISED})){{0,2}}"
 
 _DATES: tuple[tuple[str, str], ...] = (
     (r"(?<![\d.])(?P<y>(?:19|20)\d\d)[-/.](?P<m>\d{1,2})[-/.](?P<d>\d{1,2})(?!\d)", "ymd"),
     (r"(?<!\d)(?P<y>(?:19|20)\d\d)(?P<m>0[1-9]|1[0-2])(?P<d>0[1-9]|[12]\d|3[01])(?!\d)", "ymd"),
     (rf"\b(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ \t-]+(?:of[ \t]+)?(?P<m>{_MONTH})[ \t,-]+(?P<y>(?:19|20)\d\d)\b", "name"),
     (rf"\b(?P<m>{_MONTH})[ \t]+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ \t]*,?[ \t]+(?P<y>(?:19|20)\d\d)\b", "name"),
-    (r"(?<![\d.])\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)?\d\d(?![\d.])", "doubtful"),
+    (r"(?<![\d.])\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)?\d\d(?!\d|\.\d)", "doubtful"),
     (rf"\b(?:{_MONTH}[ \t]+(?:of[ \t]+)?(?:19|20)\d\d|\d{{1,2}}(?:st|nd|rd|th)?[ \t]+{_MONTH})\b", "doubtful"),
 )
 
@@ -37,11 +43,11 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ("PHONE", r"", r"(?<![\d.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?|\d{3}[ .-])\d{3}[ .-]\d{2,4}(?:[ .-]\d{2,4})?(?![\d.])"),  # noqa: E501
     ("PHONE", r"\b(?:tel|telephone|phone|fax|pager|mobile|ext)\b\.?[ \t]*(?:no\.?|number)?[ \t]*[:#]?[ \t]*", r"\+?\d[\d ()./-]{3,}\d"),  # noqa: E501
     ("ID", r"\b(?:mrn|medical[ \t]+record(?:[ \t]+(?:number|no\.?|#))?|accession(?:[ \t]+(?:number|no\.?|#))?|acc(?:ession)?[ \t]*#|patient[ \t]*id(?:entifier)?|account(?:[ \t]+(?:number|no\.?))?|encounter(?:[ \t]+(?:number|no\.?))?|visit[ \t]+(?:number|no\.?)|order(?:[ \t]+(?:number|no\.?|#))|nhs(?:[ \t]+(?:number|no\.?))|case[ \t]+(?:number|no\.?|#)|insurance(?:[ \t]+(?:number|no\.?))|study[ \t]*id|dob[ \t]+id)[ \t]*[:#=]*[ \t]*", r"[A-Za-z]{0,4}[-\d][\w/-]*"),  # noqa: E501
-    ("NAME", r"\b(?:patient(?:'s)?[ \t]+name|name[ \t]+of[ \t]+patient|patient|name|surname|first[ \t]+name|last[ \t]+name)[ \t]*:[ \t]*", r"(?=[A-Z])" + _LINE_PERSON),  # noqa: E501
+    ("NAME", r"\b(?:patient(?:'s)?[ \t]+name|name[ \t]+of[ \t]+patient|patient|name|surname|first[ \t]+name|last[ \t]+name)[ \t]*:[ \t]*", r"(?-i:(?=[A-Z]))" + _LINE_PERSON),  # noqa: E501
     ("NAME", r"", r"(?-i:" + _PERSON + r")(?=,?[ \t]+(?-i:M\.?D\.?|D\.?O\.?|MBBS|FRCR|Ph\.?D\.?)(?![\w]))"),
     ("NAME", r"\b(?:(?:electronically|digitally)[ \t]+signed(?:[ \t]+and[ \t]+finalized)?|signed|dictated|transcribed|reported|read|interpreted|reviewed|approved|verified|attested|finali[sz]ed|discussed|communicated|telephoned)[ \t]+(?:by|with|to)(?:[ \t]+and[ \t]+\w+[ \t]+by)?[ \t]*:?[ \t]*(?:dr\.?[ \t]+|the[ \t]+)?", r"(?-i:" + _PERSON + r")"),  # noqa: E501
-    ("NAME", r"\b(?:(?:attending|referring|ordering|requesting|reporting|consulting)(?:[ \t]+(?:physician|doctor|radiologist|provider|clinician|md))?|radiologist|physician|resident|fellow|technologist|provider|signature|surgeon)[ \t]*:[ \t]*(?:dr\.?[ \t]+)?", r"(?=[A-Z])" + _LINE_PERSON),  # noqa: E501
-    ("NAME", r"\b(?-i:Dr|DR|Mr|MR(?=\.)|Mrs|MRS|Ms|Miss|Prof|Professor|Doctor|Sir)\b\.?[ \t]+", r"(?-i:" + _PERSON + r")"),  # noqa: E501
+    ("NAME", r"\b(?:(?:attending|referring|ordering|requesting|reporting|consulting)(?:[ \t]+(?:physician|doctor|radiologist|provider|clinician|md))?|radiologist|physician|resident|fellow|technologist|provider|signature|surgeon)[ \t]*:[ \t]*(?:dr\.?[ \t]+)?", r"(?-i:(?=[A-Z]))" + _LINE_PERSON),  # noqa: E501
+    ("NAME", r"\b(?-i:" + _TITLE + r")\b\.?[ \t]+", r"(?-i:" + _PERSON + r")"),
     ("ADDRESS", r"", r"\b\d{1,5}[ \t]+(?-i:(?:[A-Z][a-z]+[ \t]+){1,3})(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|square|sq|way)\b\.?(?:,[ \t]*(?-i:[A-Z][A-Za-z]+(?:[ \t]+[A-Z][A-Za-z]+)?))?(?:,?[ \t]*(?-i:[A-Z]{2})[ \t]+\d{5}(?:-\d{4})?)?"),  # noqa: E501
     ("HOSPITAL", r"", r"(?-i:(?:(?:St|Saint|Mount|Mt)\.?[ \t]+)?(?:[A-Z][\w'\u2019.-]*[ \t]+(?:of[ \t]+)?){1,4}(?:Hospital|Clinic|Infirmary|Medical[ \t]+Cent(?:er|re)|Health(?:care)?[ \t]+(?:System|Cent(?:er|re)|Trust)|Imaging[ \t]+Cent(?:er|re)))\b"),  # noqa: E501
     ("HOSPITAL", r"", r"(?-i:(?:University|Universit\u00e4tsklinikum|Klinikum|H\u00f4pital|Hospital)[ \t]+(?:of[ \t]+|de[ \t]+|du[ \t]+)?[A-Z][\w-]+(?:[ \t]+[A-Z][\w-]+){0,3})"),  # noqa: E501
@@ -88,7 +94,7 @@ def _without_known(text: str, known: Iterable[str]) -> str:
     for part in sorted(parts, key=lambda part: (-len(part), part)):
         spaced = r"[\s\^,_-]*".join(map(re.escape, re.split(r"[\s\^,]+", part)))
         text = re.sub(rf"(?<![^\W_]){spaced}(?![^\W_])", "[REMOVED]", text, flags=re.IGNORECASE)
-    return text
+    return re.sub(r"\[REMOVED\](?:[\s,^_]+\[REMOVED\])+", "[REMOVED]", text)
 
 
 def _date_tag(match: re.Match[str], kind: str, study_date: str | None) -> str:

@@ -142,9 +142,9 @@ def test_repeated_ids_keep_the_first_study(fake: PrepareConfig) -> None:
     found = make_plan(Fake(fake.root), fake.model_copy(update={"val_fraction": 0}))
     assert [s.patient_id for s in found.studies] == ["1"]
     assert [problem.reason for problem in found.problems] == [
-        "the study id s1 occurs a second time",
-        "the image id a occurs a second time",
-        "the image path a.png occurs a second time",
+        "the study id 's1' occurs a second time",
+        "the image id 'a' occurs a second time",
+        "the image path 'a.png' occurs a second time",
     ]
 
 
