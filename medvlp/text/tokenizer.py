@@ -181,6 +181,37 @@ class Tokenizer:
             word_ids[row, :n] = [-1 if word is None else word for word in encoding.word_ids]
         return ids, mask, word_ids
 
+    def token_spans(self, text: str, spans: Sequence[tuple[int, int]], max_tokens: int) -> list[tuple[int, int] | None]:
+        """Return which tokens each character span of a text covers, as (first, last + 1) in `encode`'s row of the text.
+
+        The class token counts, so that the numbers index what a text tower returns.
+
+        Args:
+            text: The text as given to `encode`.
+            spans: Character spans (start, end).
+            max_tokens: As given to `encode`.
+
+        Returns:
+            None for a span of which `max_tokens` cuts off any part, or that holds no token.
+        """
+        self._backend.enable_truncation(max_tokens)
+        encoding = self._backend.encode(text)
+        self._backend.no_truncation()
+        tokens = [
+            (number, start, end)
+            for number, ((start, end), special) in enumerate(
+                zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+            )
+            if not special and end > start
+        ]
+        reach = max((end for _, _, end in tokens), default=0)
+        found: list[tuple[int, int] | None] = []
+        for first, last in spans:
+            inside = [number for number, start, end in tokens if start < last and first < end]
+            whole = inside and (last <= reach or not text[reach:last].strip())
+            found.append((inside[0], inside[-1] + 1) if whole else None)
+        return found
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids without special tokens."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
