@@ -17,7 +17,7 @@ class GraphEmbeddingConfig(Config):
     dim: int = Field(256, ge=2, le=4096)
     margin: float = Field(5.0, gt=0)
     negatives: int = Field(25, ge=1, description="False triples for each true one.")
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(30, ge=1)
     lr: float = Field(0.01, gt=0)
     batch_size: int = Field(1024, ge=1)
     other_relations: bool = Field(True, description="Use part_of and the like too, not only is_a.")
@@ -29,6 +29,10 @@ class LinkingConfig(Config):
 
     scopes: tuple[Literal["EXACT", "NARROW", "BROAD", "RELATED"], ...] = Field(
         ("EXACT",), description="Synonyms used beside the names."
+    )
+    exclude: tuple[str, ...] = Field(
+        ("cardiopulmonary disease", "degenerative disease", "chronic granulomatous disease"),
+        description="Names not looked for, because reports mean something else by them than the ontology.",
     )
     min_characters: int = Field(4, ge=1, description="Shorter names are not looked for: most are abbreviations.")
 

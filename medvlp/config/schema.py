@@ -1,4 +1,4 @@
-"""What may stand in a configuration file, by kind: `prepare`, `pretrain`, `task`, `suite`.
+"""What may stand in a configuration file, by kind: `prepare`, `collection`, `pretrain`, `task`, `suite`.
 
 Guarantee: importing this module imports no torch. Every field has a range and a default or is required; rules that join
 two fields are checked here, so that a bad file starts nothing.
@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from medvlp.config.base import Config
 from medvlp.config.identifiers import IdentifierConfig
 from medvlp.config.cluster import ClusterConfig
+from medvlp.config.knowledge import KnowledgeConfig
 from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -54,6 +55,29 @@ class PrepareConfig(Config):
                 "cluster.max_jobs"
             )
         return self
+
+
+class CollectionEntry(PrepareConfig):
+    """One store of a collection."""
+
+    root: Path = Field(Path(), description="Folder or archive of the raw data set, below the collection's root.")
+    out: Path = Field(Path(), description="Not to be set: a store lies below the collection's out, under its name.")
+
+
+class CollectionConfig(Config):
+    """`medvlp data prepare FILE`: several stores from one folder of raw data sets."""
+
+    kind: Literal["collection"] = "collection"
+    root: Path = Field(description="Folder of the raw data sets.")
+    out: Path = Field(description="Folder of the stores.")
+    stores: dict[str, CollectionEntry] = Field(min_length=1, description="Name of the store -> how it is prepared.")
+
+    def entries(self) -> dict[str, PrepareConfig]:
+        """Return name -> configuration of each store, with whole paths."""
+        return {
+            name: entry.model_copy(update={"root": self.root / entry.root, "out": self.out / name})
+            for name, entry in self.stores.items()
+        }
 
 
 class RunConfig(Config):
@@ -320,6 +344,8 @@ class SuiteConfig(Config):
 
 KINDS: dict[str, type[Config]] = {
     "prepare": PrepareConfig,
+    "knowledge": KnowledgeConfig,
+    "collection": CollectionConfig,
     "pretrain": PretrainConfig,
     "task": TaskConfig,
     "suite": SuiteConfig,

@@ -65,7 +65,7 @@ class ConceptBook(Mapping[str, Concept]):
         return len(self._concepts)
 
     def resolve(self, concept_id: str) -> str | None:
-        """Return the id that an id stands for today: itself, of an alternate id its term, or what replaced it; else None."""
+        """Return the id that an id stands for today: itself, the term that has it as alternate id, or what replaced it."""
         seen: set[str] = set()
         while concept_id not in self._concepts:
             if concept_id in seen or concept_id not in self._aliases:

@@ -45,14 +45,18 @@ class Linker:
     Args:
         names: Concept id -> its names, the best first.
         min_characters: Names with fewer letters and digits are not looked for.
+        exclude: Names that are not looked for, in any spelling.
 
     Raises:
         UserError: No name is left.
     """
 
-    def __init__(self, names: Mapping[str, Iterable[str]], min_characters: int = 4) -> None:
+    def __init__(
+        self, names: Mapping[str, Iterable[str]], min_characters: int = 4, exclude: Iterable[str] = ()
+    ) -> None:
         from ahocorasick_rs import AhoCorasick, MatchKind
 
+        left_out = {_pattern([word for word, _, _ in words_of(name)]) for name in exclude}
         meant: dict[str, tuple[int, str]] = {}
         for concept_id in names:
             for rank, name in enumerate(names[concept_id]):
@@ -60,7 +64,8 @@ class Linker:
                 if sum(map(len, words)) < min_characters or all(word.isdigit() for word in words):
                     continue
                 pattern, candidate = _pattern(words), (min(rank, 1), concept_id)
-                meant[pattern] = min(meant.get(pattern, candidate), candidate)
+                if pattern not in left_out:
+                    meant[pattern] = min(meant.get(pattern, candidate), candidate)
         if not meant:
             raise UserError("There is no name to look for.", fix="Lower linking.min_characters, or add an ontology.")
         self._concepts = [concept_id for _, concept_id in meant.values()]
@@ -68,12 +73,18 @@ class Linker:
         self._read = lru_cache(maxsize=1 << 15)(self._link_sentence)
 
     @classmethod
-    def from_book(cls, book: ConceptBook, scopes: Sequence[str] = ("EXACT",), min_characters: int = 4) -> Linker:
+    def from_book(
+        cls,
+        book: ConceptBook,
+        scopes: Sequence[str] = ("EXACT",),
+        min_characters: int = 4,
+        exclude: Iterable[str] = (),
+    ) -> Linker:
         """Return a linker for the names and synonyms of a concept book.
 
         A name that several concepts have goes to one that has it as its main name, and else to the first id.
         """
-        return cls({concept_id: book.names(concept_id, scopes) for concept_id in book}, min_characters)
+        return cls({concept_id: book.names(concept_id, scopes) for concept_id in book}, min_characters, exclude)
 
     def link(self, text: str) -> list[Span]:
         """Return the concepts named in a text (a caption, a sentence), in order."""

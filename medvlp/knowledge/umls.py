@@ -71,7 +71,8 @@ def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _span(item: dict[str, Any], length: int, min_score: float) -> Span | None:
-    start, end = int(item.get("start", item.get("start_char"))), int(item.get("end", item.get("end_char")))
+    start = int(item["start"] if "start" in item else item["start_char"])
+    end = int(item["end"] if "end" in item else item["end_char"])
     if not 0 <= start < end <= length:
         raise ValueError(f"the span {start}:{end} lies outside its text of {length} characters")
     candidates = item.get("kb_ents", item.get("umls_ents"))

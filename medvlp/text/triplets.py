@@ -53,8 +53,8 @@ def _named(text: str) -> list[Named]:
 
 def _mentions(named: Named, value: float, places: list[Place]) -> list[Mention]:
     if not places:
-        cells = ((UNSPECIFIED, named.entry.book),)
-        return [Mention(named.entry.name, UNSPECIFIED, value, named.start, named.end, cells)]
+        nowhere = ((UNSPECIFIED, named.entry.book),)
+        return [Mention(named.entry.name, UNSPECIFIED, value, named.start, named.end, nowhere)]
     made = []
     for place in places:
         several = place.names()
