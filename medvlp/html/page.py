@@ -72,8 +72,8 @@ def write_page(html: Path, text: str) -> None:
         ) from error
 
 
-def data_uri(image: UInt8[np.ndarray, "h w"], quality: int = 82) -> str:
-    """Return a grey image as a JPEG data URI."""
+def data_uri(image: UInt8[np.ndarray, "h w *c"], quality: int = 82) -> str:
+    """Return a grey or colour image as a JPEG data URI."""
     import io
 
     from PIL import Image

@@ -1,7 +1,8 @@
 """`medvlp data show`: what is in a prepared store, as one self-contained HTML page.
 
 Guarantee: the page asks the network for nothing and shows neither a machine path nor a patient identifier; the same
-store and seed give the same page; boxes lie where the stored pixels are, through the transform that made them.
+store and seed give the same page; boxes and masks lie where the stored pixels are, through the transform that made
+them.
 """
 
 from __future__ import annotations
@@ -15,24 +16,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvlp.config.preprocessing import StoredImageConfig, StoredVolumeConfig
 from medvlp.html import data_uri, render_page, write_page
-from medvlp.html.charts import histogram
 from medvlp.html.markdown import to_html
 from medvlp.html.numbers import count
+from medvlp.html.pictures import colour, marks_uri
 from medvlp.html.private import public, scrub
+from medvlp.store.show_charts import charts, eight_bits, groups
+from medvlp.store.show_clips import clip_cards
+from medvlp.store.show_volumes import HU_WINDOWS, volume_cards
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int, UInt8
 
     from medvlp.store.array_store import Store
+    from medvlp.store.raw_items import StoredConfig
 
 logger = logging.getLogger(__name__)
 
 TILE_PIXELS = 224
-GREY_IMAGES = 512
 REPORTS = 6
-WITH_BOXES = 8
+WITH_MARKS = 8
+CARDS_OF_IMAGES = 8
+"""One volume or clip is shown for so many images of a contact sheet: it takes more room."""
 STATES = ((1.0, "present"), (0.0, "absent"), (-1.0, "uncertain"))
 
 
@@ -54,14 +61,20 @@ def show(store: Path, html: Path, *, images: int = 48, seed: int = 0) -> None:
     opened = Store.open(Path(store))
     samples = opened.samples().reset_index(drop=True)
     rng = np.random.default_rng(seed)
+    number = images if opened.kind == "image" else -(-images // CARDS_OF_IMAGES)
+    rows = choose(samples, opened.label_names, number, rng, marked=_marked(opened, samples))
     context: dict[str, Any] = {
         "card": opened.card,
         "made_by": f"medvlp {medvlp.__version__}",
         "facts": list(_facts(opened)),
-        "preprocessing": opened.image_config.model_dump(mode="json"),
-        "tiles": list(_tiles(opened, samples, choose(samples, opened.label_names, images, rng))),
-        "charts": list(_charts(opened, samples, rng)),
-        "groups": list(_groups(samples)),
+        "preprocessing": opened.config.model_dump(mode="json"),
+        "tiles": list(_tiles(opened, samples, rows)) if opened.kind == "image" else [],
+        "volumes": list(volume_cards(opened, samples, rows)) if opened.kind == "volume" else [],
+        "clips": list(clip_cards(opened, samples, rows)) if opened.kind == "video" else [],
+        "windows": HU_WINDOWS if opened.kind == "volume" and (samples["intensity"] == "hu").any() else (),
+        "charts": list(charts(opened, samples, rng)),
+        "groups": list(groups(opened.kind, samples)),
+        "structures": list(_structures(opened)),
         "splits": _splits(opened.studies),
         "labels": list(label_rows(opened.studies, opened.label_names)),
         "reports": list(_reports(opened.studies, rng)),
@@ -71,30 +84,51 @@ def show(store: Path, html: Path, *, images: int = 48, seed: int = 0) -> None:
     }
     optional = [
         ("images", "Images", "tiles"),
+        ("volumes", "Volumes", "volumes"),
+        ("clips", "Clips", "clips"),
         ("distributions", "Distributions", "charts"),
+        ("structures", "Masks", "structures"),
         ("labels", "Labels", "labels"),
+        ("reports", "Reports", "reports"),
     ]
-    optional.append(("reports", "Reports", "reports"))
     sections = [(key, name) for key, name, needed in optional if context[needed]]
     context["sections"] = [*sections, ("quarantine", "Quarantine"), ("card", "Data card")]
     write_page(Path(html), render_page("medvlp.store", "show.html.j2", **context))
-    logger.info("page of %s: %d images shown", opened.dataset, len(context["tiles"]))
+    logger.info("page of %s: %d %s shown", opened.dataset, len(rows), _UNITS[opened.kind].lower())
+
+
+_UNITS = {"image": "Images", "volume": "Volumes", "video": "Clips", "none": "Images"}
 
 
 def _facts(store: Store) -> Iterator[tuple[str, str, str]]:
-    config = store.image_config
-    yield "Images", count(len(store.images)), f"of {count(len(store.studies))} studies"
+    yield _UNITS[store.kind], count(len(store.images)), f"of {count(len(store.studies))} studies"
     yield "Patients", count(store.studies["patient_id"].nunique()), ""
     declared = store.card.counts.get("images")
-    if declared and declared > len(store.images):
+    if declared and declared > len(store.images) and store.kind == "image":
         yield (
             "Full data set",
             f"{count(declared)} images",
             f"this store holds {100 * len(store.images) / declared:.1f} %",
         )
-    yield "Stored as", f"{config.size} × {config.size} px", f"{config.dtype}, {config.aspect}, {config.interpolation}"
+    if len(store.masks):
+        yield "Masks", count(len(store.masks)), f"of {count(store.masks['label'].nunique())} structures"
+    if store.kind != "none":
+        yield _stored_as(store.config)
     yield "Store", store.hash[:12], f"format {store.meta.get('format_version', '–')}"
     yield "Access", store.card.access, ""
+
+
+def _stored_as(config: StoredConfig) -> tuple[str, str, str]:
+    if isinstance(config, StoredImageConfig):
+        colours = ", red, green and blue" if config.colour == "keep" else ""
+        note = f"{config.dtype}, {config.aspect}, {config.interpolation}{colours}"
+        return "Stored as", f"{config.size} × {config.size} px", note
+    if isinstance(config, StoredVolumeConfig):
+        spacing = "as in the files" if config.spacing_mm is None else " × ".join(f"{v:g}" for v in config.spacing_mm)
+        unit = "" if config.spacing_mm is None else " mm"
+        return "Stored as", "int16, RAS", f"voxels {spacing}{unit}, chunks of {config.chunk}³"
+    note = f"uint8, {config.aspect}" + (f", every {config.every}th frame" if config.every > 1 else "")
+    return "Stored as", f"{config.size} × {config.size} px", note
 
 
 def _splits(studies: pd.DataFrame) -> list[str]:
@@ -102,24 +136,34 @@ def _splits(studies: pd.DataFrame) -> list[str]:
     return [name for name in ("train", "val", "test") if name in found] + sorted(found - {"train", "val", "test"})
 
 
+def _marked(store: Store, samples: pd.DataFrame) -> Bool[np.ndarray, " n"]:
+    """Tell which images have a mask, box or lesion."""
+    own = samples["image_id"].isin(store.masks["image_id"]).to_numpy(copy=True)
+    for column in ("boxes", "lesions"):
+        own |= samples[column].fillna("[]").str.len().to_numpy() > 2
+    return own
+
+
 def choose(
-    samples: pd.DataFrame, labels: Sequence[str], number: int, rng: np.random.Generator
+    samples: pd.DataFrame,
+    labels: Sequence[str],
+    number: int,
+    rng: np.random.Generator,
+    *,
+    marked: Bool[np.ndarray, " n"] | None = None,
 ) -> Int[np.ndarray, " n"]:
-    """Return rows of `samples` for the contact sheet: some with boxes, then each label in turn, the rarest first.
+    """Return rows of `samples` to show: some that are marked, then each label in turn, the rarest first.
 
     Args:
         samples: Images joined with their studies.
         labels: Label names.
         number: How many rows; all of them if there are fewer.
         rng: Decides which.
+        marked: Which images have boxes, masks or lesions.
     """
     order = rng.permutation(len(samples))
-    boxed = (
-        samples["boxes"].fillna("[]").str.len().to_numpy()[order] > 2
-        if "boxes" in samples
-        else np.zeros(len(order), bool)
-    )
-    picked = dict.fromkeys(order[boxed][:WITH_BOXES].tolist())
+    first = order[:0] if marked is None else order[marked[order]]
+    picked = dict.fromkeys(first[: min(WITH_MARKS, -(-number // 2))].tolist())
     present = {name: order[samples[f"label:{name}"].to_numpy()[order] == 1].tolist() for name in labels}
     queues = [collections.deque(rows) for rows in sorted(present.values(), key=len) if rows]
     while queues and len(picked) < min(number, len(samples)):
@@ -136,17 +180,18 @@ def choose(
     return np.asarray(list(picked)[:number], dtype=np.int64)
 
 
-def _grey(pixels: np.ndarray) -> np.ndarray:
-    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-
-
 def _tiles(store: Store, samples: pd.DataFrame, rows: Int[np.ndarray, " n"]) -> Iterator[dict[str, Any]]:
     from PIL import Image
 
     if not len(rows):
         return
-    pixels = _grey(store.read(samples["index"].to_numpy()[rows]))
+    pixels = eight_bits(store.read(samples["index"].to_numpy()[rows]))
+    names = sorted(set(store.masks["label"]))
+    masks = dict(list(store.masks.groupby("image_id")))
     for row, image in zip(samples.iloc[rows].to_dict("records"), pixels, strict=True):
+        own = masks.get(row["image_id"])
+        places = [] if own is None else [names.index(name) for name in own["label"]]
+        inside = [] if own is None else [_small_mask(mask) for mask in store.read_masks(own["index"].to_numpy())]
         small = Image.fromarray(image)
         small.thumbnail((TILE_PIXELS, TILE_PIXELS), Image.Resampling.LANCZOS)
         labels = [name for name in store.label_names if row.get(f"label:{name}") == 1]
@@ -165,7 +210,17 @@ def _tiles(store: Store, samples: pd.DataFrame, rows: Int[np.ndarray, " n"]) -> 
             "view": row.get("view") or "unknown",
             "facts": " · ".join(str(fact) for fact in facts if isinstance(fact, str)),
             "boxes": list(stored_boxes(row, store)),
+            "overlay": marks_uri(inside, places),
+            "structures": [(names[place], colour(place)) for place in sorted(set(places))],
         }
+
+
+def _small_mask(mask: UInt8[np.ndarray, "s s"]) -> Bool[np.ndarray, "h w"]:
+    from PIL import Image
+
+    small = Image.fromarray(mask * 255)
+    small.thumbnail((TILE_PIXELS, TILE_PIXELS), Image.Resampling.BOX)
+    return np.asarray(small) > 127
 
 
 def stored_boxes(row: Mapping[Any, Any], store: Store) -> Iterator[dict[str, Any]]:
@@ -190,47 +245,17 @@ def stored_boxes(row: Mapping[Any, Any], store: Store) -> Iterator[dict[str, Any
             yield {"label": box["label"], "x": left, "y": top, "width": right - left, "height": bottom - top}
 
 
-def _charts(store: Store, samples: pd.DataFrame, rng: np.random.Generator) -> Iterator[tuple[str, str, Any]]:
-    if not len(samples):
-        return
-    rows = np.sort(rng.choice(len(samples), size=min(GREY_IMAGES, len(samples)), replace=False))
-    totals = np.zeros(64)
-    for part in np.array_split(rows, max(1, len(rows) // 64)):
-        totals += np.bincount(_grey(store.read(samples["index"].to_numpy()[part])).ravel() >> 2, minlength=64)
-    share = (100 * totals / totals.sum()).tolist()
-    about = f"of {count(len(rows))} images; 0 is black, 255 white, padding included"
-    yield (
-        "Grey values",
-        about,
-        histogram(share, np.arange(0, 257, 4).tolist(), "Grey value", "Share of pixels, %", "Grey values"),
-    )
-    for column, title, label, bins in (
-        ("mean", "Mean brightness", "Mean grey value (0 to 1)", 30),
-        ("age", "Age", "Years", 20),
-    ):
-        values = samples[column].dropna().to_numpy(dtype="float64") if column in samples else np.empty(0)
-        if len(values):
-            high = 1.0 if column == "mean" else max(100.0, float(values.max()))
-            counts, edges = np.histogram(values, bins=bins, range=(0.0, high))
-            note = f"{count(len(values))} of {count(len(samples))} images"
-            yield title, note, histogram(counts.tolist(), edges.tolist(), label, "Images", title)
-
-
-def _groups(samples: pd.DataFrame) -> Iterator[tuple[str, list[tuple[str, int, str]]]]:
-    """Categories with their counts, the most frequent first."""
-    size = samples["width"].astype("Int64").astype(str) + " × " + samples["height"].astype("Int64").astype(str)
-    columns = {"View": samples["view"], "Sex": samples["sex"], "Split": samples["split"], "Size of the file, px": size}
-    columns |= {"Modality": samples["modality"], "Site": samples["site"]}
-    for title, column in columns.items():
-        counts = column.astype(object).where(column.notna(), "not stated").value_counts()
-        if len(counts) == 1 and counts.index[0] == "not stated":
-            continue
-        shown = [
-            (str(name), int(k), f"{count(int(k))} ({100 * k / len(samples):.1f} %)")
-            for name, k in counts.head(8).items()
-        ]
-        rest = int(counts.iloc[8:].sum())
-        yield title, shown + ([(f"{len(counts) - 8} others", rest, count(rest))] if rest else [])
+def _structures(store: Store) -> Iterator[dict[str, Any]]:
+    """Yield for every structure on how many images it was marked and how large it is, the most frequent first."""
+    amount = "voxels" if store.kind == "volume" else "pixels"
+    found = []
+    for place, (name, own) in enumerate(store.masks.groupby("label", sort=True)):
+        sizes = own[amount].to_numpy(dtype=float)
+        there = own[sizes > 0]
+        median = float(np.median(sizes[sizes > 0])) if len(there) else None
+        shown = {"name": name, "colour": colour(place), "images": there["image_id"].nunique(), "median": median}
+        found.append(shown | {"looked_at": own["image_id"].nunique()})
+    yield from sorted(found, key=lambda row: -row["images"])
 
 
 def label_rows(studies: pd.DataFrame, labels: Sequence[str]) -> Iterator[dict[str, Any]]:
