@@ -117,21 +117,27 @@ def canonical_affine(
 
 
 class Canvas:
-    """A new (d, h, w) int16 array in RAS that is filled in the order of the file, so that no copy turns it.
+    """A new (d, h, w) array in RAS that is filled in the order of the file, so that no copy turns it.
 
     Args:
         shape: Of the file, in its own axis order (slowest first).
         affine: From the file's array index in that order to RAS in mm; None where nobody states it.
+        dtype: Of the array.
 
     Raises:
         BadGeometry: The affine is unusable.
     """
 
-    def __init__(self, shape: tuple[int, int, int], affine: Float[np.ndarray, "4 4"] | None) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        affine: Float[np.ndarray, "4 4"] | None,
+        dtype: type[np.integer[Any]] = np.int16,
+    ) -> None:
         self.shape = shape
         self.file_affine = None if affine is None else check_affine(affine)
         self.layout = IDENTITY if self.file_affine is None else layout_of(self.file_affine)
-        self.array = np.empty(tuple(shape[axis] for axis in self.layout.order), dtype=np.int16)
+        self.array = np.empty(tuple(shape[axis] for axis in self.layout.order), dtype=dtype)
         self.view = self.layout.in_file_order(self.array)
         self.affine = None if self.file_affine is None else canonical_affine(self.file_affine, self.layout, shape)
 

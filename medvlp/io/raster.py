@@ -71,6 +71,31 @@ def read_raster(data: bytes, path: Path, config: StoredImageConfig) -> Radiograp
     return Radiograph(array=np.ascontiguousarray(array), spacing_mm=None, intensity=intensity, provenance=provenance)
 
 
+def read_values(path: Path) -> Shaped[np.ndarray, "h w"]:
+    """Read the values of a mask as the file holds them: grey values or indices of a palette.
+
+    Raises:
+        UserError: The file is damaged, of more than one channel, or lossy, so that its values are not exact.
+    """
+    try:
+        data = path.read_bytes()
+        if data.startswith(b"\xff\xd8"):
+            what = "The mask is a JPEG, whose values are not exact."
+            raise UserError(what, path, "Convert it to PNG by the rule that its publisher gives.")
+        image, _ = _decode_png(data)
+    except BrokenStream as error:
+        raise UserError(f"The mask is {error}.", path, _FIX) from None
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+        raise UserError(f"The mask cannot be decoded ({type(error).__name__}).", path, _FIX) from None
+    values = np.asarray(image)
+    if values.ndim == 3:
+        colours = values[..., : min(3, values.shape[2])] if values.shape[2] != 2 else values[..., :1]
+        if (colours != colours[..., :1]).any():
+            raise UserError("The mask is coloured.", path, "Convert it to grey values, one per structure.")
+        values = colours[..., 0]
+    return values.astype(np.uint16)
+
+
 def _open(data: bytes) -> Image.Image:
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: truncated files would be read as grey")

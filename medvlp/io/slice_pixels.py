@@ -46,7 +46,7 @@ def _native(path: Path, pixels: Pixels) -> Integer[np.ndarray, "h w"]:
     words = np.empty((pixels.rows, pixels.columns), dtype)
     with path.open("rb", buffering=0) as file:
         file.seek(pixels.place.offset)
-        found = file.readinto(memoryview(words.view(np.uint8)).cast("B"))
+        found = file.readinto(words.data.cast("B"))
     if found != needed:
         raise ValueError(f"truncated: {found} bytes of pixel data where {needed} are declared")
     return only_stored_bits(words.astype(dtype.newbyteorder("="), copy=False), pixels)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvlp.io.dicom_header import Plane
 from medvlp.io.grid import LPS_TO_RAS, BadGeometry, Canvas
+from medvlp.io.stack import Stack
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
-
-    from medvlp.io.stack import Stack
 
 LARGEST_GROWTH = 4
 """Times the slices, or the pixels of a side, that a straight grid may have more than the series."""
@@ -33,6 +33,7 @@ class StraightGrid:
     columns: int
     top: int
     left: int
+    slice_size: tuple[int, int]
 
     @property
     def affine(self) -> Float[np.ndarray, "4 4"]:
@@ -61,7 +62,7 @@ def straight_grid(stack: Stack, rows: int, columns: int) -> StraightGrid:
     pixels = stack.shift_mm / np.asarray(stack.first.spacing_mm[::-1])
     left, top = (math.floor(value + 1e-3) for value in pixels.min(axis=0))
     right, bottom = (math.ceil(value - 1e-3) for value in pixels.max(axis=0))
-    grid = StraightGrid(stack, count, rows + bottom - top, columns + right - left, top, left)
+    grid = StraightGrid(stack, count, rows + bottom - top, columns + right - left, top, left, (rows, columns))
     slices = len(stack.order)
     if count > LARGEST_GROWTH * slices or grid.rows > LARGEST_GROWTH * rows or grid.columns > LARGEST_GROWTH * columns:
         raise BadGeometry(f"its {slices} slices are spread over the room of {count}, or far sideways")
@@ -93,6 +94,29 @@ def straighten(
         canvas.view[index] = np.rint((1 - weight) * placed[before] + weight * placed[after])
 
 
+def grid_of(record: dict[str, Any]) -> StraightGrid:
+    """Return the grid that `record_of` recorded."""
+    first, slices = record["first"], len(record["distances_mm"])
+    plane = Plane(
+        tuple(first["position"]),
+        tuple(first["row"]),
+        tuple(first["column"]),
+        tuple(first["spacing_mm"]),
+        None,
+        None,
+        "",
+    )
+    normal = np.cross(plane.row, plane.column)
+    stack = Stack(
+        np.arange(slices),
+        np.asarray(record["distances_mm"]),
+        np.asarray(record["shifts_mm"]),
+        plane,
+        normal / np.linalg.norm(normal),
+    )
+    return straight_grid(stack, *record["size"])
+
+
 def _placed(
     slices: Shaped[np.ndarray, "n h w"], k: int, grid: StraightGrid, fill: float, order: int
 ) -> Float[np.ndarray, "rows columns"]:
@@ -111,9 +135,16 @@ def _placed(
 
 
 def record_of(grid: StraightGrid) -> dict[str, Any]:
-    """Return what was done, for provenance, with the slices' own places in mm."""
-    stack = grid.stack
+    """Return what was done, for provenance, with the slices' own places in mm: enough for `grid_of`."""
+    stack, first = grid.stack, grid.stack.first
     return {
+        "first": {
+            "position": list(first.position),
+            "row": list(first.row),
+            "column": list(first.column),
+            "spacing_mm": list(first.spacing_mm),
+        },
+        "size": list(grid.slice_size),
         "step_mm": stack.step_mm,
         "slices": grid.count,
         "distances_mm": [float(value) for value in stack.distance_mm],

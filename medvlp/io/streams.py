@@ -43,7 +43,7 @@ def pieces(
     for start in range(0, slowest, step):
         count = min(step, slowest - start)
         part = buffer[:count]
-        if not _fill(stream, memoryview(part.view(np.uint8)).cast("B")):
+        if not _fill(stream, part.data.cast("B")):
             raise UserError("The file is truncated: its voxels end before the volume does.", path, _FIX)
         yield slice(start, start + count), part
 
