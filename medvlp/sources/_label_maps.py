@@ -1,7 +1,7 @@
-"""Volumes with label maps: NIfTI files by case, and the structures that the values of a map mean.
+"""Label maps: the case that a file belongs to, and the structures that the values of a map mean.
 
 Guarantee: what a value means stands in the card; where the data set ships a list of its own, both must agree, so that
-right and left or two parts of a tumour are never swapped. Hidden files (`._name`) are passed over.
+right and left or two parts of a tumour are never swapped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medvlp.errors import UserError
-from medvlp.sources.base import Source
 from medvlp.types import Mask
 
 _SUFFIXES = (".nii.gz", ".nii")
@@ -20,23 +19,6 @@ _SUFFIXES = (".nii.gz", ".nii")
 def case_of(name: str) -> str:
     """Return a file name without `.nii.gz` or `.nii`."""
     return next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), name)
-
-
-def nifti_files(source: Source, folder: Path) -> dict[str, str]:
-    """Return case -> path relative to the root for the NIfTI files of one folder; empty where there is no folder.
-
-    A case that is there twice (`.nii` and `.nii.gz`) keeps the first and is recorded.
-    """
-    found: dict[str, str] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or not path.name.endswith(_SUFFIXES):
-            continue
-        relative, case = path.relative_to(source.root).as_posix(), case_of(path.name)
-        if case in found:
-            source.problem(relative, f"the case is also at {found[case]}", "Remove one of the two files.", case)
-            continue
-        found[case] = relative
-    return found
 
 
 def label_map_masks(image_id: str, path: str, structures: Sequence[str]) -> tuple[Mask, ...]:

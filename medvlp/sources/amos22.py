@@ -16,8 +16,9 @@ from medvlp.errors import UserError
 from medvlp.sources._checks import unique_rows
 from medvlp.sources._csv import Row, read_csv
 from medvlp.sources._files import read_json
-from medvlp.sources._label_maps import check_label_names, label_map_masks, nifti_files
+from medvlp.sources._label_maps import check_label_names, label_map_masks
 from medvlp.sources._values import age_years, sex, yyyymmdd
+from medvlp.sources._volumes import nifti_files
 from medvlp.sources.base import Source
 from medvlp.types import UNKNOWN_PATIENT, ImageRef, Intensity, Study, VolumeFacts
 
@@ -38,16 +39,17 @@ class Amos22(Source):
                 counts than the card.
         """
         self.problems, self.counts = [], Counter()
-        base = self.root / "amos22" if (self.root / "amos22").is_dir() else self.root
+        inside = "amos22/" if (self.root / "amos22").is_dir() else ""
+        base = self.root / inside
         lists = self._lists(base / "dataset.json")
-        images = {end: nifti_files(self, base / f"images{end}") for end in SPLITS}
+        images = {end: nifti_files(self, [f"{inside}images{end}/*"]) for end in SPLITS}
         if not any(images.values()):
             where = "imagesTr/, imagesVa/ or imagesTs/"
             raise UserError(f"There is no volume in {where}.", base, "Give the unpacked folder amos22 as the root.")
         self._count(images)
         rows = self._rows(base)
         for end, split in SPLITS.items():
-            labels = nifti_files(self, base / f"labels{end}")
+            labels = nifti_files(self, [f"{inside}labels{end}/*"])
             for case in sorted(set(labels) - set(images[end])):
                 self.problem(labels[case], "a label map without volume", f"Download images{end} again.", case)
             for case in sorted(lists.get(split, set()) - set(images[end])):

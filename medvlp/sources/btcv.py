@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from medvlp.errors import UserError
-from medvlp.sources._label_maps import label_map_masks, nifti_files
+from medvlp.sources._label_maps import label_map_masks
+from medvlp.sources._volumes import nifti_files
 from medvlp.sources.base import Source
 from medvlp.types import ImageRef, Intensity, Study, VolumeFacts
 
@@ -26,12 +27,12 @@ class Btcv(Source):
             UserError: There is no volume, or a full edition has other counts than the card.
         """
         self.problems, self.counts = [], Counter()
-        base = self.root / "RawData" if (self.root / "RawData").is_dir() else self.root
-        parts = {part: nifti_files(self, base / part / "img") for part in ("Training", "Testing")}
-        labels = nifti_files(self, base / "Training" / "label")
+        inside = "RawData/" if (self.root / "RawData").is_dir() else ""
+        parts = {part: nifti_files(self, [f"{inside}{part}/img/*"]) for part in ("Training", "Testing")}
+        labels = nifti_files(self, [f"{inside}Training/label/*"])
         if not any(parts.values()):
             fix = "Give the unpacked folder RawData as the root."
-            raise UserError("There is no volume in Training/img/ or Testing/img/.", base, fix)
+            raise UserError("There is no volume in Training/img/ or Testing/img/.", self.root, fix)
         found = {f"{part} volumes": len(cases) for part, cases in parts.items()}
         self.check_counts({"volumes": sum(found.values()), **found}, "volumes")
         images = {_number(case) or case for case in parts["Training"]}

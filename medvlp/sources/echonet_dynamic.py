@@ -42,7 +42,7 @@ class EchonetDynamic(Source):
         videos = index_files(self, ["Videos/*"], {".avi"})
         require_files(self, videos, "Videos/")
         splits = Counter(row.cells["Split"].lower() for row in rows.values())
-        self.check_counts({"loops": len(rows), **{f"{split} loops": splits[split] for split in SPLITS}}, "loops")
+        self.check_counts({"videos": len(rows), **{f"{split} videos": splits[split] for split in SPLITS}}, "videos")
         tracings = self._tracings()
         for name in sorted(set(tracings) - {_name(row.cells["FileName"]) for row in table}):
             self.problem(TRACINGS, f"outlines of a loop that {TABLE} does not list", "Add its row.", name)

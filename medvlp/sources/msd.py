@@ -15,7 +15,8 @@ from typing import Any
 
 from medvlp.errors import UserError, nearest
 from medvlp.sources._files import read_json
-from medvlp.sources._label_maps import case_of, check_label_names, label_map_masks, nifti_files
+from medvlp.sources._label_maps import case_of, check_label_names, label_map_masks
+from medvlp.sources._volumes import nifti_files
 from medvlp.sources.base import Source
 from medvlp.types import ImageRef, Intensity, Study, VolumeFacts
 
@@ -43,7 +44,9 @@ class Msd(Source):
         channel, name = self._channel(content, folder / LIST)
         training, test = self._entries(content, "training"), self._entries(content, "test")
         self._count(task, content, training, test)
-        files = {part: set(nifti_files(self, folder / part).values()) for part in ("imagesTr", "labelsTr", "imagesTs")}
+        inside = folder.relative_to(self.root).as_posix()
+        parts = ("imagesTr", "labelsTr", "imagesTs")
+        files = {part: set(nifti_files(self, [f"{inside}/{part}/*"]).values()) for part in parts}
         listed = set()
         for split, entries in (("train", training), ("test", test)):
             for image, labels in sorted(entries, key=lambda entry: _order(entry[0])):
