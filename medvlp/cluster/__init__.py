@@ -6,7 +6,7 @@ cluster did the work changes nothing in the results. Importing this package impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ def run_tasks(
     num_workers: int = 0,
     start_worker: Callable[[], None] | None = None,
     finished: Callable[[T], R | None] | None = None,
-) -> Iterator[tuple[T, R]]:
+) -> Generator[tuple[T, R]]:
     """Call `function` once for each task and yield each task with its result, in the order of completion.
 
     A task must be idempotent and must leave its result in files that all machines see, whole or not at all: a job that

@@ -75,6 +75,10 @@ class Backend(Protocol):
     def poll_seconds(self) -> float:
         """Seconds between two looks."""
 
+    @property
+    def settle_seconds(self) -> float:
+        """How long a job must be seen as ended before it is: one that is put back in the queue looks so for a while."""
+
     def submit(self, batches: Sequence[Batch[Any, Any]]) -> Sequence[Job]:
         """Start a job for each batch.
 
@@ -120,6 +124,7 @@ class LocalBackend:
     holds_back = False
     max_batches = None
     poll_seconds = 0.2
+    settle_seconds = 0.0
 
     def __init__(self, config: ClusterConfig, folder: Path) -> None:
         self.config = config
@@ -174,6 +179,7 @@ class DebugBackend:
     max_batches = None
     max_jobs = 1
     poll_seconds = 0.0
+    settle_seconds = 0.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -159,8 +159,10 @@ class _Followed(Generic[T, R]):
 
     def _take(self, entry: _Active[T, R], sight: Sight | None) -> Iterator[tuple[T, R]]:
         """Yield what a job has newly finished; see to it if it has ended."""
-        if sight is not None and sight.phase in (Phase.WAITING, Phase.DOOMED):
-            return
+        if sight is not None and sight.phase is not Phase.ENDED:
+            entry.ended = None
+            if sight.phase is not Phase.RUNNING:
+                return
         try:
             outcome, word = self.backend.result(entry.job), "" if sight is None else sight.word
         except Exception as error:  # whatever the function raised, or a result file that cannot be read
@@ -183,11 +185,11 @@ class _Followed(Generic[T, R]):
         if sight is not None and sight.phase is Phase.ENDED and self._is_lost(entry, sight):
             self._lose(entry, word)
 
-    @staticmethod
-    def _is_lost(entry: _Active[T, R], sight: Sight) -> bool:
+    def _is_lost(self, entry: _Active[T, R], sight: Sight) -> bool:
         now = time.monotonic()
         entry.ended = now if entry.ended is None else entry.ended
-        return sight.settled or not entry.open or now - entry.ended >= GRACE_SECONDS
+        grace = self.backend.settle_seconds if sight.settled else GRACE_SECONDS
+        return not entry.open or now - entry.ended >= grace
 
     def _lose(self, entry: _Active[T, R], word: str) -> None:
         """Put what a job has not finished back in the queue, unless that was tried often enough."""

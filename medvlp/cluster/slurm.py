@@ -27,6 +27,7 @@ MAX_ARRAY = 1000
 """Jobs of one array: SLURM's MaxArraySize is 1001 unless a cluster changes it."""
 COMMAND_SECONDS = 120
 CANCEL_SECONDS = 60
+SETTLE_SECONDS = 3.0
 
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
@@ -51,6 +52,7 @@ class SlurmBackend:
 
     holds_back = True
     max_batches = MAX_ARRAY
+    settle_seconds = SETTLE_SECONDS
 
     def __init__(self, config: ClusterConfig, folder: Path, work: Path) -> None:
         missing = [command for command in ("sbatch", "squeue", "scancel", "srun") if shutil.which(command) is None]
@@ -79,7 +81,7 @@ class SlurmBackend:
             jobs: Sequence[Job] = executor.map_array(run_job, list(batches))
         except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
             raise UserError(
-                f"SLURM refuses the jobs: {_last_line(str(error))}",
+                f"SLURM refuses the jobs: {_reason(str(error))}",
                 "cluster",
                 "Correct cluster.partition, cluster.account, cluster.minutes or cluster.sbatch; `sinfo` and "
                 "`sacctmgr show assoc` tell what is allowed.",
@@ -91,11 +93,11 @@ class SlurmBackend:
     def _parameters(self) -> dict[str, Any]:
         config = self.config
         wanted = {
-            "name": self.name,
+            "job_name": self.name,
             "partition": config.partition,
             "account": config.account,
-            "timeout_min": config.minutes,
-            "mem_gb": config.memory_gb,
+            "time": config.minutes,
+            "mem": None if config.memory_gb is None else f"{round(config.memory_gb * 1024)}M",
             "cpus_per_task": config.cpus_per_task,
             "array_parallelism": self.max_jobs,
             "setup": list(config.setup) or None,
@@ -202,6 +204,7 @@ def _refresh(folder: Path) -> None:
         logger.debug("%s: %s", folder.name, error)
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+def _reason(text: str) -> str:
+    lines = [line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in text.splitlines()]
+    said = [line for line in lines if line and not line.startswith("Try ")]
+    return "; ".join(dict.fromkeys(said)) or "no reason given"

@@ -6,7 +6,7 @@ a shard counts as done by its record on the disk, so what a lost job had finishe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from medvlp.cluster import run_tasks
@@ -14,7 +14,7 @@ from medvlp.config.schema import PrepareConfig
 from medvlp.store.shards import PROGRESS, ShardTask, finished, write_shard
 
 
-def run_shards(tasks: Sequence[ShardTask], config: PrepareConfig) -> Iterator[tuple[ShardTask, dict[str, Any]]]:
+def run_shards(tasks: Sequence[ShardTask], config: PrepareConfig) -> Generator[tuple[ShardTask, dict[str, Any]]]:
     """Write shards and yield each with its record, in the order of completion.
 
     Args:

@@ -94,7 +94,7 @@ def test_leaving_the_iterator_ends_the_jobs(tmp_path: Path) -> None:
     assert _jobs_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_jobs_end_with_the_command_that_submitted_them(number: int, tmp_path: Path) -> None:
     script = (
         "import work, pathlib\nfrom test_run_tasks import run\n"
@@ -134,6 +134,7 @@ class FakeSystem:
 
     max_batches = 4
     poll_seconds = 0.0
+    settle_seconds = 0.0
     holds_back = True
     max_jobs = 2
 
@@ -209,6 +210,17 @@ def test_a_vanished_job_is_lost_only_after_a_grace(
     system = fake([RUNS, GONE], ["done"])  # type: ignore[operator]
     assert run(work.tasks(tmp_path / "b", 1), tmp_path / "jobs", kind="slurm") == squares(1)
     assert len(system.jobs) == 2
+
+
+def test_a_job_that_is_put_back_in_the_queue_is_not_lost(
+    fake: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: float(next(clock)))
+    system = fake([RUNS, LOST, LOST, WAITS, LOST, LOST, RUNS, "done"])  # type: ignore[operator]
+    system.settle_seconds = 8.0
+    assert run(work.tasks(tmp_path / "a", 1), tmp_path / "jobs", kind="slurm") == squares(1)
+    assert len(system.jobs) == 1
 
 
 def test_jobs_that_never_start_are_said(fake: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
