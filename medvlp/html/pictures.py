@@ -7,6 +7,7 @@ faint filling, and the same structure has the same colour on the whole page.
 from __future__ import annotations
 
 import base64
+import colorsys
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,13 +29,18 @@ COLOURS = (
     "#ff9ec4",
     "#9ad0ff",
 )
-"""Colours of marks on grey pictures, by the place of the structure; they repeat after the last."""
-_FILL, _LINE = 56, 235
+"""Colours of marks on grey pictures, by the place of the structure; after the last come computed ones."""
+_GOLDEN_TURN = 0.381966
+_FILL, _LINE = 44, 235
 
 
 def colour(place: int) -> str:
-    """Return the colour of a structure."""
-    return COLOURS[place % len(COLOURS)]
+    """Return the colour of a structure: neighbours in a list of many differ in hue, and after some in lightness."""
+    if place < len(COLOURS):
+        return COLOURS[place]
+    lightness = (0.62, 0.74, 0.52)[place // 7 % 3]
+    parts = colorsys.hls_to_rgb(place * _GOLDEN_TURN % 1, lightness, 0.85)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
 def marks_uri(masks: Sequence[Bool[np.ndarray, "h w"]], places: Sequence[int]) -> str | None:

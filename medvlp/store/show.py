@@ -24,7 +24,7 @@ from medvlp.html.pictures import colour, marks_uri
 from medvlp.html.private import public, scrub
 from medvlp.store.show_charts import charts, eight_bits, groups
 from medvlp.store.show_clips import clip_cards
-from medvlp.store.show_volumes import HU_WINDOWS, volume_cards
+from medvlp.store.show_volumes import HU_WINDOWS, stated, volume_cards
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,8 +206,8 @@ def _tiles(store: Store, samples: pd.DataFrame, rows: Int[np.ndarray, " n"]) -> 
             "image": data_uri(np.asarray(small)),
             "labels": labels,
             "unsure": unsure,
-            "split": row.get("split") or "no split",
-            "view": row.get("view") or "unknown",
+            "split": stated(row.get("split")) or "no split",
+            "view": stated(row.get("view")) or "unknown",
             "facts": " · ".join(str(fact) for fact in facts if isinstance(fact, str)),
             "boxes": list(stored_boxes(row, store)),
             "overlay": marks_uri(inside, places),

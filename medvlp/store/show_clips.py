@@ -13,6 +13,7 @@ import numpy as np
 from medvlp.html import data_uri
 from medvlp.html.pictures import colour, marks_uri
 from medvlp.html.private import scrub
+from medvlp.store.show_volumes import stated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ def clip_cards(store: Store, samples: pd.DataFrame, rows: Int[np.ndarray, " n"])
         yield {
             "id": scrub(str(row["image_id"])),
             "labels": [name for name in store.label_names if row.get(f"label:{name}") == 1],
-            "split": row.get("split") or "no split",
+            "split": stated(row.get("split")) or "no split",
             "facts": " · ".join(facts),
             "structures": {
                 "named": [(name, colour(names.index(name))) for name in sorted(set(own["label"]))],

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 HU_WINDOWS = ("mediastinum", "lung", "bone", "brain")
 """Windows of CT that a reader can switch between; the first is shown first."""
-PLANE_PIXELS, STRIP_PIXELS, STRIP_SLICES = 300, 132, 9
+PLANES_WIDE, PLANE_HIGH = 1080, 400
+"""Pixels: all three planes side by side, and the highest of them."""
+STRIP_PIXELS, STRIP_SLICES = 132, 10
 NAMED_STRUCTURES = 12
 _OBLIQUE_DEGREES = 5.0
 
@@ -102,13 +104,14 @@ class VolumeCard:
         if (degrees := _obliqueness(self.volume)) > _OBLIQUE_DEGREES:
             facts.append(f"oblique by up to {degrees:.0f}°: letters name the nearest direction")
         facts.append({"hu": "HU", "stored": "values as stored"}.get(str(self.volume.intensity), ""))
-        facts += [f"{row['age']:.0f} y"] if row.get("age") == row.get("age") and row.get("age") else []
-        facts += [row["sex"]] if isinstance(row.get("sex"), str) else []
+        age = stated(row.get("age"))
+        facts += [] if age is None else [f"{age:.0f} y"]
+        facts += [fact for fact in (stated(row.get("sex")), stated(row.get("split")) or "no split") if fact]
         return {
             "id": scrub(str(row["image_id"])),
             "labels": [name for name in label_names if row.get(f"label:{name}") == 1],
             "unsure": [name for name in label_names if row.get(f"label:{name}") == -1],
-            "split": row.get("split") or "no split",
+            "split": stated(row.get("split")) or "no split",
             "facts": " · ".join(facts),
             "centre_of": self.centre_of,
             "planes": [self._plane(plane) for plane in (AXIAL, CORONAL, SAGITTAL)],
@@ -132,8 +135,9 @@ class VolumeCard:
 
     def _plane(self, plane: Plane) -> dict[str, Any]:
         at = int(self.centre[plane.axis])
-        extent = np.array(self.volume.array.shape) * self.spacing
-        picture = self._picture(plane, at, PLANE_PIXELS / float(extent.max()))
+        depth, height, width = np.array(self.volume.array.shape) * self.spacing
+        scale = min(PLANES_WIDE / (2 * width + height), PLANE_HIGH / max(depth, height))
+        picture = self._picture(plane, at, float(scale))
         picture["about"] = f"slice {at + 1} of {self.volume.array.shape[plane.axis]}"
         return picture
 
@@ -183,9 +187,18 @@ class VolumeCard:
             yield {"label": lesion["label"], "x": x, "y": y, "rx": rx, "ry": ry}
 
     def _legend(self) -> dict[str, Any]:
-        found = np.unique(self.labels) if self.labels is not None else ()
-        present = [(self.structures[value], colour(self.places[value])) for value in found if value in self.structures]
+        """Name the structures that are there, the largest first."""
+        values, voxels = np.unique(self.labels, return_counts=True) if self.labels is not None else ((), np.empty(0))
+        ordered = [int(values[place]) for place in np.argsort(-voxels, kind="stable")]
+        present = [
+            (self.structures[value], colour(self.places[value])) for value in ordered if value in self.structures
+        ]
         return {"named": present[:NAMED_STRUCTURES], "others": max(0, len(present) - NAMED_STRUCTURES)}
+
+
+def stated(value: Any) -> Any:
+    """Return a cell of a table, None where it is empty."""
+    return None if value is None or value != value else value
 
 
 def _shown(array: Shaped[np.ndarray, "d h w"], plane: Plane, at: int) -> Shaped[np.ndarray, "h w"]:
