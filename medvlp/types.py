@@ -50,7 +50,8 @@ class VolumeFacts:
         intensity: What the numbers of the file mean once `slope` and `intercept` are applied.
         slope: Factor from stored values, where the data set's tables give it and the file's header does not.
         intercept: Offset from stored values, likewise.
-        affine: From the array index of the file (i, j, k, 1) to RAS in mm, row by row, in place of the file's own.
+        affine: From the array index of the file (i, j, k, 1), fastest axis first, to RAS in mm, row by row, in place of
+            the file's own.
         channel: Which volume of a file with four dimensions, from 0.
     """
 

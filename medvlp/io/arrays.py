@@ -77,6 +77,8 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, int, int], np.dtype]:
         raise ValueError("its array is in Fortran order")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ValueError("its array does not hold real numbers")
+    if len(shape) == 4 and shape[0] == 1:  # one channel before the slices, as some tools write it
+        shape = shape[1:]
     if len(shape) != 3:
         raise ValueError(f"its array has {len(shape)} dimensions where 3 are needed")
     return (int(shape[0]), int(shape[1]), int(shape[2])), dtype

@@ -170,10 +170,10 @@ def present_anywhere(values: Iterable[float]) -> float:
 
 
 def _affine(step_mm: float) -> Affine:
-    """Return the affine of an array whose axes run towards inferior, posterior and left, voxel 0 at the origin."""
+    """Return the affine from (column, row, slice), which run towards left, posterior and inferior; voxel 0 is at 0."""
     return (
-        (0.0, 0.0, -step_mm, 0.0),
-        (0.0, -step_mm, 0.0, 0.0),
         (-step_mm, 0.0, 0.0, 0.0),
+        (0.0, -step_mm, 0.0, 0.0),
+        (0.0, 0.0, -step_mm, 0.0),
         (0.0, 0.0, 0.0, 1.0),
     )

@@ -102,7 +102,8 @@ def test_axes_run_towards_inferior_posterior_and_left(tmp_path: Path) -> None:
     facts = studies["trn00001"].images[0].facts
     assert facts is not None
     assert facts.slope is None
-    right, anterior, superior = (np.array(facts.affine) @ [4, 2, 1, 1])[:3]
+    column, row, place = 1, 2, 4
+    right, anterior, superior = (np.array(facts.affine) @ [column, row, place, 1])[:3]
     assert (right, anterior, superior) == (-0.75, -1.5, -3.0)
 
 

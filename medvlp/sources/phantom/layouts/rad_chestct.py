@@ -40,7 +40,7 @@ class RadChestCtLayout(Layout):
             metadata.append([f"{name}.npz", name, patient, "RAI", str([step] * 3)])
             tables[split].append([name, *self._cells(labels, example.number)])
             self._volume(name, example.volume.array)
-            affine = ((0.0, 0.0, -step, 0.0), (0.0, -step, 0.0, 0.0), (-step, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+            affine = ((-step, 0.0, 0.0, 0.0), (0.0, -step, 0.0, 0.0), (0.0, 0.0, -step, 0.0), (0.0, 0.0, 0.0, 1.0))
             image = ImageRef(name, f"{name}.npz", "CT", facts=VolumeFacts(Intensity.HU, affine=affine))
             studies.append(
                 Study(name, patient, (image,), labels=self._read_back(labels), split=example.split,
