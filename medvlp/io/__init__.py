@@ -15,6 +15,8 @@ from medvlp.errors import UserError
 
 if TYPE_CHECKING:
     from medvlp.config.preprocessing import StoredImageConfig
+    from medvlp.io.clip import read_clip
+    from medvlp.io.masks import read_image_masks, read_volume_labels, to_stored_mask
     from medvlp.io.series import find_series
     from medvlp.io.stored import stored_transform, to_stored
     from medvlp.io.volume import read_volume
@@ -25,10 +27,14 @@ __all__ = [
     "find_series",
     "is_dicom_file",
     "is_image_file",
+    "read_clip",
+    "read_image_masks",
     "read_radiograph",
     "read_volume",
+    "read_volume_labels",
     "stored_transform",
     "to_stored",
+    "to_stored_mask",
 ]
 
 _HEAD = 1024
@@ -39,15 +45,17 @@ _VALUE_REPRESENTATIONS = frozenset(
 )
 
 
-def read_radiograph(path: str | Path, config: StoredImageConfig | None = None) -> Radiograph:
-    """Read one 2D image from DICOM, PNG or JPEG.
+def read_radiograph(path: str | Path, config: StoredImageConfig | None = None, frame: int | None = None) -> Radiograph:
+    """Read one 2D image from DICOM, PNG or JPEG, or one frame of a video.
 
     Args:
         path: The file; its format is told from its first bytes.
         config: What to do where a file leaves a choice: `voi`, `voi_index`, `frame`, `colour`. Default: that class's.
+        frame: Frame of a multi-frame file or video, from 0, in place of `config.frame`.
 
     Returns:
-        A `Radiograph` `[h w]` float32, MONOCHROME1 already inverted, every choice in `provenance`.
+        A `Radiograph` `[h w]` float32, MONOCHROME1 already inverted, every choice in `provenance`; `[h w 3]` for a
+        coloured file whose colours the configuration keeps.
 
     Raises:
         UserError: The file is missing, truncated, broken, of another format, or ambiguous under `config`.
@@ -55,15 +63,19 @@ def read_radiograph(path: str | Path, config: StoredImageConfig | None = None) -
     from medvlp.config.preprocessing import StoredImageConfig
 
     path, config = Path(path), config or StoredImageConfig()
+    if frame is not None:
+        config = config.model_copy(update={"frame": frame})
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            kind = _format(head)
+            data = head + file.read() if kind in ("dicom", "png", "jpeg") else head
     except IsADirectoryError:
         raise UserError("A folder was given where an image file is needed.", path, "Name one file in it.") from None
     except OSError as error:
         raise UserError(
             f"The image cannot be opened: {error.strerror}.", path, "Check path and access rights."
         ) from None
-    kind = _format(data[:_HEAD])
     if kind == "dicom":
         from medvlp.io.dicom import read_dicom
 
@@ -72,6 +84,10 @@ def read_radiograph(path: str | Path, config: StoredImageConfig | None = None) -
         from medvlp.io.raster import read_raster
 
         return read_raster(data, path, config)
+    if _is_video(head):
+        from medvlp.io.video import read_frame
+
+        return read_frame(path, config)
     what = "The file is empty." if not data else "The file is neither DICOM nor PNG nor JPEG."
     raise UserError(what, path, "Restore the file, or convert it to one of these formats.")
 
@@ -121,6 +137,11 @@ def _format(head: bytes) -> str | None:
     return None
 
 
+def _is_video(head: bytes) -> bool:
+    """Tell AVI, MP4 or QuickTime, and Matroska."""
+    return (head[:4], head[8:12]) == (b"RIFF", b"AVI ") or head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3"
+
+
 def _starts_with_element(head: bytes) -> bool:
     """Tell a DICOM file without preamble: it starts with a little-endian element of group 2 or 8, sanely long."""
     if len(head) < 8 or int.from_bytes(head[:2], "little") not in _DICOM_GROUPS:
@@ -133,9 +154,13 @@ def _starts_with_element(head: bytes) -> bool:
 
 _LAZY = {
     "find_series": "medvlp.io.series",
+    "read_clip": "medvlp.io.clip",
+    "read_image_masks": "medvlp.io.masks",
     "read_volume": "medvlp.io.volume",
+    "read_volume_labels": "medvlp.io.masks",
     "stored_transform": "medvlp.io.stored",
     "to_stored": "medvlp.io.stored",
+    "to_stored_mask": "medvlp.io.masks",
 }
 
 

@@ -1,8 +1,8 @@
-"""Compressed DICOM frames are decoded in a process of their own.
+"""Compressed DICOM frames and videos are decoded in a process of their own.
 
-Guarantee: a broken stream that makes a C++ decoder abort, crash or hang costs that one image, never the run; what the
-decoders write to standard error is dropped. One decoder process serves each Python process; it starts at the first
-compressed frame and ends with its owner.
+Guarantee: a broken stream that makes a C++ decoder abort, crash, hang or ask for gigabytes costs that one image, never
+the run; what the decoders write to standard error is dropped. One decoder process serves each Python process; it starts
+at the first request and ends with its owner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 SECONDS_PER_FRAME = 120.0
 """A frame that takes longer is given up; real ones take well under ten seconds."""
+MEMORY_BYTES = 4 * 2**30
+"""Address space of the decoder process."""
+
+
+class Request(Protocol):
+    """What is sent to the decoder process: it is pickled, and answered there."""
+
+    def answer(self) -> Any:
+        """Decode; any exception means that the stream is refused."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,24 @@ class Frame:
     plugin: str
     attributes: dict[str, Any]
     raw: bool
+
+    def answer(self) -> Shaped[np.ndarray, "h w *c"]:
+        """Decode the frame by pydicom's decoder of its transfer syntax."""
+        from pydicom.dataset import Dataset, FileMetaDataset
+        from pydicom.encaps import encapsulate
+        from pydicom.pixels import get_decoder
+        from pydicom.uid import UID
+
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = UID(self.transfer_syntax)
+        for keyword, value in self.attributes.items():
+            setattr(dataset, keyword, value)
+        dataset.PixelData = encapsulate([self.stream])
+        dataset["PixelData"].is_undefined_length = True
+        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+        options: Any = {"index": 0, "raw": self.raw, "decoding_plugin": self.plugin, "correct_unused_bits": False}
+        return decoder.as_array(dataset, **options)[0]
 
 
 class DecoderFailed(ValueError):
@@ -59,10 +86,10 @@ class _Worker:
         )
         theirs.close()
 
-    def ask(self, frame: Frame) -> Any:
-        self.connection.send(frame)
-        if not self.connection.poll(SECONDS_PER_FRAME):
-            raise DecoderFailed(f"the decoder gave no answer within {SECONDS_PER_FRAME:.0f} s")
+    def ask(self, request: Request, seconds: float) -> Any:
+        self.connection.send(request)
+        if not self.connection.poll(seconds):
+            raise DecoderFailed(f"the decoder gave no answer within {seconds:.0f} s")
         return self.connection.recv()
 
     def stop(self) -> None:
@@ -89,6 +116,19 @@ def decode_frame(frame: Frame) -> Shaped[np.ndarray, "h w *c"]:
     Raises:
         DecoderFailed: The frame cannot be decoded.
     """
+    return ask(frame, SECONDS_PER_FRAME)
+
+
+def ask(request: Request, seconds: float) -> Any:
+    """Have a request answered in the decoder process of this process.
+
+    Args:
+        request: What to decode.
+        seconds: How long to wait.
+
+    Raises:
+        DecoderFailed: The decoder refused it, crashed, or gave no answer in time.
+    """
     global _worker
     with _lock:
         if _worker is not None and (_worker.owner != os.getpid() or _worker.process.poll() is not None):
@@ -96,7 +136,7 @@ def decode_frame(frame: Frame) -> Shaped[np.ndarray, "h w *c"]:
             _worker = None
         _worker = _worker or _Worker()
         try:
-            answer = _worker.ask(frame)
+            answer = _worker.ask(request, seconds)
         except BaseException as error:
             _worker.stop()
             _worker = None
@@ -108,32 +148,19 @@ def decode_frame(frame: Frame) -> Shaped[np.ndarray, "h w *c"]:
     return answer
 
 
-def _decode(frame: Frame) -> Shaped[np.ndarray, "h w *c"]:
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import UID
-
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = UID(frame.transfer_syntax)
-    for keyword, value in frame.attributes.items():
-        setattr(dataset, keyword, value)
-    dataset.PixelData = encapsulate([frame.stream])
-    dataset["PixelData"].is_undefined_length = True
-    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-    options: Any = {"index": 0, "raw": frame.raw, "decoding_plugin": frame.plugin, "correct_unused_bits": False}
-    return decoder.as_array(dataset, **options)[0]
-
-
 def _serve(connection: Connection) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     while True:
         try:
-            frame = connection.recv()
+            request = connection.recv()
         except EOFError:
             return
         try:
-            answer: Any = _decode(frame)
+            answer: Any = request.answer()
         except Exception as error:  # whatever a decoder throws at a broken stream
             answer = f"{type(error).__name__}: {error}"
         connection.send(answer)

@@ -7,17 +7,17 @@ VOI, so large values are always bright; overlays are ignored.
 
 from __future__ import annotations
 
-import io
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom import dcmread, uid
+from pydicom import uid
 
 from medvlp.errors import UserError
-from medvlp.io.dicom_pixels import decode, frame_values, quiet_pydicom
+from medvlp.io.dicom_file import inflated, one_line, parse
+from medvlp.io.dicom_pixels import decode, frame_values
 from medvlp.io.dicom_values import ModalityResult, NotOffered, apply_modality, apply_voi
+from medvlp.io.limits import check_frame
 from medvlp.types import Intensity, Radiograph
 
 if TYPE_CHECKING:
@@ -81,27 +81,15 @@ def read_dicom(data: bytes, path: Path, config: StoredImageConfig) -> Radiograph
         fix = "Choose another image.voi or image.voi_index in the configuration, or auto."
         raise UserError(f"The DICOM file has {error}.", path, fix) from None
     except ValueError as error:
-        raise UserError(f"The DICOM file cannot be used: {_one_line(error)}.", path, _FIX) from None
+        raise UserError(f"The DICOM file cannot be used: {one_line(error)}.", path, _FIX) from None
     except Exception as error:  # whatever a parser or decoder throws at a broken file
-        what = f"The DICOM file is damaged or truncated ({type(error).__name__}: {_one_line(error)})."
+        what = f"The DICOM file is damaged or truncated ({type(error).__name__}: {one_line(error)})."
         raise UserError(what, path, _FIX) from None
 
 
-def _one_line(error: Exception) -> str:
-    """Return the reason up to its first quotation, which in a broken file can hold anything, identifiers included."""
-    reason = re.split(r"['\"]", " ".join(str(error).split())[:200])[0]
-    return re.sub(r"[^ -~]", "", reason).rstrip(" .:(") or "unreadable value"
-
-
 def _parse(data: bytes) -> Dataset:
-    with quiet_pydicom():
-        dataset = dcmread(io.BytesIO(data), force=True, specific_tags=READ_TAGS)
-        for _ in dataset.iterall():  # values are converted on first access: here, where that is quiet
-            pass
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        assumed = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
-        dataset.file_meta.TransferSyntaxUID = assumed if little else uid.ExplicitVRBigEndian
+    data = inflated(data)
+    dataset = parse(data, READ_TAGS)
     if "PixelData" not in dataset:
         raise ValueError("it has no integer pixel data, or ends before them")
     pixels = dataset["PixelData"]
@@ -112,8 +100,7 @@ def _parse(data: bytes) -> Dataset:
         raise ValueError(f"it lacks {', '.join(missing)}")
     if int(dataset.SamplesPerPixel) == 1 and dataset.get("PixelRepresentation") is None:
         raise ValueError("it lacks PixelRepresentation")
-    if min(int(dataset.Rows), int(dataset.Columns)) < 1:
-        raise ValueError("it has no rows or columns")
+    check_frame(int(dataset.Rows), int(dataset.Columns))
     return dataset
 
 
@@ -157,8 +144,13 @@ def _read(dataset: Dataset, path: Path, config: StoredImageConfig) -> Radiograph
         **spacing_facts,
     }
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        array = _luminance(dataset, frame, frames, path, config)
-        facts |= {"colour": "luminance", "voi": {"kind": "none"}, "inverted": False, "range": (0.0, 1.0)}
+        array = _coloured(dataset, frame, frames, path, config)
+        facts |= {
+            "colour": "kept" if array.ndim == 3 else "luminance",
+            "voi": {"kind": "none"},
+            "inverted": False,
+            "range": (0.0, 1.0),
+        }
         return Radiograph(array, spacing, Intensity.UNIT, facts)
     if int(dataset.SamplesPerPixel) != 1:
         raise ValueError(f"{dataset.SamplesPerPixel} samples per pixel in a grey image")
@@ -256,10 +248,10 @@ def _spacing(get: Any) -> tuple[tuple[float, float] | None, dict[str, Any]]:
     return None, {"spacing_tag": None, "spacing_calibration": None}
 
 
-def _luminance(
+def _coloured(
     dataset: Dataset, frame: int, frames: int, path: Path, config: StoredImageConfig
-) -> Float[np.ndarray, "h w"]:
-    """Convert a colour frame to luminance in [0, 1] (ITU-R BT.601), if the configuration asks for it."""
+) -> Float[np.ndarray, "h w *c"]:
+    """Return a coloured frame in [0, 1] as it is, or as luminance (ITU-R BT.601), as the configuration says."""
     from medvlp.io.raster import LUMINANCE
 
     photometric = str(dataset.PhotometricInterpretation)
@@ -276,4 +268,5 @@ def _luminance(
         full_scale = 2 ** int(dataset.BitsStored) - 1
     if rgb.ndim != 3 or rgb.shape[-1] != 3:
         raise ValueError(f"{rgb.shape[-1]} channels where colour has 3")
-    return (rgb.astype(np.float32) / full_scale) @ np.asarray(LUMINANCE, dtype=np.float32)
+    unit = rgb.astype(np.float32) / np.float32(full_scale)
+    return unit if config.colour == "keep" else unit @ np.asarray(LUMINANCE, dtype=np.float32)

@@ -18,7 +18,7 @@ def volume_format(path: Path) -> str:
     Raises:
         UserError: The file is missing or cannot be opened.
     """
-    from medvlp.io import _format
+    from medvlp.io import _format, _is_video
 
     try:
         with path.open("rb") as file:
@@ -42,7 +42,7 @@ def volume_format(path: Path) -> str:
         return "npz"
     if _is_nifti(head):
         return "nifti"
-    if (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3"):
+    if _is_video(head):
         return "video"
     return "metaimage" if _METAIMAGE.search(head[:512]) else "unknown"
 

@@ -2,7 +2,7 @@
 
 Guarantee: only complete files give an image. 8 bits and less are UNIT (value / full scale); 16 bits are kept as they
 are and called STORED, since detectors fill 10, 12 or 16 of them and the file does not say which. Colour files pass only
-if their channels are equal, or if the configuration asks for luminance.
+if their channels are equal, or if the configuration asks for luminance or keeps colours.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 
 from medvlp.errors import UserError
 from medvlp.io.bitstream import BrokenStream, jpeg_layout, png_header, with_more_scan_data
+from medvlp.io.limits import check_frame
 from medvlp.types import Intensity, Radiograph
 
 if TYPE_CHECKING:
@@ -104,8 +105,16 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
+def _check_pixels(rows: int, columns: int) -> None:
+    try:
+        check_frame(rows, columns)
+    except ValueError as error:
+        raise BrokenStream(f"of an absurd size ({error})") from None
+
+
 def _decode_png(data: bytes) -> tuple[Image.Image, dict[str, Any]]:
     header = png_header(data)
+    _check_pixels(header["height"], header["width"])
     kind = _PNG_COLOUR_TYPES.get(header["colour_type"], "unknown")
     if header["bits"] == 16 and kind != "grey":
         raise BrokenStream(f"of a kind that cannot be read without losing bits (16-bit {kind} PNG)")
@@ -116,6 +125,7 @@ def _decode_jpeg(data: bytes) -> tuple[Image.Image, dict[str, Any]]:
     layout = jpeg_layout(data)
     if layout.bits != 8 or layout.lossless:
         raise BrokenStream(f"of a kind that cannot be read here ({layout.bits}-bit or lossless JPEG outside DICOM)")
+    _check_pixels(layout.rows or 1, layout.columns)
     image = _open(data)
     if (layout.columns, layout.rows) != image.size and layout.rows:
         raise BrokenStream("damaged: two sizes in one JPEG")
@@ -130,8 +140,8 @@ def _decode_jpeg(data: bytes) -> tuple[Image.Image, dict[str, Any]]:
 
 def _grey_values(
     image: Image.Image, config: StoredImageConfig, path: Path
-) -> tuple[Shaped[np.ndarray, "h w"], int, str]:
-    """Return grey values, their full scale, and how colour was dealt with."""
+) -> tuple[Shaped[np.ndarray, "h w *c"], int, str]:
+    """Return grey values or colours, their full scale, and how colour was dealt with."""
     if image.mode in _GREY_16:
         if "transparency" in image.info:
             raise UserError(
@@ -153,24 +163,49 @@ def _grey_values(
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return red, 255, "grey" if image.mode == "LA" else f"equal channels of {image.mode}"
+    values, colour = colour_values(pixels[..., :3], config, path)
+    return values, 255, colour
+
+
+def colour_values(
+    pixels: Shaped[np.ndarray, "h w 3"], config: StoredImageConfig, path: Path
+) -> tuple[Float[np.ndarray, "h w *c"], str]:
+    """Return red, green and blue, or their luminance, as the configuration says, and which of the two.
+
+    Raises:
+        UserError: The configuration refuses colour.
+    """
     if config.colour == "refuse":
         fix = "Set colour to luminance to convert it, or leave it out."
         raise UserError("The image is truly coloured, not a radiograph.", path, fix)
-    return _luminance(pixels[..., :3]), 255, "luminance"
+    values = pixels.astype(np.float32)
+    if config.colour == "keep":
+        return values, "kept"
+    return values @ np.asarray(LUMINANCE, dtype=np.float32), "luminance"
 
 
-def _luminance(pixels: Shaped[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
-    return pixels.astype(np.float32) @ np.asarray(LUMINANCE, dtype=np.float32)
+def read_pixels(path: Path) -> Shaped[np.ndarray, "h w *c"]:
+    """Read the 8-bit frame of a video that was saved as a picture: grey, or red, green and blue.
+
+    Raises:
+        UserError: The picture is damaged, or has more than 8 bits.
+    """
+    from medvlp.config.preprocessing import StoredImageConfig
+
+    radiograph = read_raster(path.read_bytes(), path, StoredImageConfig(colour="keep"))
+    if radiograph.intensity is not Intensity.UNIT:
+        raise UserError("The frame has more than 8 bits.", path, "Convert the frames to 8 bits.")
+    return np.rint(radiograph.array * 255).astype(np.uint8)
 
 
-def _oriented(values: Shaped[np.ndarray, "h w"], orientation: int, path: Path) -> Shaped[np.ndarray, "h w"]:
+def _oriented(values: Shaped[np.ndarray, "h w *c"], orientation: int, path: Path) -> Shaped[np.ndarray, "h w *c"]:
     """Turn the image as its EXIF orientation (1 to 8) says it is to be seen."""
     if not 1 <= orientation <= 8:
         raise UserError(
             f"The EXIF orientation is {orientation}; 1 to 8 are defined.", path, "Correct the file's EXIF data."
         )
     if orientation >= 5:
-        values = values.T
+        values = values.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         values = values[:, ::-1]
     if orientation in (3, 4, 7, 8):

@@ -12,21 +12,22 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from medvlp.types import Intensity
+from medvlp.types import Intensity, Radiograph
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8, UInt16
 
     from medvlp.config.preprocessing import StoredImageConfig
-    from medvlp.types import Radiograph
 
 _PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
 
 
 def to_stored(
     radiograph: Radiograph, config: StoredImageConfig
-) -> UInt8[np.ndarray, "s s"] | UInt16[np.ndarray, "s s"]:
+) -> UInt8[np.ndarray, "s s *c"] | UInt16[np.ndarray, "s s *c"]:
     """Return the image as `[size size]` grey values, 0 black to full scale white.
+
+    Where `config.colour` is keep the result is `[size size 3]`: red, green and blue, equal for a grey image.
 
     Shrinking is anti-aliased with every filter; `area` enlarges bilinearly.
 
@@ -36,17 +37,47 @@ def to_stored(
         config: Side, aspect policy, filter and type of the result.
     """
     unit = _unit_range(radiograph)
+    full_scale = 255 if config.dtype == "uint8" else 65535
+    if unit.ndim == 3:
+        square = np.stack([_square(unit[..., channel], config) for channel in range(unit.shape[2])], axis=-1)
+    else:
+        square = _square(unit, config)
+    stored = np.rint(np.clip(square, 0, 1) * full_scale).astype(config.dtype)
+    return np.repeat(stored[..., None], 3, axis=-1) if config.colour == "keep" and stored.ndim == 2 else stored
+
+
+def stored_frame(
+    frame: UInt8[np.ndarray, "h w *c"], size: int, aspect: str, colour: str
+) -> UInt8[np.ndarray, "s s *c"]:
+    """Return one frame of a video as a stored square: luminance, or its three colours where `colour` is keep.
+
+    Args:
+        frame: Grey, or red, green and blue.
+        size: Side of the square.
+        aspect: pad, squash or crop.
+        colour: luminance or keep.
+    """
+    from medvlp.config.preprocessing import StoredImageConfig
+    from medvlp.io.raster import LUMINANCE
+
+    config = StoredImageConfig.model_validate({"size": size, "aspect": aspect, "colour": colour})
+    unit = frame.astype(np.float32) / 255
+    if unit.ndim == 3 and colour != "keep":
+        unit = unit @ np.asarray(LUMINANCE, dtype=np.float32)
+    return to_stored(Radiograph(unit, None, Intensity.UNIT, {}), config)
+
+
+def _square(unit: Float[np.ndarray, "h w"], config: StoredImageConfig) -> Float[np.ndarray, "s s"]:
     height, width = unit.shape
     new_height, new_width, top, left = _layout(height, width, config)
-    resized = _resize(unit, new_height, new_width, config.interpolation)
+    resized = _resize(np.ascontiguousarray(unit), new_height, new_width, config.interpolation)
     size = config.size
     square = np.zeros((size, size), dtype=np.float32)
     rows, columns = min(new_height, size), min(new_width, size)
     square[max(top, 0) : max(top, 0) + rows, max(left, 0) : max(left, 0) + columns] = resized[
         max(-top, 0) : max(-top, 0) + rows, max(-left, 0) : max(-left, 0) + columns
     ]
-    full_scale = 255 if config.dtype == "uint8" else 65535
-    return np.rint(np.clip(square, 0, 1) * full_scale).astype(config.dtype)
+    return square
 
 
 def stored_transform(height: int, width: int, config: StoredImageConfig) -> tuple[float, float, float, float]:
@@ -69,7 +100,7 @@ def _layout(height: int, width: int, config: StoredImageConfig) -> tuple[int, in
     return new_height, new_width, (size - new_height) // 2, (size - new_width) // 2
 
 
-def _unit_range(radiograph: Radiograph) -> Float[np.ndarray, "h w"]:
+def _unit_range(radiograph: Radiograph) -> Float[np.ndarray, "h w *c"]:
     image = np.asarray(radiograph.array, dtype=np.float32)
     if radiograph.intensity is Intensity.UNIT:
         return image
