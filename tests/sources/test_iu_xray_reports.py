@@ -11,7 +11,8 @@ import pytest
 
 from medvlp.errors import UserError
 from medvlp.sources import SOURCES
-from medvlp.sources.iu_xray_reports import IuXrayReports, parse_xml
+from medvlp.sources._openi import parse_xml
+from medvlp.sources.iu_xray_reports import IuXrayReports
 from medvlp.text.sections import split_sections
 
 XML = """<?xml version="1.0" encoding="utf-8"?>
