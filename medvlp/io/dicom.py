@@ -14,7 +14,7 @@ import numpy as np
 from pydicom import uid
 
 from medvlp.errors import UserError
-from medvlp.io.dicom_file import inflated, one_line, parse
+from medvlp.io.dicom_file import one_line, parse
 from medvlp.io.dicom_pixels import decode, frame_values
 from medvlp.io.dicom_values import ModalityResult, NotOffered, apply_modality, apply_voi
 from medvlp.io.limits import check_frame
@@ -88,7 +88,6 @@ def read_dicom(data: bytes, path: Path, config: StoredImageConfig) -> Radiograph
 
 
 def _parse(data: bytes) -> Dataset:
-    data = inflated(data)
     dataset = parse(data, READ_TAGS)
     if "PixelData" not in dataset:
         raise ValueError("it has no integer pixel data, or ends before them")

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pydicom import dcmread, uid
 
@@ -96,11 +96,12 @@ def parse(data: bytes, tags: Sequence[str]) -> Dataset:
     Raises:
         ValueError: It is deflated beyond the bound. pydicom raises errors of many kinds for a broken file.
     """
+    plain = inflated(data)
     with quiet_pydicom():
-        dataset = dcmread(io.BytesIO(inflated(data)), force=True, specific_tags=list(tags))
+        dataset = dcmread(io.BytesIO(plain), force=True, specific_tags=list(tags))
         for _ in dataset.iterall():
             pass
-    _assume_transfer_syntax(dataset)
+    _name_transfer_syntax(dataset, deflated=plain is not data)
     return dataset
 
 
@@ -113,15 +114,18 @@ def open_header(path: Path, tags: Sequence[str]) -> tuple[Dataset, PixelPlace | 
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
-        in_file = _DEFLATED not in head
-        source: BinaryIO = file if in_file else io.BytesIO(inflated(head + file.read()))
+        in_file, source = True, cast(BinaryIO, file)
+        if _DEFLATED in head:
+            data = head + file.read()
+            plain = inflated(data)
+            in_file, source = plain is data, io.BytesIO(plain)
         source.seek(0)
         with quiet_pydicom():
             dataset = dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(tags))
             for _ in dataset.iterall():
                 pass
             place = _pixel_place(source, dataset, in_file)
-    _assume_transfer_syntax(dataset)
+    _name_transfer_syntax(dataset, deflated=not in_file)
     return dataset, place
 
 
@@ -137,8 +141,11 @@ def _pixel_place(source: BinaryIO, dataset: Dataset, in_file: bool) -> PixelPlac
     return PixelPlace(start + size, None if length == _UNDEFINED else length, in_file)
 
 
-def _assume_transfer_syntax(dataset: Dataset) -> None:
-    if "TransferSyntaxUID" not in dataset.file_meta:
+def _name_transfer_syntax(dataset: Dataset, *, deflated: bool) -> None:
+    """Give the file's own transfer syntax back to an inflated dataset, and the one found to one that has none."""
+    if deflated:
+        dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    elif "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         assumed = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
         dataset.file_meta.TransferSyntaxUID = assumed if little else uid.ExplicitVRBigEndian
