@@ -95,7 +95,7 @@ class Store:
         self.config = _CONFIGS.get(self.kind, StoredImageConfig).model_validate(self.meta["preprocessing"])
         self.label_names: list[str] = list(self.meta["labels"])
         self._arrays = OpenArrays(self.path)
-        self._shards_checked = False
+        self._checked: set[str] = set()
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -188,7 +188,8 @@ class Store:
         if not len(wanted):
             return np.zeros(shape, dtype=self.image_config.dtype)
         with self._reading(IMAGES_ARRAY):
-            self._check_shards()
+            shard_images = self.meta["made_from"]["settings"]["shard_images"]
+            self._check_shards(IMAGES_ARRAY, self.images["index"], shard_images, len(shape))
             return self._arrays.rows(IMAGES_ARRAY, wanted)
 
     def read_masks(self, wanted: Int[np.ndarray, " m"] | Sequence[str]) -> UInt8[np.ndarray, "m s s"]:
@@ -217,6 +218,7 @@ class Store:
         if not len(rows):
             return np.zeros((0, self.config.size, self.config.size), dtype=np.uint8)
         with self._reading(MASKS_ARRAY):
+            self._check_shards(MASKS_ARRAY, table["index"], self.meta["counts"]["shard_masks"], 3)
             return self._arrays.rows(MASKS_ARRAY, rows)
 
     def read_volume(self, index: int) -> Volume:
@@ -362,14 +364,12 @@ class Store:
                 "Copy the store again, or prepare it again in another folder.",
             ) from error
 
-    def _check_shards(self) -> None:
-        """Refuse a store of which shards are missing (half a copy): Zarr would read them as black."""
-        if self._shards_checked:
+    def _check_shards(self, name: str, rows: pd.Series, shard_rows: int, axes: int) -> None:
+        """Refuse a store of which shards are missing (half a copy): Zarr would read them as 0."""
+        if name in self._checked:
             return
-        shard_images = self.meta["made_from"]["settings"]["shard_images"]
-        axes = len(image_layout(0, 1, self.config).shape)
-        for number in sorted(set(self.images["index"] // shard_images)):
-            file = shard_file(self.path / IMAGES_ARRAY, number, axes)
+        for number in sorted(set(rows // shard_rows)):
+            file = shard_file(self.path / name, number, axes)
             if not file.exists():
                 raise UserError("A shard of the store is missing.", file, "Copy the store again, or prepare it again.")
-        self._shards_checked = True
+        self._checked.add(name)

@@ -55,7 +55,7 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     with_images = {row["study_id"] for row in images}
     planned = {study.study_id for study, _ in plan.images}
     studies = [study for study in plan.studies if study.study_id in with_images or study.study_id not in planned]
-    labels = source.card.label_columns
+    labels = source.label_columns
     days = study_days(plan.studies)
     study_rows = [manifest.study_row(study, labels, days.get(study.study_id)) for study in studies]
     quarantine, share = _quarantine(plan, [problem for record in records for problem in record["problems"]])
@@ -76,7 +76,7 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
 
     stored = stored_config(plan.kind, config)
     preprocessing_sha256, card_sha256 = stored.sha256(), source.card.text_sha256
-    counts = _counts(images, study_rows, len(plan.images)) | {"masks": len(masks)}
+    counts = _counts(images, study_rows, len(plan.images)) | {"masks": len(masks), "shard_masks": plan.shard_masks}
     for split in {study.split for study in plan.studies} - {row["split"] for row in study_rows}:
         logger.warning("%s: no study of split %s is left; see %s", out, split, manifest.QUARANTINE)
     meta = {

@@ -61,7 +61,7 @@ IMAGE_COLUMNS: dict[str, str] = {
 }
 """`index` is the row of the array, or the number of the volume or clip. Of an image or clip, height, width and spacing
 are those of the file; of a volume, depth, height, width, spacing and `affine` (JSON, from the array index to RAS in mm)
-are those of the stored array. `intensity` and `hu_applied` are a volume's, `frames` (as stored) and `fps` (of the file)
+are those of the stored array. `intensity` and `hu_applied` are a volume's, `frames` and `fps` (as stored)
 a clip's; where a column says nothing it is empty. `sha256` is over the bytes of all source files in their order,
 `pixels_sha256` over the stored elements (little-endian), `phash` is the 64-bit perceptual hash (ImageHash, DCT) of the
 stored pixels, of the middle frame, or of the middle axial slice from its lowest to its highest value. `mean` is the
