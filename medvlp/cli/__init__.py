@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import medvlp
-from medvlp.cli import bench, config, data, models, phantom
+from medvlp.cli import bench, config, data, knowledge, models, phantom
 from medvlp.cli._common import first_process
 from medvlp.cli.doctor import doctor
 from medvlp.errors import UserError
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(phantom.app, name="phantom")
 app.add_typer(data.app, name="data")
+app.add_typer(knowledge.app, name="knowledge")
 app.command("pretrain", epilog=models.PRETRAIN_EXAMPLE)(models.pretrain)
 app.command("embed", epilog=models.EMBED_EXAMPLE)(models.embed)
 app.add_typer(bench.app, name="bench")

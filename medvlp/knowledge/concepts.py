@@ -65,7 +65,7 @@ class ConceptBook(Mapping[str, Concept]):
         return len(self._concepts)
 
     def resolve(self, concept_id: str) -> str | None:
-        """Return the id that an id stands for today: itself, the term that has it as alternate id, or what replaced it."""
+        """Return the id in force: itself, that of the term with it as alternate id, or what replaced it; else None."""
         seen: set[str] = set()
         while concept_id not in self._concepts:
             if concept_id in seen or concept_id not in self._aliases:
