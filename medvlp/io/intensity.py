@@ -42,7 +42,8 @@ class Meaning:
         slope, intercept = self.fixed or (1.0, 0.0)
         if self.fixed is None and plane is not None and plane.slope is not None and plane.intercept is not None:
             slope, intercept = plane.slope, plane.intercept
-        return Converter(self.intensity, slope, intercept, padding)
+        by_data_set = dict(self.stated).get("scaling_source") == "data set"
+        return Converter(self.intensity, slope, intercept, padding, may_round=by_data_set and slope > 1)
 
     @property
     def record(self) -> dict[str, Any]:

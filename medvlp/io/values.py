@@ -45,12 +45,14 @@ class Converter:
         slope: Factor.
         intercept: Offset.
         padding: Lowest and highest stored value that mean "outside of the scanned field", where the file says so.
+        may_round: Whether STORED fractions are rounded: the data set names a scale on which whole numbers suffice.
     """
 
     intensity: Intensity
     slope: float = 1.0
     intercept: float = 0.0
     padding: tuple[int, int] | None = None
+    may_round: bool = False
     counts: dict[str, int] = field(default_factory=lambda: {"padding_voxels": 0, "clipped_voxels": 0})
     rounded: bool = False
 
@@ -105,7 +107,7 @@ class Converter:
     def _check_rounding(self, stored: np.ndarray, values: np.ndarray, whole: np.ndarray) -> None:
         if np.array_equal(values, whole):
             return
-        if self.intensity is not Intensity.HU:
+        if self.intensity is not Intensity.HU and not self.may_round:
             if stored.dtype.kind == "f" and np.abs(values - whole).max() > WHOLE:
                 raise BadValues(
                     "The file holds fractions, and nothing says that they are HU.",

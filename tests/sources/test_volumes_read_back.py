@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medvlp.errors import UserError
 from medvlp.io import read_volume
 from medvlp.sources import SOURCES
 from medvlp.sources.phantom.examples import Example, ExampleVolume
 from medvlp.sources.phantom.layouts import LAYOUTS
-from medvlp.types import Study, Volume
+from medvlp.types import Intensity, Study, Volume, VolumeFacts
 
 SPACING = 1.25
 SETS: list[tuple[str, dict[str, Any]]] = [
@@ -69,3 +70,16 @@ def test_pictures_have_neither_hu_nor_geometry(name: str, options: dict[str, Any
     assert (found.intensity, found.affine, found.spacing_mm) == ("stored", None, None)
     assert found.array.shape == (6, 7, 8)
     assert found.array.max() == 255
+
+
+def test_prepared_arrays_become_grey_values_by_rounding(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[[[0.0, 0.25], [0.5, 1.0]]]], np.float32))
+    facts = VolumeFacts(Intensity.STORED, slope=255.0, intercept=0.0)
+    found = read_volume(tmp_path / "x.npy", facts=facts)
+    assert found.array.tolist() == [[[0, 64], [128, 255]]]
+    assert found.provenance["rounded"] is True
+    with pytest.raises(UserError, match="fractions"):
+        read_volume(tmp_path / "x.npy", facts=VolumeFacts(Intensity.STORED))
+    np.save(tmp_path / "two.npy", np.zeros((2, 1, 2, 2), np.float32))
+    with pytest.raises(UserError, match="4 dimensions"):
+        read_volume(tmp_path / "two.npy", facts=facts)
