@@ -44,8 +44,8 @@ def unique_rows(
 
 
 def name_unlisted(source: Source, images: Mapping[str, str], listed: Iterable[str], table: str) -> None:
-    """Record every image (key -> path) whose key is in no row of the table."""
-    known = set(listed)
+    """Record every image (key -> path) whose key is in no row of the table and that no problem names already."""
+    known = {*listed, *(problem.study_id for problem in source.problems)}
     for name in sorted(set(images) - known):
         fix = f"Add its row to {table}, or remove the image."
         source.problem(images[name], f"the image is not in {table}", fix, name)

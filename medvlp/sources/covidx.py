@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from medvlp.errors import UserError
-from medvlp.sources._checks import check_patients_apart, unique_rows
+from medvlp.sources._checks import check_patients_apart, name_unlisted, unique_rows
 from medvlp.sources._csv import Row, read_text
 from medvlp.sources._files import PICTURES, index_files, require_files
 from medvlp.sources.base import Source
@@ -38,14 +38,11 @@ class Covidx(Source):
         found = {f"{split} images": len(rows) for split, rows in lists.items()}
         self.check_counts({"images": sum(found.values()), **found}, "images")
         studies = [study for split, rows in lists.items() for study in self._split(split, rows, images)]
-        listed = {f"{split}/{name}" for split, rows in lists.items() for name in rows}
-        for path in sorted(set(images) - listed):
-            fix = "Add its line to the list of its folder, or remove the image."
-            self.problem(path, "the image is in no list", fix, path)
+        name_unlisted(self, images, {path for rows in lists.values() for path in rows}, "the list of its folder")
         yield from self._apart(studies)
 
     def _list(self, split: str) -> dict[str, Row]:
-        """Return file name -> patient, class and source, of the lines that can be used."""
+        """Return folder and file name -> patient, class and source, of the lines that can be used."""
         path = self.root / f"{split}.txt"
         if not path.is_file():
             raise UserError(f"The list {path.name} is missing.", self.root, "Put it beside the image folders.")
@@ -54,7 +51,8 @@ class Covidx(Source):
             words = line.split()
             if len(words) >= 4:
                 patient, *name, label, source = words
-                cells = {"patient": patient, "name": " ".join(name), "label": label, "source": source}
+                path_cell = f"{split}/{' '.join(name)}"
+                cells = {"patient": patient, "path": path_cell, "label": label, "source": source}
                 rows.append(Row(number, cells))
             elif words:
                 reason = f"the line has {len(words)} words; patient, file name, class and source are expected"
@@ -65,12 +63,11 @@ class Covidx(Source):
             raise UserError(what, path, "Take the lists of COVIDx CXR-4 (positive and negative).")
         if not rows:
             raise UserError(f"{path.name} is empty: the split would be empty.", path, "Download it again.")
-        return unique_rows(self, rows, lambda row: row.cells["name"], path.name)
+        return unique_rows(self, rows, lambda row: row.cells["path"], path.name)
 
     def _split(self, split: str, rows: Mapping[str, Row], images: Mapping[str, str]) -> Iterator[Study]:
-        for name, row in sorted(rows.items()):
-            path, label = f"{split}/{name}", row.cells["label"]
-            where = f"{split}.txt:{row.line}"
+        for path, row in sorted(rows.items()):
+            label, where = row.cells["label"], f"{split}.txt:{row.line}"
             if label not in CLASSES:
                 reason = f"unknown class '{label}'; {' and '.join(CLASSES)} are allowed"
                 self.problem(where, reason, "Correct the line.", path)

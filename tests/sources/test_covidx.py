@@ -51,7 +51,7 @@ def test_a_suffix_that_is_not_that_of_the_file_finds_no_image(tmp_path: Path) ->
     _, problems, _ = read("covidx", root)
     assert reasons(problems) == {
         "train/b.png": "row without image: train/b.png",
-        "train/b.jpeg": "the image is in no list",
+        "train/b.jpeg": "the image is not in the list of its folder",
     }
 
 
@@ -67,6 +67,7 @@ def test_bad_lines_are_named(tmp_path: Path) -> None:
     studies, problems, _ = read("covidx", small(tmp_path, lines, images=("train/c.png",)))
     assert len(studies) == 4
     found = [(problem.path, problem.reason) for problem in problems]
+    assert not any("train/d.png" in path for path, _ in found)
     assert ("train.txt:3", "unknown class 'class'; positive and negative are allowed") in found
     assert ("train.txt:4", "the line has 2 words; patient, file name, class and source are expected") in found
     assert any(path == "train.txt:5" and "agree; the first is kept" in reason for path, reason in found)
