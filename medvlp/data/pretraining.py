@@ -174,6 +174,9 @@ def load_data(
     data = config.data
     _refuse_unused(config, needs, paired)
     store = Store.open(data.store)
+    if store.kind in ("volume", "video"):
+        held = {"volume": "volumes", "video": "clips"}[store.kind]
+        raise UserError(f"The store holds {held}, and the method takes images.", data.store, "Use a store of images.")
     split = _split_of_images(store)
     train, val = np.flatnonzero(split == data.split), np.flatnonzero(split == "val")
     if data.split == "val":

@@ -241,3 +241,39 @@ def test_resize_shrinks_by_area_and_leaves_the_right_size_alone():
     block = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8), np.ones((4, 4), np.uint8))[None]
     assert np.array_equal(resize_pixels(block, 8)[0], np.arange(64).reshape(8, 8))
     assert resize_pixels(block, 32) is block
+
+
+class ColourStore(ArrayStore):
+    """Red, green and blue."""
+
+    def __init__(self, n: int = 12, size: int = 48) -> None:
+        super().__init__(n, size)
+        self.array = np.random.default_rng(1).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def test_colours_come_as_channels_and_each_is_treated_alike():
+    store = ColourStore()
+    augment = AugmentConfig(rotate_degrees=10, invert=0.3, contrast=0.0)
+    whole = batches(store, augment=augment)
+    assert [tuple(b.pixels.shape) for b in whole] == [(8, 3, 32, 32)]
+    for channel in range(3):
+        alone = ArrayStore(12)
+        alone.array, alone.images = store.array[..., channel], store.images
+        for colour, grey in zip(whole, batches(alone, augment=augment), strict=True):
+            assert torch.equal(colour.pixels[:, channel], grey.pixels[:, 0])
+    plain = batches(store, augment=None)
+    places = store.images["index"].to_numpy()
+    expected = resize_pixels(store.array[places], 32)
+    assert np.array_equal(torch.cat([b.pixels for b in plain]).permute(0, 2, 3, 1).numpy(), expected)
+
+
+def test_contrast_of_a_colour_image_turns_about_one_mean():
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[..., 0], image[..., 1], image[..., 2] = 30, 90, 150
+    out = np.empty_like(image)
+    one, none = np.ones(1), np.zeros(1, bool)
+    whole = np.full(1, 16)
+    zero = np.zeros(1, int)
+    changes = ImageChanges(zero, zero, whole, whole, np.zeros(1), none, one, np.full(1, 0.5), none)
+    apply(image, changes, 0, out)
+    assert out[0, 0].tolist() == [60, 90, 120]

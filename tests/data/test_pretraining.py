@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import tiny_store
 import torch
+import volume_source
 
 from medvlp.data.pretraining import load_data, map_labels
 from medvlp.data.texts import SentenceChoice, Sentences, collect_sentences, report_text
@@ -210,3 +211,10 @@ def test_validation_is_the_same_every_time_and_leaves_training_sentences_alone(s
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(first, second, strict=True))
     assert set(torch.cat([b.index for b in first]).tolist()) <= set(data.val.tolist())
     assert not set(data.val.tolist()) & set(data.train.tolist())
+
+
+def test_a_store_of_volumes_is_refused(tmp_path):
+    volume_source.run(volume_source.write(tmp_path / "raw"), tmp_path / "volumes")
+    config = tiny_store.config(tmp_path / "volumes", tmp_path, "convirt")
+    with pytest.raises(UserError, match="The store holds volumes, and the method takes images"):
+        loaded(config, tmp_path, PAIRED)

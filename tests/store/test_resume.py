@@ -16,6 +16,7 @@ from pathlib import Path
 import nih_layout as nih
 import psutil
 import pytest
+import volume_source
 from test_prepare import run, tree
 
 from medvlp.errors import UserError
@@ -23,8 +24,8 @@ from medvlp.store import files, workers
 from medvlp.store.array_store import Store
 
 KILL_AT_EVERY_STEP = """
-import os, pathlib, shutil, signal, sys
-from test_prepare import run
+import importlib, os, pathlib, shutil, signal, sys
+run = importlib.import_module(sys.argv[4]).run
 
 root, out, at_once = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 
@@ -82,7 +83,7 @@ def reference(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_at_every_single_step(raw: Path, reference: Path, tmp_path: Path) -> None:
-    out, error = python("-c", KILL_AT_EVERY_STEP, raw, tmp_path / "store", 0).communicate()
+    out, error = python("-c", KILL_AT_EVERY_STEP, raw, tmp_path / "store", 0, "test_prepare").communicate()
     assert out, error
     kills = int(out)
     assert kills >= 2 * (2 * 2 + 7)  # flush and rename of 2 shards and records, plan, array, 4 tables and store.json
@@ -92,10 +93,19 @@ def test_killed_at_every_single_step(raw: Path, reference: Path, tmp_path: Path)
 
 
 def test_killed_again_and_again(raw: Path, reference: Path, tmp_path: Path) -> None:
-    out, error = python("-c", KILL_AT_EVERY_STEP, raw, tmp_path / "store", 5).communicate()
+    out, error = python("-c", KILL_AT_EVERY_STEP, raw, tmp_path / "store", 5, "test_prepare").communicate()
     assert out, error
     assert int(out) >= 2
     assert tree(tmp_path / "store") == tree(reference)
+
+
+def test_volumes_and_label_maps_killed_at_every_third_step(tmp_path: Path) -> None:
+    root = volume_source.write(tmp_path / "raw")
+    volume_source.run(root, tmp_path / "reference")
+    out, error = python("-c", KILL_AT_EVERY_STEP, root, tmp_path / "store", 3, "volume_source").communicate()
+    assert out, error
+    assert int(out) >= 5
+    assert tree(tmp_path / "store") == tree(tmp_path / "reference")
 
 
 def test_killed_from_outside_with_worker_processes(tmp_path: Path) -> None:
