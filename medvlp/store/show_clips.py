@@ -57,9 +57,9 @@ def clip_cards(store: Store, samples: pd.DataFrame, rows: Int[np.ndarray, " n"])
 def chosen_frames(count: int, marked: list[int]) -> list[int]:
     """Return the frames to show: evenly spaced, each moved to a marked frame that is nearest to it."""
     even = np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int).tolist()
-    for frame in marked[:FRAMES]:
-        if frame not in even:
-            free = [place for place, other in enumerate(even) if other not in marked]
+    for frame in marked:
+        free = [place for place, other in enumerate(even) if other not in marked]
+        if frame not in even and free:
             even[min(free, key=lambda place: abs(even[place] - frame))] = frame
     return sorted(even)
 
