@@ -6,17 +6,16 @@ what the header lacks or states absurdly is a `ValueError` with a reason that qu
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from medvlp.io.dicom_file import PixelPlace, open_header
+from medvlp.io.dicom_scan import HEAD_BYTES, Wanted, scan
 from medvlp.io.limits import SPACING_MM, check_frame
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 PIXEL_TAGS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
@@ -30,6 +29,7 @@ STUDY_TAGS = (
     *("BodyPartExamined", "ViewPosition", "Manufacturer"),
 )
 HEADER_TAGS = (*STUDY_TAGS, *PIXEL_TAGS, *GEOMETRY_TAGS, *VALUE_TAGS)
+_WANTED = Wanted.of(HEADER_TAGS)
 _FARTHEST_MM = 1e5
 
 
@@ -79,21 +79,24 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One file: its dataset (only `HEADER_TAGS`) and where its pixels are."""
+    """One file: the values of `HEADER_TAGS` that it has, and where its pixels are."""
 
     path: Path
-    dataset: Dataset
+    values: Mapping[str, Any]
+    transfer_syntax: str
     place: PixelPlace | None
 
     def text(self, keyword: str) -> str:
         """Return a value as text, empty where it is absent."""
-        value = self.dataset.get(keyword)
+        value = self.values.get(keyword)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = "\\".join(str(part) for part in value)
         return "" if value is None else str(value).strip("\0 ")
 
     @property
     def image_type(self) -> list[str]:
         """Values of Image Type in capitals."""
-        value = self.dataset.get("ImageType")
+        value = self.values.get("ImageType")
         values = [value] if isinstance(value, str) else list(value or [])
         return [str(part).strip().upper() for part in values]
 
@@ -104,8 +107,14 @@ def read_header(path: Path) -> Header:
     Raises:
         OSError: It cannot be opened. Other errors: it is broken.
     """
-    dataset, place = open_header(path, HEADER_TAGS)
-    return Header(path, dataset, place)
+    with path.open("rb", buffering=0) as file:
+        found = scan(file.read(HEAD_BYTES), _WANTED)
+    if found is not None:
+        place = PixelPlace(found.offset, found.length, in_file=True)
+        return Header(path, found.values, found.transfer_syntax, place)
+    dataset, place_or_none = open_header(path, HEADER_TAGS)
+    values = {keyword: dataset.get(keyword) for keyword in HEADER_TAGS if dataset.get(keyword) is not None}
+    return Header(path, values, str(dataset.file_meta.TransferSyntaxUID), place_or_none)
 
 
 def pixels_of(header: Header) -> Pixels:
@@ -114,7 +123,7 @@ def pixels_of(header: Header) -> Pixels:
     Raises:
         ValueError: It is missing, contradicts itself, is coloured, or has an absurd size.
     """
-    ds = header.dataset
+    ds = header.values
     if header.place is None:
         raise ValueError("it has no pixel data, or ends before them")
     needed = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
@@ -124,26 +133,26 @@ def pixels_of(header: Header) -> Pixels:
     photometric = header.text("PhotometricInterpretation")
     if int(ds.get("SamplesPerPixel") or 1) != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError("it is coloured or of an unknown photometric interpretation")
-    rows, columns, stored = int(ds.Rows), int(ds.Columns), int(ds.BitsStored)
+    rows, columns, stored = int(ds["Rows"]), int(ds["Columns"]), int(ds["BitsStored"])
     check_frame(rows, columns)
     high_bit = ds.get("HighBit")
-    signed = bool(int(ds.PixelRepresentation))
+    signed = bool(int(ds["PixelRepresentation"]))
     return Pixels(
         rows,
         columns,
         int(ds.get("NumberOfFrames") or 1),
-        int(ds.BitsAllocated),
+        int(ds["BitsAllocated"]),
         stored,
         stored - 1 if high_bit in (None, "") else int(high_bit),
         signed,
         photometric,
         _padding(ds, signed),
-        str(ds.file_meta.TransferSyntaxUID),
+        header.transfer_syntax,
         header.place,
     )
 
 
-def _padding(ds: Dataset, signed: bool) -> tuple[int, int] | None:
+def _padding(ds: Mapping[str, Any], signed: bool) -> tuple[int, int] | None:
     """Return lowest and highest stored value of padding pixels (PS3.3 C.7.5.1.1.2)."""
     ends = [ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")]
     if ends[0] in (None, ""):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from medvlp.config.preprocessing import StoredVolumeConfig
     from medvlp.types import VolumeFacts
 
+Reader = Callable[[], tuple["Int16[np.ndarray, 'h w']", Converter]]
+"""Returns the values of one slice, and what was counted."""
 THREADS = 4
 _FIX = "Restore the file from its source, or leave it out."
 _MANY = 3
@@ -82,7 +84,7 @@ def _read(part: Part, where: Path, config: StoredVolumeConfig, facts: VolumeFact
     except ValueError as error:
         raise UserError(f"The series is no volume: {one_line(error)}.", where, _FIX) from None
     ordered = [slices[i] for i in stack.order]
-    readers = [partial(_fill, one, meaning) for one in ordered]
+    readers = [partial(_values, one, meaning) for one in ordered]
     first = ordered[0].pixels
     array, affine, record = assemble(stack, (first.rows, first.columns), readers, meaning, config, facts, where)
     syntaxes = sorted({uid.UID(one.pixels.transfer_syntax).name for one in slices})
@@ -107,8 +109,8 @@ def make_volume(
     return Volume(array, affine, None if affine is None else spacing_of(affine), intensity, provenance)
 
 
-def _fill(one: Slice, meaning: Meaning, out: Int16[np.ndarray, "h w"]) -> Converter:
-    """Read one slice to its place; return what was counted."""
+def _values(one: Slice, meaning: Meaning) -> tuple[Int16[np.ndarray, "h w"], Converter]:
+    """Return the values of one slice, and what was counted."""
     path = one.header.path
     converter = meaning.converter(one.plane, one.pixels.padding)
     try:
@@ -116,7 +118,7 @@ def _fill(one: Slice, meaning: Meaning, out: Int16[np.ndarray, "h w"]) -> Conver
         if meaning.inverted:
             low, high = one.pixels.limits
             stored = (low + high) - stored.astype(np.int32)
-        converter.convert(stored, out)
+        return converter.convert(stored), converter
     except BadValues as error:
         raise UserError(str(error), path, error.fix) from None
     except OSError as error:
@@ -125,13 +127,12 @@ def _fill(one: Slice, meaning: Meaning, out: Int16[np.ndarray, "h w"]) -> Conver
         ) from None
     except Exception as error:  # whatever a decoder throws at a broken file
         raise UserError(f"The slice cannot be read: {one_line(error)}.", path, _FIX) from None
-    return converter
 
 
 def assemble(
     stack: Stack,
     size: tuple[int, int],
-    readers: Sequence[Callable[[Int16[np.ndarray, "h w"]], Converter]],
+    readers: Sequence[Reader],
     meaning: Meaning,
     config: StoredVolumeConfig,
     facts: VolumeFacts | None,
@@ -142,7 +143,7 @@ def assemble(
     Args:
         stack: Of the slices.
         size: Rows and columns.
-        readers: One per slice, in the order of the stack; each writes its slice and returns its counts.
+        readers: One per slice, in the order of the stack.
         meaning: Of the values.
         config: `irregular` and `tilt`.
         facts: May replace the affine.
@@ -160,7 +161,7 @@ def assemble(
         if crooked:
             grid = straight_grid(stack, *size)
             slices = np.empty(shape, dtype=np.int16)
-            record = _counts(_run(readers, slices), meaning)
+            record = _counts(_run(readers, slices.__setitem__), meaning)
             canvas = grid.canvas()
             fill = AIR_HU if meaning.intensity is Intensity.HU else int(slices.min())
             straighten(slices, grid, canvas, fill)
@@ -168,7 +169,7 @@ def assemble(
         else:
             affine = stack.affine if facts is None or facts.affine is None else np.asarray(facts.affine)
             canvas = Canvas(shape, affine)
-            record = {**_counts(_run(readers, canvas.view), meaning), "straightened": None}
+            record = {**_counts(_run(readers, canvas.put), meaning), "straightened": None}
     except BadGeometry as error:
         raise UserError(f"The geometry is unusable: {error}.", where, _FIX) from None
     return canvas.array, canvas.affine, {**record, "grid": canvas.record}
@@ -195,10 +196,17 @@ def check_stack(stack: Stack, config: StoredVolumeConfig, where: Path) -> bool:
     return bool(stack.uneven or stack.shifted)
 
 
-def _run(readers: Sequence[Callable[[Any], Converter]], target: Any) -> list[Converter]:
+def _run(readers: Sequence[Reader], put: Callable[[int, Any], None]) -> list[Converter]:
+    """Read all slices in a few threads and put each to its place; return what each counted."""
+
+    def one(k: int) -> Converter:
+        values, converter = readers[k]()
+        put(k, values)
+        return converter
+
     workers = min(THREADS, len(os.sched_getaffinity(0)) + 1, len(readers))
     with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(reader, target[k]) for k, reader in enumerate(readers)]
+        futures = [pool.submit(one, k) for k in range(len(readers))]
         try:
             return [future.result() for future in futures]
         except BaseException:

@@ -84,7 +84,7 @@ def read_enhanced(header: Header, config: StoredVolumeConfig, facts: VolumeFacts
         raise
     except Exception as error:  # whatever a parser throws at a broken file
         raise UserError(f"The frames are no volume: {one_line(error)}.", path, _FIX) from None
-    readers = [partial(_fill, dataset, int(k), pixels, planes[k], meaning, path) for k in stack.order]
+    readers = [partial(_values, dataset, int(k), pixels, planes[k], meaning, path) for k in stack.order]
     array, affine, record = assemble(stack, (pixels.rows, pixels.columns), readers, meaning, config, facts, path)
     provenance = {
         "path": str(path),
@@ -98,23 +98,21 @@ def read_enhanced(header: Header, config: StoredVolumeConfig, facts: VolumeFacts
     return make_volume(array, affine, meaning.intensity, provenance)
 
 
-def _fill(
+def _values(
     dataset: Dataset,
     frame: int,
     pixels: Pixels,
     plane: Plane,
     meaning: Meaning,
     path: Path,
-    out: Int16[np.ndarray, "h w"],
-) -> Converter:
+) -> tuple[Int16[np.ndarray, "h w"], Converter]:
     converter = meaning.converter(plane, pixels.padding)
     try:
         stored = frame_values(dataset, frame, pixels.frames)
         if meaning.inverted:
             stored = sum(pixels.limits) - stored
-        converter.convert(stored, out)
+        return converter.convert(stored), converter
     except BadValues as error:
         raise UserError(str(error), path, error.fix) from None
     except Exception as error:  # whatever a decoder throws at a broken file
         raise UserError(f"Frame {frame} cannot be read: {one_line(error)}.", path, _FIX) from None
-    return converter

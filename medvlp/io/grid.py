@@ -10,6 +10,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from medvlp.io.limits import SPACING_MM
@@ -140,6 +141,19 @@ class Canvas:
         self.array = np.empty(tuple(shape[axis] for axis in self.layout.order), dtype=dtype)
         self.view = self.layout.in_file_order(self.array)
         self.affine = None if self.file_affine is None else canonical_affine(self.file_affine, self.layout, shape)
+
+    def put(self, index: int, part: Shaped[np.ndarray, "b c"]) -> None:
+        """Write one part along the file's slowest axis."""
+        if self.layout.order != IDENTITY.order:
+            self.view[index] = part
+            return
+        over_d, over_h, over_w = self.layout.flips
+        target = self.array[self.shape[0] - 1 - index if over_d else index]
+        if over_h or over_w:
+            # An order of magnitude quicker than numpy's copy to a view with negative strides.
+            cv2.flip(part, -1 if over_h and over_w else 0 if over_h else 1, dst=target)
+        else:
+            target[...] = part
 
     @property
     def record(self) -> dict[str, Any]:

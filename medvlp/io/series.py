@@ -187,7 +187,7 @@ def _parts_of(headers: list[Header], problems: list[SeriesProblem]) -> list[Part
             images.append(header)
         else:
             try:
-                new = Slice(header, pixels_of(header), plane_of(header.dataset.get))
+                new = Slice(header, pixels_of(header), plane_of(header.values.get))
             except Exception as error:  # whatever a parser throws at a broken value
                 _report(problems, header, f"The slice has no place in a volume: {one_line(error)}.", _FIX)
                 continue
@@ -245,7 +245,7 @@ def _no_image(header: Header) -> tuple[str, str, bool] | None:
 
 def _has_frames(header: Header) -> bool:
     try:
-        return int(header.dataset.get("NumberOfFrames") or 1) > 1 and header.text("Modality") in SLICE_MODALITIES
+        return int(header.values.get("NumberOfFrames") or 1) > 1 and header.text("Modality") in SLICE_MODALITIES
     except (TypeError, ValueError):
         return False
 

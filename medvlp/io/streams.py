@@ -94,7 +94,8 @@ def fill_volume(
         if canvas.affine is not None and shear_of(canvas.affine) > LARGEST_SHEAR:
             raise BadGeometry(f"its axes are not perpendicular (cosine {shear_of(canvas.affine):.3f})")
         for place, part in pieces(stream, shape, dtype, path):
-            converter.convert(part, canvas.view[place])
+            for offset, values in enumerate(converter.convert(part)):
+                canvas.put(place.start + offset, values)
     except BadGeometry as error:
         raise UserError(
             f"The geometry is unusable: {error}.", path, "Correct the file's affine, or resample it."

@@ -56,30 +56,29 @@ class Converter:
     counts: dict[str, int] = field(default_factory=lambda: {"padding_voxels": 0, "clipped_voxels": 0})
     rounded: bool = False
 
-    def convert(self, stored: Shaped[np.ndarray, "..."], out: Int16[np.ndarray, "..."]) -> None:
-        """Write the values of one chunk to `out`, of the same shape.
+    def convert(self, stored: Shaped[np.ndarray, "..."]) -> Int16[np.ndarray, "..."]:
+        """Return the values of one chunk; the memory of a 16-bit `stored` is used for the result.
 
         Raises:
             BadValues: NaN or infinity; STORED values that are no whole numbers or beyond int16.
         """
-        padded = self._padded(stored)
-        if self._shifts_only(stored):
+        low, high = (stored.min(), stored.max()) if stored.size else (0, 0)
+        padded = self._padded(stored, low)
+        if stored.dtype.kind in "iu" and self._shifts_only(stored.dtype, int(low), int(high)):
+            out = stored.view(np.int16) if stored.dtype.itemsize == 2 else np.empty(stored.shape, dtype=np.int16)
             np.add(stored, int(self.intercept), out=out, dtype=np.int16, casting="unsafe")
         else:
-            self._scaled(stored, padded, out)
+            out = self._scaled(stored, padded)
         self._air(padded, out)
+        return out
 
-    def _shifts_only(self, stored: np.ndarray) -> bool:
+    def _shifts_only(self, dtype: np.dtype, low: int, high: int) -> bool:
         """Tell whether the chunk's values stay within int16 by an addition alone."""
-        if self.slope != 1 or self.intercept != int(self.intercept) or stored.dtype.kind not in "iu":
+        if self.slope != 1 or self.intercept != int(self.intercept) or not dtype.isnative:
             return False
-        limits = np.iinfo(stored.dtype)
-        low, high = int(limits.min), int(limits.max)
-        if low + self.intercept < _LOW or high + self.intercept > _HIGH:
-            low, high = int(stored.min()), int(stored.max())
         return bool(low + self.intercept >= _LOW and high + self.intercept <= _HIGH and abs(self.intercept) <= _HIGH)
 
-    def _scaled(self, stored: np.ndarray, padded: np.ndarray | None, out: np.ndarray) -> None:
+    def _scaled(self, stored: np.ndarray, padded: np.ndarray | None) -> Int16[np.ndarray, "..."]:
         values = stored.astype(np.float64)
         if stored.dtype.kind == "f" and not np.isfinite(values).all():
             raise BadValues(
@@ -101,8 +100,7 @@ class Converter:
                 "Convert the file to int16, or name its values HU if they are.",
             )
         self.counts["clipped_voxels"] += beyond
-        np.clip(whole, _LOW, _HIGH, out=whole)
-        out[...] = whole
+        return np.clip(whole, _LOW, _HIGH, out=whole).astype(np.int16)
 
     def _check_rounding(self, stored: np.ndarray, values: np.ndarray, whole: np.ndarray) -> None:
         if np.array_equal(values, whole):
@@ -120,14 +118,16 @@ class Converter:
                 )
         self.rounded = True
 
-    def _padded(self, stored: np.ndarray) -> np.ndarray | None:
-        """Return where the file's own padding values are, if they cannot be tissue."""
+    def _padded(self, stored: np.ndarray, lowest: Any) -> np.ndarray | None:
+        """Return where the file's own padding values are, if there are any and they cannot be tissue."""
         if self.padding is None or self.intensity is not Intensity.HU:
             return None
         highest = max(value * self.slope + self.intercept for value in self.padding)
         if highest >= HIGHEST_PADDING_HU:
             return None
         low, high = self.padding
+        if lowest > high:
+            return None
         found = stored == low if low == high else (stored >= low) & (stored <= high)
         return found if found.any() else None
 
