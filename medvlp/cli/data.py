@@ -56,17 +56,37 @@ def cards(
     epilog="Example: medvlp data prepare nih_chestxray14 --root ChestXray14 --out stores/nih image.size=256",
 )
 def prepare(
-    source: Annotated[str, typer.Argument(help="Name of the data set.")],
+    source: Annotated[str, typer.Argument(help="Name of the data set, or a YAML file that names several stores.")],
     root: Annotated[Path, typer.Option(help="Folder or archive of the raw data set.")],
     out: Annotated[Path, typer.Option(help="Folder of the prepared store.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Table of labels, for data of your own: the same as options.labels=FILE.")
+    ] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="Table of reports, likewise: the same as options.reports=FILE.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Turn a raw data set into a prepared store; run it again to go on after an interruption."""
     from medvlp.config.load import load_config
-    from medvlp.config.schema import PrepareConfig
+    from medvlp.config.schema import CollectionConfig, PrepareConfig
+    from medvlp.store.collection import prepare_collection
     from medvlp.store.prepare import prepare as prepare_store
 
-    given = {"kind": "prepare", "source": source, "root": str(root), "out": str(out)}
+    tables = {name: str(file) for name, file in (("labels", labels), ("reports", reports)) if file is not None}
+    if source.endswith((".yaml", ".yml")):
+        if tables:
+            raise UserError(
+                "--labels and --reports belong to one data set.", source, "Name them as options in the file."
+            )
+        places = {"root": str(root), "out": str(out)}
+        summaries = prepare_collection(load_config(source, overrides or [], CollectionConfig, places))
+        for summary in summaries:
+            say(f"{summary.studies} studies with {summary.images} images are in {summary.store}")
+        stores = [summary.store for summary in summaries]
+        say_next(["medvlp", "data", "audit", *stores], ["medvlp", "data", "show", *stores, "--html", "stores.html"])
+        return
+    given = {"kind": "prepare", "source": source, "root": str(root), "out": str(out), "options": tables}
     summary = prepare_store(load_config(None, overrides or [], PrepareConfig, given))
     say(f"{summary.studies} studies with {summary.images} images are in {summary.store}")
     if summary.quarantined:

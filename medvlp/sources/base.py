@@ -78,6 +78,11 @@ class Source(ABC):
         """What a store keeps of the images. Read after `studies()`, so that a mixed data set can tell what was found."""
         return self.card.kind
 
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Label names in their order. Read after `studies()`: a data set of the user's own has those of its table."""
+        return self.card.label_columns
+
     @abstractmethod
     def studies(self) -> Iterator[Study]:
         """Yield every usable study in a deterministic order; fill `problems` with the rest.
