@@ -117,12 +117,12 @@ class M3dCap(Source):
         found = []
         for split in SPLITS:
             for place, entry in enumerate(content.get(split, [])):
-                pair = [entry.get(key) for key in ("image", "text")] if isinstance(entry, dict) else []
-                if len(pair) != 2 or not all(_is_safe(part) for part in pair):
+                image, text = (entry.get("image"), entry.get("text")) if isinstance(entry, dict) else (None, None)
+                if not (isinstance(image, str) and isinstance(text, str) and _is_safe(image) and _is_safe(text)):
                     reason = "the entry does not name an image and a text below the root"
                     self.problem(f"{path.name}:{split}[{place}]", reason, "Correct the entry.")
                     continue
-                found.append(_Entry(split, *pair))
+                found.append(_Entry(split, image, text))
         return found
 
     def _arrays(self, case: str, entries: Sequence[_Entry], base: Path) -> list[ImageRef]:
@@ -199,7 +199,7 @@ def _is_list(value: object) -> bool:
     return isinstance(value, list)
 
 
-def _is_safe(path: object) -> bool:
+def _is_safe(path: str) -> bool:
     """Return whether a path of the list has a collection, a case and a name, and stays below the root."""
-    parts = PurePosixPath(path).parts if isinstance(path, str) else ()
-    return len(parts) >= 3 and not PurePosixPath(*parts).is_absolute() and ".." not in parts
+    parts = PurePosixPath(path).parts
+    return len(parts) >= 3 and not PurePosixPath(path).is_absolute() and ".." not in parts

@@ -149,9 +149,10 @@ class RadChestCt(Source):
         yield from ((name, values) for name, values in seen.items() if values)
 
     def _count(self, summary: Mapping[str, Row]) -> None:
-        subsets = [_SUBSET.fullmatch(row.cells["Subset_Assigned"]) for row in summary.values()]
+        matches = [_SUBSET.fullmatch(row.cells["Subset_Assigned"]) for row in summary.values()]
+        sizes = Counter(match[1] for match in matches if match)
         found = {"volumes": len(summary), "patients": len({row.cells[PATIENT] for row in summary.values()})}
-        found |= {f"{split} volumes": sum(bool(match) and match[1] == split for match in subsets) for split in SPLITS}
+        found |= {f"{split} volumes": sizes[split] for split in SPLITS}
         self.check_counts(found | {"locations": len(self._locations)}, "volumes")
 
 

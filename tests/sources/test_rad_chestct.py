@@ -162,3 +162,12 @@ def test_repeated_label_rows(tmp_path: Path) -> None:
     studies, source = read(root)
     assert "trn00001" not in studies
     assert "differ; none is kept" in source.problems[0].reason
+
+
+def test_a_patient_that_differs_between_the_tables_leaves_the_volume_out(tmp_path: Path) -> None:
+    root = Made().write(tmp_path)
+    path = root / "CT_Scan_Metadata_Complete_35747.csv"
+    path.write_text(path.read_text().replace("trn00001,mrn0", "trn00001,mrn7"))
+    studies, source = read(root)
+    assert "trn00001" not in studies
+    assert "another patient" in source.problems[0].reason

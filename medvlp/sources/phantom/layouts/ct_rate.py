@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from medvlp.sources._volumes import Affine
 from medvlp.sources.phantom.examples import Example, ExampleVolume
 from medvlp.sources.phantom.layouts.base import Layout
 from medvlp.types import ImageRef, Intensity, Study, VolumeFacts
@@ -136,7 +137,7 @@ class CtRateLayout(Layout):
         tables["metadata"].append([row[column] for column in _HEADER])
         facts = VolumeFacts(Intensity.HU)
         if v1:
-            facts = VolumeFacts(Intensity.HU, 1.0, float(intercept), tuple(tuple(map(float, line)) for line in affine))
+            facts = VolumeFacts(Intensity.HU, 1.0, float(intercept), _rows(affine))
         return ImageRef(name, path, "CT", facts=facts)
 
 
@@ -149,3 +150,7 @@ def _as_scanned(volume: ExampleVolume) -> tuple[np.ndarray, np.ndarray]:
     affine = np.diag([-across, -across, depth, 1.0])
     affine[:3, 3] = (volume.affine @ [0, volume.array.shape[1] - 1, volume.array.shape[2] - 1, 1])[:3]
     return np.ascontiguousarray(volume.array[:, ::-1, ::-1]), affine
+
+
+def _rows(affine: np.ndarray) -> Affine:
+    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in affine)
