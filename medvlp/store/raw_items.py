@@ -10,9 +10,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,7 @@ class Item:
     Args:
         array: Stored pixels `[s s]` or `[s s 3]`, voxels `[d h w]`, or frames `[f s s]` or `[f s s 3]`.
         facts: Columns of `images.parquet`.
+        later: Further columns, whose computation can run beside the writing of a volume.
         masks: Masks of an image or clip `[s s]` (0 and 1), each with its columns of `masks.parquet`, under the number
             of the mask among those of the image.
         labels: Label map of a volume `[d h w]`.
@@ -48,6 +49,7 @@ class Item:
 
     array: Shaped[np.ndarray, " ..."] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    later: dict[str, Callable[[], Any]] = field(default_factory=dict)
     masks: dict[int, tuple[dict[str, Any], UInt8[np.ndarray, "s s"]]] = field(default_factory=dict)
     labels: Shaped[np.ndarray, "d h w"] | None = None
     structures: list[dict[str, Any]] = field(default_factory=list)
@@ -109,15 +111,13 @@ def _read_image(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask], 
 
 
 def _read_volume(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask], config: StoredVolumeConfig) -> None:
+    import cv2
     import numpy as np
 
     from medvlp.io import read_volume
 
     files = [root / name for name in image.files]
-    with ThreadPoolExecutor(1, thread_name_prefix="medvlp-hash") as pool:
-        digest = pool.submit(files_sha256, files or source_files(root / image.path))
-        volume = read_volume(root / image.path, config, facts=image.facts, files=files)
-        sha256 = digest.result()
+    volume = read_volume(root / image.path, config, facts=image.facts, files=files)
     array = np.ascontiguousarray(volume.array, dtype=np.int16)
     depth, height, width = array.shape
     slice_mm, row_mm, column_mm = volume.spacing_mm or (float("nan"),) * 3
@@ -132,9 +132,12 @@ def _read_volume(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask],
         "affine": None if volume.affine is None else json.dumps(np.asarray(volume.affine, dtype=float).tolist()),
         "intensity": str(volume.intensity),
         "hu_applied": _flag(volume.provenance.get("hu_applied")),
-        "sha256": sha256,
         "phash": perceptual_hash(_stretched(array[depth // 2])),
-        "mean": int(array.sum(dtype=np.int64)) / array.size,
+        "mean": int(cv2.sumElems(array.reshape(-1, width))[0]) / array.size,  # exact: whole numbers below 2**53
+    }
+    item.later = {
+        "sha256": partial(files_sha256, files or source_files(root / image.path)),
+        "pixels_sha256": partial(pixels_sha256, array),
     }
     if not masks:
         return

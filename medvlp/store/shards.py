@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.store.files import atomic_file, write_atomic, write_json, writing
 from medvlp.store.identifiers import without_values
-from medvlp.store.raw_items import Item, Kind, StoredConfig, pixels_sha256, read_item
+from medvlp.store.raw_items import Item, Kind, StoredConfig, read_item
 from medvlp.store.zarr_files import (
     Layout,
     array_metadata,
@@ -224,10 +224,10 @@ def _write_volume(task: ShardTask, record: dict[str, Any]) -> set[Path]:
     item = read_image(task, 0)
     written: set[Path] = set()
     if item.array is not None:
-        with ThreadPoolExecutor(1, thread_name_prefix="medvlp-hash") as pool:
-            digest = pool.submit(pixels_sha256, item.array)
+        with ThreadPoolExecutor(len(item.later), thread_name_prefix="medvlp-hash") as pool:
+            later = {name: pool.submit(compute) for name, compute in item.later.items()}
             written |= _write_array(task, array_folder(task.out / VOLUMES, task.number), item.array)
-            item.facts["pixels_sha256"] = digest.result()
+            item.facts |= {name: future.result() for name, future in later.items()}
     if item.labels is not None:
         written |= _write_array(task, array_folder(task.out / LABELS, task.number), item.labels)
     _note(task, record, 0, item, 0)
