@@ -1,6 +1,7 @@
 """From a stored volume to the crops that a model takes: size, windows, and where crops lie.
 
-Guarantee: all of it is done when a batch is made, never in the store; a window maps its lower edge to 0 and its upper edge to 255, linearly, and cuts what lies outside.
+Guarantee: all of it is done when a batch is made, never in the store. A window maps its lower edge to 0 and its upper
+edge to 255, linearly, and cuts what lies outside.
 """
 
 from __future__ import annotations
