@@ -143,6 +143,32 @@ def _write_json(file: Path, text: str) -> None:
         ) from error
 
 
+@app.command("check-splits", epilog="Example: medvlp data check-splits benchx_splits/RSNA --store stores/rsna --strict")
+def check_splits(
+    folder: Annotated[Path, typer.Argument(help="Folder with train.txt, test.txt and perhaps others.")],
+    store: Annotated[Path | None, typer.Option(help="Compare with the images and patients of this store.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with status 2 if splits share images or patients.")] = False,
+) -> None:
+    """Examine the split lists of a benchmark: repeats, overlaps, subsets that do not nest, unknown names, patients."""
+    from medvlp.sources.splits import read_split_lists
+    from medvlp.store.split_check import check
+
+    report = check(read_split_lists(folder), store)
+    counted = store is not None
+    columns = ["list", "lines", *(["images in the store"] if counted else [])]
+    rows = [[name, lines, *([report.images[name]] if counted else [])] for name, lines in report.sizes.items()]
+    print_table("Split lists", columns, rows)
+    say(f"These have the numbers of the {report.known}." if report.known else "No known lists have these numbers.")
+    kinds = {"note": report.notes, "fault": report.faults, "overlap": report.overlaps}
+    for kind, sentences in kinds.items():
+        for sentence in sentences:
+            say(f"- {kind}: {sentence}")
+    if counted:
+        say(f"{report.unlisted} images of the store are in no list.")
+    if strict and report.leaks:
+        raise typer.Exit(LEAKS_FOUND)
+
+
 @app.command("show", epilog="Example: medvlp data show stores/nih --html nih.html")
 def show(
     store: Annotated[Path, typer.Argument(help="A prepared store.")],

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from medvlp.config.base import Config
-from medvlp.config.identifiers import IdentifierConfig
 from medvlp.config.cluster import ClusterConfig
+from medvlp.config.identifiers import IdentifierConfig
 from medvlp.config.knowledge import KnowledgeConfig
 from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 
@@ -44,6 +44,14 @@ class PrepareConfig(Config):
         0.1, ge=0, lt=1, description="Share of training patients set aside where no val split exists."
     )
     split_seed: int = 0
+    split_lists: Path | None = Field(
+        None,
+        description="Folder with a benchmark's train.txt, test.txt, perhaps val.txt and train_1.txt ..., in place of "
+        "the data set's own splits; images in no list are left out.",
+    )
+    accept_split_overlap: bool = Field(
+        False, description="Use split lists that share images: these go to test before val before train."
+    )
     limit: int | None = Field(None, ge=1, description="Only the first studies, for a trial.")
     cluster: ClusterConfig = ClusterConfig()
 
@@ -54,6 +62,12 @@ class PrepareConfig(Config):
                 f"num_workers has no effect with cluster={self.cluster.kind}: set cluster.cpus_per_task and "
                 "cluster.max_jobs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_of_lists(self) -> PrepareConfig:
+        if self.accept_split_overlap and self.split_lists is None:
+            raise ValueError("accept_split_overlap has no effect without split_lists")
         return self
 
 

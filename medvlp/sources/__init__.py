@@ -13,6 +13,6 @@ if TYPE_CHECKING:
     from medvlp.sources.base import Source
 
 SOURCES: Registry[Source] = Registry(
-    "data set", "medvlp.sources", "medvlp.sources.base:Source", "medvlp.sources", helpers=("cards",)
+    "data set", "medvlp.sources", "medvlp.sources.base:Source", "medvlp.sources", helpers=("cards", "splits")
 )
 """All data sets that this installation knows."""

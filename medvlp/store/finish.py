@@ -21,7 +21,7 @@ from medvlp.sources.base import Source
 from medvlp.store import manifest
 from medvlp.store.days import study_days
 from medvlp.store.files import file_sha256, write_atomic, write_json
-from medvlp.store.plan import VAL_RULE, Plan, stored_config
+from medvlp.store.plan import LISTS_RULE, VAL_RULE, Plan, stored_config
 from medvlp.store.shards import PROGRESS, ShardTask, file_sizes
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     counts = _counts(images, study_rows, len(plan.images)) | {"masks": len(masks), "shard_masks": plan.shard_masks}
     for split in {study.split for study in plan.studies} - {row["split"] for row in study_rows}:
         logger.warning("%s: no study of split %s is left; see %s", out, split, manifest.QUARANTINE)
+    rule = LISTS_RULE if "split_lists" in plan.settings else VAL_RULE
     meta = {
         "format": "medvlp store",
         "format_version": manifest.FORMAT_VERSION,
@@ -87,7 +88,7 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
         "hash": manifest.store_hash(config.source, preprocessing_sha256, card_sha256, images, study_rows, masks),
         "preprocessing": stored.resolved(),
         "labels": list(labels),
-        "split_rule": {"rule": VAL_RULE, "val_fraction": config.val_fraction, "split_seed": config.split_seed},
+        "split_rule": {"rule": rule, "val_fraction": config.val_fraction, "split_seed": config.split_seed},
         "counts": counts,
         "source": plan.summary,
         "quarantine": {"entries": len(quarantine), "share": share},

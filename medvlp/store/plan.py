@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,13 +20,18 @@ from medvlp.config.base import json_sha256
 from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.base import Problem, Source
+from medvlp.sources.splits import apply_split_lists, read_split_lists
 from medvlp.store.days import unreadable_dates
 from medvlp.store.identifiers import Protection
 from medvlp.store.manifest import FORMAT_VERSION
 from medvlp.store.raw_items import StoredConfig
 from medvlp.types import UNKNOWN_PATIENT, ImageRef, Mask, Study
 
+logger = logging.getLogger(__name__)
+
 VAL_RULE = "official splits; val = the share of the training patients with the lowest SHA-256 of '<seed>/<patient>'"
+
+LISTS_RULE = "the given split lists; where they have no val, " + VAL_RULE.split("; ", 1)[1]
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
             "Check that this is the root of the raw data set, as the card's layout says.",
         )
     studies, repeated = _unique(found)
+    studies, listed = _in_split_lists(studies, source, config)
     problems += [*repeated, *unreadable_dates(studies), *_masks_of_no_image(studies)]
     studies = _with_validation(studies, config.val_fraction, config.split_seed)
     kind = source.kind
@@ -103,6 +110,7 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
         "val_fraction": config.val_fraction,
         "split_seed": config.split_seed,
         "limit": config.limit,
+        **({"split_lists": listed["sha256"]} if listed else {}),
     }
     refs = [(study, image) for study in studies for image in study.images] if kind != "none" else []
     masks = [
@@ -119,7 +127,7 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
         problems=[protection.problem(problem) for problem in problems],
         shard_images=shard_images,
         settings=settings,
-        summary=source.summary(),
+        summary=source.summary() | ({"split lists": listed} if listed else {}),
         protection=protection,
     )
 
@@ -177,6 +185,29 @@ def _place(image: ImageRef) -> str:
     """Name where an image is; several series can lie in one folder, and several frames in one file."""
     frame = "" if image.frame is None else f" frame {image.frame}"
     return f"path '{image.files[0] if image.files else image.path}'{frame}"
+
+
+def _in_split_lists(
+    studies: list[Study], source: Source, config: PrepareConfig
+) -> tuple[list[Study], dict[str, object]]:
+    """Apply the split lists of the configuration; return the studies left and what the store records of the lists.
+
+    Raises:
+        UserError: The lists share images and that is not accepted, or they cannot be used at all.
+    """
+    if config.split_lists is None:
+        return studies, {}
+    lists = read_split_lists(config.split_lists)
+    studies, report = apply_split_lists(lists, studies, [source.card])
+    for sentence in (*report.faults, *report.overlaps):
+        logger.warning("split lists: %s", sentence)
+    if report.overlaps and not config.accept_split_overlap:
+        raise UserError(
+            f"The split lists share images: {'; '.join(report.overlaps)}. Results would be too good.",
+            lists.folder,
+            "Correct the lists, or set accept_split_overlap=true: such images then go to test before val before train.",
+        )
+    return studies, report.summary(lists.sha256)
 
 
 def _with_validation(studies: list[Study], fraction: float, seed: int) -> list[Study]:
