@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import medvlp
-from medvlp.cli import bench, config, data, knowledge, models, phantom
+from medvlp.cli import bench, config, data, data_copy, knowledge, models, phantom
 from medvlp.cli._common import first_process
 from medvlp.cli.doctor import doctor
 from medvlp.errors import UserError
@@ -28,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(phantom.app, name="phantom")
+data.app.command("copy", epilog=data_copy.EXAMPLE)(data_copy.copy)
 app.add_typer(data.app, name="data")
 app.add_typer(knowledge.app, name="knowledge")
 app.command("pretrain", epilog=models.PRETRAIN_EXAMPLE)(models.pretrain)

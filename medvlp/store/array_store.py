@@ -6,6 +6,7 @@ threads, pickled (it travels as its path) and used after a fork; images come bac
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from medvlp.sources.cards import Card, read_card
 from medvlp.store import manifest
 from medvlp.store.open_arrays import OpenArrays
 from medvlp.store.raw_items import StoredConfig
+from medvlp.store.remote import COPYING, is_remote, place, reaching, read_bytes, sizes
 from medvlp.store.shards import (
     CLIPS,
     IMAGES_ARRAY,
@@ -48,9 +50,13 @@ def read_meta(path: Path) -> dict[str, Any]:
     """
     file = path / manifest.META
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = json.loads(read_bytes(file))
         version = meta["format_version"]
     except (FileNotFoundError, NotADirectoryError):
+        if (path / COPYING).exists():
+            raise UserError(
+                "The store is only half copied.", path, "Run the same `medvlp data copy` command again; it goes on."
+            ) from None
         if (path / PROGRESS).is_dir():
             raise UserError(
                 "The store is not finished.", path, "Run the same `medvlp data prepare` command again; it goes on."
@@ -86,8 +92,8 @@ class Store:
         label_names: Labels in the order of the card.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str) -> None:
+        self.path = place(path)
         self.meta = read_meta(self.path)
         self.hash: str = self.meta["hash"]
         self.dataset: str = self.meta["dataset"]
@@ -104,10 +110,10 @@ class Store:
         Raises:
             UserError: There is none, it is unfinished or damaged, or its format has another version.
         """
-        return cls(Path(path))
+        return cls(place(path))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.path,)
+        return Store, (str(self.path) if is_remote(self.path) else self.path,)
 
     def __repr__(self) -> str:
         what = f"{_UNITS[self.kind]}={len(self)}, hash={self.hash[:12]}"
@@ -136,7 +142,8 @@ class Store:
     @cached_property
     def card(self) -> Card:
         """The data card, as it was when the store was made."""
-        return read_card(self.path / manifest.CARD)
+        with reaching(self.path):
+            return read_card(self.path / manifest.CARD)
 
     @cached_property
     def images(self) -> pd.DataFrame:
@@ -156,8 +163,9 @@ class Store:
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
+        file = self.path / name
         try:
-            return pd.read_parquet(self.path / name)
+            return pd.read_parquet(io.BytesIO(read_bytes(file)) if is_remote(file) else file)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"A table of the store is damaged: {error}", self.path / name, "Prepare it again in another folder."
@@ -368,8 +376,10 @@ class Store:
         """Refuse a store of which shards are missing (half a copy): Zarr would read them as 0."""
         if name in self._checked:
             return
+        array = self.path / name
+        there = sizes(array) if is_remote(array) else None  # one question for all, not one for each
         for number in sorted(set(rows // shard_rows)):
-            file = shard_file(self.path / name, number, axes)
-            if not file.exists():
+            file = shard_file(array, number, axes)
+            if not (file.exists() if there is None else file.relative_to(array).as_posix() in there):
                 raise UserError("A shard of the store is missing.", file, "Copy the store again, or prepare it again.")
         self._checked.add(name)

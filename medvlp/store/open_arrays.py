@@ -13,6 +13,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvlp.store.remote import is_remote, kvstore, reaching
+
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Shaped
@@ -46,6 +48,12 @@ class OpenArrays:
         self._context: Any = None
         self._handles: OrderedDict[str, Any] = OrderedDict()
         self._forked: dict[str, Any] = {}
+        self._foreign = kvstore(root) is None
+
+    @property
+    def _by_zarr(self) -> bool:
+        """Whether tensorstore cannot be used: it aborts a forked child of a process that has used it."""
+        return _inherited_by_fork or self._foreign
 
     def rows(self, name: str, rows: np.ndarray) -> Shaped[np.ndarray, "b ..."]:
         """Return rows of an array, in their order, repeats allowed.
@@ -53,10 +61,11 @@ class OpenArrays:
         Raises:
             ValueError, OSError: The array cannot be opened or read.
         """
-        if _inherited_by_fork:  # tensorstore aborts a forked child of a process that has used it
+        if self._by_zarr:
             import numpy as np
 
-            return np.asarray(self._zarr(name).oindex[rows])
+            with reaching(self.root):
+                return np.asarray(self._zarr(name).oindex[rows])
         return self._tensorstore(name)[rows].read().result()
 
     def region(self, name: str, region: tuple[slice, ...], file: Path | None = None) -> Shaped[np.ndarray, " ..."]:
@@ -70,8 +79,9 @@ class OpenArrays:
         Raises:
             ValueError, OSError: The array cannot be opened or read.
         """
-        if _inherited_by_fork:
-            return self._zarr(name, file)[region]
+        if self._by_zarr:
+            with reaching(self.root):
+                return self._zarr(name, file)[region]
         return self._tensorstore(name, file)[region].read().result()
 
     def _tensorstore(self, name: str, file: Path | None = None) -> Any:
@@ -87,7 +97,7 @@ class OpenArrays:
         _check(file)
         spec = {
             "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str((self.root / name).resolve())},
+            "kvstore": kvstore(self.root / name),
             "recheck_cached_metadata": "open",
             "recheck_cached_data": "open",
         }
@@ -105,12 +115,17 @@ class OpenArrays:
         handle = self._forked.get(name)
         if handle is None:
             _check(file)
-            handle = self._forked[name] = zarr.open_array(self.root / name, mode="r")
+            array = self.root / name
+            handle = self._forked[name] = zarr.open_array(str(array) if is_remote(array) else array, mode="r")
             if len(self._forked) > MOST_OPEN:
                 self._forked.pop(next(iter(self._forked)), None)
         return handle
 
 
 def _check(file: Path | None) -> None:
-    if file is not None and not file.exists():
+    if file is None:
+        return
+    with reaching(file):
+        there = file.exists()
+    if not there:
         raise FileNotFoundError(f"{file.name} of {file.parent.name} is missing: {file}")

@@ -30,6 +30,7 @@ from medvlp.store.array_store import read_meta
 from medvlp.store.files import locked, remove_folder, write_json
 from medvlp.store.finish import PLAN, finish, read_quarantine, reopen
 from medvlp.store.plan import Plan, differences, make_plan, stored_config
+from medvlp.store.remote import is_remote, place
 from medvlp.store.shards import PROGRESS, ShardTask, create_arrays, finished, read_image
 from medvlp.store.workers import run_shards
 
@@ -94,6 +95,12 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
 def _check_target(config: PrepareConfig) -> None:
     """Refuse a folder that holds something else: nothing of the user's is ever overwritten."""
     out = config.out
+    if is_remote(place(out)):
+        raise UserError(
+            "A store is prepared on a disk: half-written files have no place in an object store.",
+            place(out),
+            f"Choose a folder for --out, then run `medvlp data copy FOLDER {place(out)}`.",
+        )
     if out.exists() and not out.is_dir():
         raise UserError("The store must be a folder, but there is a file of this name.", out, "Choose another --out.")
     if out.resolve() == config.root.resolve():
