@@ -32,6 +32,8 @@ HU_WINDOWS = ("mediastinum", "lung", "bone", "brain")
 PLANES_WIDE, PLANE_HIGH = 1080, 400
 """Pixels: all three planes side by side, and the highest of them."""
 STRIP_PIXELS, STRIP_SLICES = 132, 10
+LETTERS_NEED = 40
+"""Pixels: in planes of fewer slices the letters would lie on each other."""
 NAMED_STRUCTURES = 12
 _OBLIQUE_DEGREES = 5.0
 
@@ -167,7 +169,7 @@ class VolumeCard:
             "images": [(name, data_uri(_windowed(grey, window))) for name, window in self.windows.items()],
             "overlay": overlay,
             "circles": list(self._circles(plane, at, across, size)),
-            "letters": plane.letters if self.volume.affine is not None else None,
+            "letters": plane.letters if self.volume.affine is not None and min(size) >= LETTERS_NEED else None,
         }
 
     def _circles(
