@@ -40,8 +40,12 @@ class PrepareConfig(Config):
     max_quarantine_share: float = Field(
         0.01, ge=0, le=1, description="Larger shares of bad studies fail the stage at its end."
     )
-    val_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Share of training patients set aside where no val split exists."
+    val_fraction: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of training patients set aside where no val split exists; null takes 0.1, or 0 where the "
+        "data set does not say whose its training images are.",
     )
     split_seed: int = 0
     split_lists: Path | None = Field(

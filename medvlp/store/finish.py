@@ -88,7 +88,7 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
         "hash": manifest.store_hash(config.source, preprocessing_sha256, card_sha256, images, study_rows, masks),
         "preprocessing": stored.resolved(),
         "labels": list(labels),
-        "split_rule": {"rule": rule, "val_fraction": config.val_fraction, "split_seed": config.split_seed},
+        "split_rule": {"rule": rule, "val_fraction": plan.settings["val_fraction"], "split_seed": config.split_seed},
         "counts": counts,
         "source": plan.summary,
         "quarantine": {"entries": len(quarantine), "share": share},

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import logging
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -29,6 +30,9 @@ from medvlp.types import UNKNOWN_PATIENT, ImageRef, Mask, Study
 
 logger = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
+VAL_FRACTION = 0.1
 VAL_RULE = "official splits; val = the share of the training patients with the lowest SHA-256 of '<seed>/<patient>'"
 
 LISTS_RULE = "the given split lists; where they have no val, " + VAL_RULE.split("; ", 1)[1]
@@ -94,7 +98,8 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
     studies, repeated = _unique(found)
     studies, listed = _in_split_lists(studies, source, config)
     problems += [*repeated, *unreadable_dates(studies), *_masks_of_no_image(studies)]
-    studies = _with_validation(studies, config.val_fraction, config.split_seed)
+    val_fraction = _val_fraction(studies) if config.val_fraction is None else config.val_fraction
+    studies = _with_validation(studies, val_fraction, config.split_seed)
     kind = source.kind
     shard_images = 1 if kind in ("volume", "video") else config.shard_images
     settings = {
@@ -107,7 +112,7 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
         "identifiers": protection.settings,
         "masks": config.masks,
         "shard_images": shard_images,
-        "val_fraction": config.val_fraction,
+        "val_fraction": val_fraction,
         "split_seed": config.split_seed,
         "limit": config.limit,
         **({"split_lists": listed["sha256"]} if listed else {}),
@@ -208,6 +213,16 @@ def _in_split_lists(
             "Correct the lists, or set accept_split_overlap=true: such images then go to test before val before train.",
         )
     return studies, report.summary(lists.sha256)
+
+
+def _val_fraction(studies: list[Study]) -> float:
+    """Return the share that is set aside unless the user names one: none where training patients are unknown."""
+    known = {study.patient_id for study in studies if study.split == "train"} - {UNKNOWN_PATIENT}
+    if len(known) >= 2 or all(study.split != "train" for study in studies):
+        return VAL_FRACTION
+    if "val" not in {study.split for study in studies}:
+        logger.warning("No validation split is set aside: the data set does not say whose its training images are.")
+    return 0.0
 
 
 def _with_validation(studies: list[Study], fraction: float, seed: int) -> list[Study]:

@@ -171,3 +171,9 @@ def test_differences_name_the_path_and_both_values() -> None:
         "d: 3 in the store, None now",
         "e: None in the store, 4 now",
     ]
+
+
+def test_without_a_wish_unknown_patients_give_no_validation_split(fake: PrepareConfig) -> None:
+    assert set(plan(fake, [study(n, UNKNOWN_PATIENT) for n in range(9)]).values()) == {"train"}
+    known = plan(fake, [study(n, n) for n in range(40)])
+    assert sorted(known.values()).count("val") == 4
