@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import itertools
 import logging
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
