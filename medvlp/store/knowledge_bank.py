@@ -214,8 +214,9 @@ def _write_vectors(book: ConceptBook, config: KnowledgeConfig, scratch: Path) ->
 
         graph = build_graph(book, other_relations=config.graph.other_relations)
         embedding = train_transe(graph, config.graph)
-        facts = {"final_loss": f"{embedding.losses[-1]:.6f}", "epochs": str(config.graph.epochs)}
-        data = save({"nodes": embedding.nodes, "relations": embedding.relations}, metadata=facts)
+        facts = {"epochs": config.graph.epochs, "final_loss": round(embedding.losses[-1], 6)}
+        metadata = {"training": json.dumps(facts)}  # one entry: the library writes several in an order of chance
+        data = save({"nodes": embedding.nodes, "relations": embedding.relations}, metadata=metadata)
         write_atomic(config.out / bank.GRAPH, data, scratch)
     return bank.GRAPH
 

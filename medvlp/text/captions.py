@@ -29,7 +29,7 @@ def caption_fault(text: str | None, min_words: int = 3) -> str | None:
 def usable_captions(
     texts: Iterable[tuple[str, str | None]], counts: Counter[str] | None = None, min_words: int = 3
 ) -> Iterator[tuple[str, str]]:
-    """Yield (id, text) of usable captions, each distinct text of an id once; `counts` takes the reasons of the others."""
+    """Yield (id, text) of usable captions, each text of an id once; `counts` takes why the others were left out."""
     seen: set[tuple[str, str]] = set()
     for name, text in texts:
         fault = caption_fault(text, min_words)

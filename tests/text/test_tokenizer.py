@@ -129,3 +129,28 @@ def test_mistakes_are_user_errors(tmp_path: Path) -> None:
         Tokenizer.train([], 100)
     with pytest.raises(UserError, match="too small"):
         Tokenizer.train(TEXTS, 10)
+
+
+def test_token_spans_follow_the_characters_and_count_the_class_token() -> None:
+    texts = ["Small left pleural effusion, unchanged.", "Pneumothorax of the right lung."] * 3
+    tokenizer = Tokenizer.train(texts, 200)
+    text = "  Small LEFT  pleural effusion, zyx"
+    ids, _, _ = tokenizer.encode([text], 64)
+    spans = [(text.index("LEFT"), text.index("LEFT") + 4), (text.index("pleural"), text.index(",")), (0, 2)]
+    found = tokenizer.token_spans(text, spans, 64)
+    tokens = tokenizer.tokens(ids[0].tolist())
+    assert found[2] is None
+    for span, place in zip(spans[:2], found[:2], strict=True):
+        assert place is not None
+        joined = "".join(token.removeprefix("##") for token in tokens[place[0] : place[1]])
+        assert joined == text[span[0] : span[1]].lower().replace(" ", "")
+
+
+def test_a_span_that_the_length_cuts_is_left_out() -> None:
+    tokenizer = Tokenizer.train(["left pleural effusion"] * 3, 200)
+    text = "left pleural effusion"
+    whole = tokenizer.token_spans(text, [(0, 4), (5, 21)], 64)
+    assert whole[0] is not None
+    assert whole[1] is not None
+    short = tokenizer.token_spans(text, [(0, 4), (5, 21)], whole[1][1])  # one token less than the text has
+    assert short == [whole[0], None]
