@@ -103,7 +103,8 @@ def test_every_name_of_the_leak_map_is_a_data_set_or_known_to_have_no_adapter() 
     without_adapter = {
         *("chestx_det10", "slake", "cxr_lt", "ms_cxr", "chest_imagenome", "mimic_cxr_vqa", "radgraph", "radnli"),
         *("mimic_5x200", "chexpert_5x200", "vinbigdata", "rocov2", "medicat", "pmc_oa", "rexgroundingct", "m3d_seg"),
-        *("lits", "abdomenct_1k", "flare22", "lidc_idri", "cholect50", "covidx_ct", "m3d_vqa"),
+        *("lits", "abdomenct_1k", "flare22", "flare23", "lidc_idri", "cholect50", "covidx_ct"),
+        *("m3d_vqa", "ct_org", "kits23", "brats"),
     }
     for overlap in leak_map():
         for name in (overlap.outer, overlap.inner):
@@ -207,6 +208,9 @@ def test_personal_attributes_of_headers_are_counted_and_never_quoted(tmp_path: P
 
 
 def test_overlaps_of_cards_and_of_the_leak_map_agree() -> None:
+    pairs = {frozenset((overlap.outer, overlap.inner)) for overlap in leak_map()}
+    by_cards = {frozenset((name, other)) for name in SOURCES.names() for other in load_card(name).overlaps}
+    assert by_cards == pairs
     for overlap in leak_map():
         for name, other in ((overlap.outer, overlap.inner), (overlap.inner, overlap.outer)):
             if name in SOURCES.names():
