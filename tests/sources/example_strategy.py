@@ -52,7 +52,7 @@ def example(
         age=age,
         sex=sex,
         findings=findings,
-        sections={name: sentence(rng) for name in ("indication", "comparison", "findings", "impression")},
+        sections=sections(rng),
         images=images,
         volume=volume(rng, layout, findings) if layout.needs in ("volumes", "abdomen") else None,
         clip=clip(rng, layout),
@@ -65,6 +65,12 @@ def clip(rng: np.random.Generator, layout: type[Layout]) -> ExampleClip | None:
     if layout.needs == "heart":
         return heart_clip(rng, frames=int(rng.integers(4, 8)), size=32)
     return surgery_clip(rng, frames=int(rng.integers(2, 5)), size=16) if layout.needs == "surgery" else None
+
+
+def sections(rng: np.random.Generator) -> dict[str, str]:
+    """Findings, and perhaps the other sections: a report without headings has findings alone."""
+    names = ["indication", "comparison", "impression"]
+    return {name: sentence(rng) for name in ["findings", *(name for name in names if rng.random() < 0.7)]}
 
 
 def labels(rng: np.random.Generator, layout: type[Layout]) -> dict[str, float] | None:

@@ -99,7 +99,7 @@ class Example:
         age: Years.
         sex: M or F.
         findings: Names of `medvlp.sources.phantom.findings.NAMES` that are present.
-        sections: Lower-case section name -> text: findings and impression, perhaps indication and comparison.
+        sections: Lower-case section name -> text: findings, and perhaps impression, indication and comparison.
         images: The radiographs.
         volume: The CT volume, where one is asked for.
         clip: The clip, where one is asked for.
@@ -118,6 +118,11 @@ class Example:
     volume: ExampleVolume | None = None
     clip: ExampleClip | None = None
     labels: Mapping[str, float] | None = None
+
+    @property
+    def caption(self) -> str:
+        """The shortest text that says it all: the impression, or the findings of a report without one."""
+        return self.sections.get("impression") or self.sections["findings"]
 
 
 def phantom_examples(

@@ -43,7 +43,7 @@ class NlmTuberculosisLayout(Layout):
         labels = self.labels(example)
         patient = f"{self.prefix}_{example.number + 1:04d}"
         name = f"{patient}_{int(labels['Tuberculosis'])}"
-        text = example.sections["impression"] if labels["Tuberculosis"] == PRESENT else "normal"
+        text = " ".join(example.caption.split()) if labels["Tuberculosis"] == PRESENT else "normal"
         word = "male" if example.sex == "M" else "female"
         reading = _SPELLINGS[example.number % len(_SPELLINGS)].format(
             word=word, Word=word.capitalize(), letter=example.sex, age=example.age, text=text

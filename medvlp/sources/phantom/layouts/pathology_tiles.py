@@ -29,7 +29,7 @@ class PathologyTilesLayout(Layout):
         for example in examples:
             front = example.images[0].pixels
             pixels = np.stack([front, front // 2, 255 - front], axis=-1)
-            captions = list(dict.fromkeys([example.sections["findings"], example.sections["impression"]]))
+            captions = list(dict.fromkeys([example.sections["findings"], example.caption]))
             foreign = example.number % 3 == 2
             if quilt:
                 name = f"Vid{example.patient}_x_image_{example.number:03d}.jpg"

@@ -107,4 +107,4 @@ class RocoLayout(Layout):
     @staticmethod
     def _caption(example: Example) -> str:
         """Return a caption with a comma, a quotation mark and a letter beyond ASCII."""
-        return f'{example.sections["impression"]} "Röntgen", {example.number}'
+        return f'{" ".join(example.caption.split())} "Röntgen", {example.number}'
