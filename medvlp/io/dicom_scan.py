@@ -98,7 +98,8 @@ def _scan(head: bytes, wanted: Wanted) -> Scan:
             keyword, expected = found
             if explicit and vr not in expected:
                 raise _Unusual
-            value = _value(head[start:position], vr if explicit else next(iter(expected)), len(expected))
+            # Where the dictionary leaves the sign open (Pixel Padding Value) the word itself is given.
+            value = _value(head[start:position], vr if explicit else max(expected), len(expected))
             if value is not None:
                 values[keyword] = value
 

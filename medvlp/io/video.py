@@ -6,6 +6,7 @@ FFmpeg would otherwise conceal what is lost. Frames are numbered from 0 in the o
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from medvlp.config.preprocessing import StoredImageConfig
 
 SECONDS_PER_VIDEO = 3600.0
+SECONDS_PER_PASSED_FRAME = 0.02
 MISSING_FRAMES = 0.01
 """Share of the declared frames that a container may count wrongly."""
 _CLIP_BYTES = 2**30
@@ -97,21 +99,51 @@ class OneFrame:
     frame: int
 
     def answer(self) -> Frames:
-        """Decode up to the frame, in the decoder process."""
-        return _quietly(self._decode)
+        """Decode up to the frame, in the decoder process: on from the frame before where that was asked for last."""
+        global _playing
+        status = Path(self.path).stat()
+        key = (self.path, status.st_mtime_ns, status.st_size)
+        playing = _playing
+        if playing is None or playing.key != key or (playing.index > self.frame and self.frame < playing.failed_at):
+            playing = _playing = _Playing(key)
+        if self.frame >= playing.failed_at:
+            raise ValueError(playing.failure)
+        try:
+            return _quietly(lambda: playing.show(self.frame))
+        except Exception as error:
+            # What is damaged stays damaged: the answer for a later frame must not depend on what was asked before.
+            playing.failed_at, playing.failure = self.frame, str(error)
+            raise
 
-    def _decode(self) -> Frames:
+
+class _Playing:
+    """A video that is open at a frame, so that frames asked for in order are decoded once."""
+
+    def __init__(self, key: tuple[str, int, int]) -> None:
+        self.key = key
+        self.index = 0
+        """Frames that were passed."""
+        self.failed_at: float = math.inf
+        self.failure = ""
+        self._capture: Any = None
+
+    def show(self, number: int) -> Frames:
+        """Decode up to a frame that was not passed yet."""
         import cv2
 
-        capture = _open(self.path)
-        for index in range(self.frame + 1):
-            if not capture.grab():
-                raise IndexError(f"it has {index} frames")
-        good, frame = capture.retrieve()
+        self._capture = self._capture or _open(self.key[0])
+        while self.index <= number:
+            if not self._capture.grab():
+                raise IndexError(f"it has {self.index} frames")
+            self.index += 1
+        good, frame = self._capture.retrieve()
         if not good:
             raise ValueError("the frame cannot be decoded")
         pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)[None]
-        return Frames(pixels, _fps(capture), _declared(capture), *frame.shape[:2])
+        return Frames(pixels, _fps(self._capture), _declared(self._capture), *frame.shape[:2])
+
+
+_playing: _Playing | None = None
 
 
 def decode_video(request: WholeVideo | OneFrame) -> Frames:
@@ -123,7 +155,8 @@ def decode_video(request: WholeVideo | OneFrame) -> Frames:
     path = Path(request.path)
     try:
         path.open("rb").close()
-        seconds = SECONDS_PER_VIDEO if isinstance(request, WholeVideo) else SECONDS_PER_FRAME
+        whole = isinstance(request, WholeVideo)
+        seconds = SECONDS_PER_VIDEO if whole else SECONDS_PER_FRAME + request.frame * SECONDS_PER_PASSED_FRAME
         return ask(request, seconds)
     except OSError as error:
         raise UserError(
