@@ -155,8 +155,9 @@ def decode_video(request: WholeVideo | OneFrame) -> Frames:
     path = Path(request.path)
     try:
         path.open("rb").close()
-        whole = isinstance(request, WholeVideo)
-        seconds = SECONDS_PER_VIDEO if whole else SECONDS_PER_FRAME + request.frame * SECONDS_PER_PASSED_FRAME
+        frames = request.frame if isinstance(request, OneFrame) else 0
+        seconds = SECONDS_PER_FRAME + frames * SECONDS_PER_PASSED_FRAME
+        seconds = SECONDS_PER_VIDEO if isinstance(request, WholeVideo) else seconds
         return ask(request, seconds)
     except OSError as error:
         raise UserError(

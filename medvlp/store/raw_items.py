@@ -89,7 +89,7 @@ def _read_image(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask], 
     from medvlp.io.stored import to_stored
 
     file = root / image.path
-    sha256 = files_sha256([file])
+    sha256 = files_sha256([file]) if image.frame is None else _sha256_once(file)
     frame = {} if image.frame is None else {"frame": image.frame}
     radiograph = read_radiograph(file, config, **frame)
     stored = to_stored(radiograph, config)
@@ -248,6 +248,17 @@ def source_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def _sha256_once(file: Path) -> str:
+    """Return the SHA-256 of a file of which many frames are read one after the other."""
+    status = file.stat()
+    return _sha256_of(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _sha256_of(file: Path, mtime_ns: int, size: int) -> str:
+    return files_sha256([file])
 
 
 def files_sha256(files: Sequence[Path]) -> str:
