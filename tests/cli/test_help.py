@@ -13,6 +13,7 @@ VERBS = [
     ["phantom", "write"],
     ["data", "prepare"],
     ["data", "audit"],
+    ["data", "check-splits"],
     ["data", "show"],
     ["pretrain"],
     ["bench", "run"],

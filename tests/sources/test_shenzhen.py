@@ -28,6 +28,7 @@ CHINA, COUNTY = "ChinaSet_AllFiles", "MontgomerySet"
         ("male\nnormal", ("M", None, "normal")),
         ("64 yrs\nfibrosis of 3 m", (None, 64, "fibrosis of 3 m")),
         ("male\nstable since 3 years", ("M", None, "stable since 3 years")),
+        ("male\n3 months ago fever", ("M", None, "3 months ago fever")),
         ("45yrs male\nnormal", ("M", 45, "normal")),
         ("male 450yrs\nnormal", ("M", None, "normal")),
         ("", (None, None, "")),

@@ -67,6 +67,8 @@ def test_active_and_latent_are_said_by_boxes_alone(tmp_path: Path) -> None:
         ((0, 9, [1, 2, 3, 4]), "unknown category 'None'"),
         ((0, 1, [1, 2, 0, 4]), "without an area"),
         ((0, 1, [2000, 1500, 300, 300]), "outside the image of 512 x 512"),
+        ((0, 1, [300, 5, 300, 5]), "outside the image of 512 x 512"),
+        ((0, 1, [5, 300, 5, 300]), "outside the image of 512 x 512"),
         ((0, 1, [1, 2, 3]), "3 numbers"),
         ((0, 1, [5, 5, 5, 5]), "occurs twice"),
     ],
