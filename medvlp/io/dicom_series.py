@@ -167,7 +167,9 @@ def assemble(
             straighten(slices, grid, canvas, fill)
             record["straightened"] = {**record_of(grid), "fill": fill}
         else:
-            affine = stack.affine if facts is None or facts.affine is None else np.asarray(facts.affine)[:, [2, 1, 0, 3]]
+            affine = (
+                stack.affine if facts is None or facts.affine is None else np.asarray(facts.affine)[:, [2, 1, 0, 3]]
+            )
             canvas = Canvas(shape, affine)
             record = {**_counts(_run(readers, canvas.put), meaning), "straightened": None}
     except BadGeometry as error:

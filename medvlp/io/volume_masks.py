@@ -269,7 +269,7 @@ def _plane_of_labels(plane: Any, size: tuple[int, int], native: _Native, labels:
     full = [axis for axis in (axis_of_rows, axis_of_columns) if axis_of_rows != axis_of_columns]
     ends = [sorted((int(first[axis]), int(last[axis]))) for axis in full]
     if len(full) != 2 or ends != [[0, labels.shape[axis] - 1] for axis in full]:
-        raise ValueError("a frame does not have the pixels of the volume's slices")
+        raise ValueError("a frame does not have the pixels of a slice of the volume")
     if not 0 <= first[across] < labels.shape[across]:
         raise ValueError("a frame lies outside of the volume")
     room = np.moveaxis(labels, (across, axis_of_rows, axis_of_columns), (0, 1, 2))[first[across]]
