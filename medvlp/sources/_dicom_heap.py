@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvlp.errors import UserError
+from medvlp.sources._dicom_segments import Segment, segments_of, with_masks
+from medvlp.sources._heap_item import Item
 from medvlp.sources._tables import view_of
 from medvlp.sources._values import age_years, sex, yyyymmdd
 from medvlp.sources.base import Source
@@ -25,21 +26,6 @@ if TYPE_CHECKING:
 RADIOGRAPHS = ("CR", "DX", "MG", "RG", "RF", "PX", "IO", "XA")
 VOLUMES = ("CT", "MR", "PT")
 NAME_TAGS = ("PatientName", "OtherPatientNames", "OtherPatientIDs", "PatientMotherBirthName", "PatientBirthName")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One radiograph or volume, and what its header says."""
-
-    image: ImageRef
-    study: str
-    patient: str
-    keys: dict[str, tuple[str, ...]]
-    """Kind of id -> the values by which a table may name this item."""
-    attributes: dict[str, str]
-    age: float | None
-    sex: str | None
-    date: str | None
 
 
 def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
@@ -55,9 +41,13 @@ def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
     from medvlp.io.series import files_under, find_parts
 
     parts, problems = find_parts(files_under(source.root))
+    segments: list[Segment] = []
     for problem in problems:
         if not problem.broken:
-            source.counts[f"{problem.reason.rstrip('.')}: files left out"] += len(problem.files)
+            found = [segment for file in problem.files for segment in segments_of(source.root, file)]
+            segments += found
+            if not found:
+                source.counts[f"{problem.reason.rstrip('.')}: files left out"] += len(problem.files)
             continue
         for file in problem.files:
             source.problem(file.relative_to(source.root).as_posix(), problem.reason, problem.fix)
@@ -70,7 +60,8 @@ def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
     for part, number in _numbered([part for part in parts if _kind(part) == chosen]):
         files = [[header] for header in part.headers] if chosen == "CR" else [part.headers]
         items += [_item(source.root, headers, part, number) for headers in files]
-    return _sound(source, sorted(items, key=lambda item: (item.study, item.image.image_id, item.image.path))), chosen
+    items = _sound(source, sorted(items, key=lambda item: (item.study, item.image.image_id, item.image.path)))
+    return with_masks(source, items, segments) if chosen in VOLUMES else items, chosen
 
 
 def names_of(file: Path) -> tuple[str, ...]:

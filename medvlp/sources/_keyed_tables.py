@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medvlp.errors import UserError
 from medvlp.sources._csv import Row
-from medvlp.sources._dicom_heap import Item
+from medvlp.sources._heap_item import Item
 from medvlp.sources._tables import COLUMNS, Table, open_table, plain_name, user_file
 from medvlp.sources.base import Source
 

@@ -14,7 +14,8 @@ from typing import Literal
 from medvlp.errors import UserError
 from medvlp.sources._checks import check_patients_apart
 from medvlp.sources._csv import Row
-from medvlp.sources._dicom_heap import VOLUMES, Item, names_of, read_heap
+from medvlp.sources._dicom_heap import VOLUMES, names_of, read_heap
+from medvlp.sources._heap_item import Item
 from medvlp.sources._keyed_tables import FINE, KEYS, Keyed, tie
 from medvlp.sources._tables import COLUMNS, Chosen, Labels, find_labels, report_reader, split_of
 from medvlp.sources.base import Source
@@ -114,6 +115,7 @@ class DicomFolder(Source):
             study_id=name,
             patient_id=first.patient,
             images=tuple(item.image for item in own),
+            masks=tuple(mask for item in own for mask in item.masks),
             report=None if identifiers is None else str(report),
             labels=said.get("labels") or {},  # type: ignore[arg-type]
             attributes=first.attributes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,22 @@ def test_series_of_ct_become_volumes_and_one_kind_must_be_chosen(tmp_path: Path)
     assert source.summary()["The file is a localiser: files left out"] == 1
     with pytest.raises(UserError, match="No MR: CR: 3, CT: 1"):
         read(tmp_path, modality="MR")
+
+
+@pytest.mark.data
+def test_a_real_segmentation_is_the_mask_of_its_series(tmp_path: Path, test_data: Path) -> None:
+    root = tmp_path / "raw"
+    shutil.copytree(test_data / "ct_series_abdomen_3slice", root)
+    (study,), problems, _ = read(root)
+    assert problems == []
+    (mask,) = study.masks
+    assert (mask.path, mask.values, mask.label.lower()) == ("liver_seg.dcm", (1,), "liver")
+    assert mask.image_id == study.images[0].image_id
+    shutil.copy(root / "liver_seg.dcm", root / "second.dcm")
+    (study,), problems, source = read(root)
+    assert study.masks == (mask,)
+    assert problems == ["second.dcm: segment 1: the segment has the name of another one of its series"]
+    assert source.kind == "volume"
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
