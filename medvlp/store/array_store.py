@@ -21,25 +21,13 @@ from medvlp.store import manifest
 from medvlp.store.open_arrays import OpenArrays
 from medvlp.store.raw_items import StoredConfig
 from medvlp.store.remote import COPYING, is_remote, place, reaching, read_bytes, sizes
-from medvlp.store.shards import (
-    CLIPS,
-    IMAGES_ARRAY,
-    LABELS,
-    MASKS_ARRAY,
-    PROGRESS,
-    VOLUMES,
-    array_folder,
-    clip_axes,
-    image_layout,
-    shard_file,
-)
+from medvlp.store.shards import IMAGES_ARRAY, MASKS_ARRAY, PROGRESS, image_layout, shard_file
+from medvlp.store.stored_volumes import UNITS, StoredVolumes
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from jaxtyping import Int, Int16, Shaped, UInt8
-
-    from medvlp.types import Clip, Volume
+    from jaxtyping import Int, Shaped, UInt8
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -76,10 +64,9 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 _CONFIGS: dict[str, type[StoredConfig]] = {"volume": StoredVolumeConfig, "video": StoredVideoConfig}
-_UNITS = {"image": "images", "volume": "volumes", "video": "clips", "none": "no images"}
 
 
-class Store:
+class Store(StoredVolumes):
     """A prepared store.
 
     Attributes:
@@ -116,7 +103,7 @@ class Store:
         return Store, (str(self.path) if is_remote(self.path) else self.path,)
 
     def __repr__(self) -> str:
-        what = f"{_UNITS[self.kind]}={len(self)}, hash={self.hash[:12]}"
+        what = f"{UNITS[self.kind]}={len(self)}, hash={self.hash[:12]}"
         return f"Store({str(self.path)!r}, dataset={self.dataset!r}, {what})"
 
     def __len__(self) -> int:
@@ -216,7 +203,7 @@ class Store:
         if isinstance(self.config, StoredVolumeConfig):
             self._refuse("image")
         table = self.masks
-        if len(wanted) and isinstance(wanted[0], str):
+        if isinstance(next(iter(wanted), None), str):
             of_image = table.groupby("image_id", sort=False)["index"].apply(list).to_dict()
             wanted = np.array([row for name in wanted for row in of_image.get(name, [])], dtype=np.int64)
         rows = np.asarray(wanted, dtype=np.int64).reshape(-1)
@@ -229,128 +216,10 @@ class Store:
             self._check_shards(MASKS_ARRAY, table["index"], self.meta["counts"]["shard_masks"], 3)
             return self._arrays.rows(MASKS_ARRAY, rows)
 
-    def read_volume(self, index: int) -> Volume:
-        """Return a volume by its number (`images["index"]`), as `medvlp.read_volume` gave it."""
-        import numpy as np
-
-        from medvlp.types import Intensity, Volume
-
-        row = self._volume_rows[self._known(index, "volume")]
-        affine = None if row["affine"] is None else np.array(json.loads(row["affine"]))
-        spacing = tuple(float(row[f"spacing_{axis}_mm"]) for axis in ("slice", "row", "col"))
-        provenance = {"store": self.hash, "image_id": row["image_id"], "hu_applied": row["hu_applied"]}
-        return Volume(
-            array=self._region(VOLUMES, index, tuple(slice(0, size) for size in row["shape"])),
-            affine=affine,
-            spacing_mm=None if spacing[0] != spacing[0] else spacing,  # type: ignore[arg-type]
-            intensity=Intensity(row["intensity"]),
-            provenance=provenance,
-        )
-
-    def shape(self, index: int) -> tuple[int, int, int]:
-        """Return depth, height and width of a volume in voxels."""
-        return self._volume_rows[self._known(index, "volume")]["shape"]
-
-    def crop(self, index: int, start: Sequence[int], size: Sequence[int]) -> Int16[np.ndarray, "d h w"]:
-        """Return a part of a volume: `size` voxels along d, h, w from `start` on.
-
-        Raises:
-            IndexError: The part is not inside the volume, or there is no such volume.
-            UserError: The file is missing or damaged, or the store holds no volumes.
-        """
-        return self._region(VOLUMES, index, self._inside(index, start, size))
-
-    def read_labels(self, index: int) -> tuple[Shaped[np.ndarray, "d h w"], dict[int, str]]:
-        """Return the label map of a volume (uint8 or uint16) and the name of each of its values.
-
-        Raises:
-            UserError: The volume has no label map, or as for `crop`.
-        """
-        shape = self.shape(index)
-        return self.crop_labels(index, (0, 0, 0), shape), self.structures(index)
-
-    def crop_labels(self, index: int, start: Sequence[int], size: Sequence[int]) -> Shaped[np.ndarray, "d h w"]:
-        """Return a part of a volume's label map; see `crop`."""
-        region = self._inside(index, start, size)
-        if not self.has_labels(index):
-            name = self._volume_rows[index]["image_id"]
-            raise UserError(f"The volume {name} has no label map.", self.path, "Use one that `store.masks` lists.")
-        return self._region(LABELS, index, region)
-
-    def has_labels(self, index: int) -> bool:
-        """Tell whether a volume has a label map."""
-        return index in self._structures
-
-    def structures(self, index: int) -> dict[int, str]:
-        """Return value -> name of what a volume's label map names; nothing where there is none."""
-        return dict(self._structures.get(index, {}))
-
-    def read_clip(self, index: int) -> Clip:
-        """Return a clip by its number (`images["index"]`)."""
-        from medvlp.types import Clip
-
-        row = self._volume_rows[self._known(index, "video")]
-        return Clip(
-            array=self._region(CLIPS, index, (slice(0, row["frames"]),)),
-            fps=None if row["fps"] != row["fps"] else row["fps"],
-            provenance={
-                "store": self.hash,
-                "image_id": row["image_id"],
-                "height": row["height"],
-                "width": row["width"],
-            },
-        )
-
-    @cached_property
-    def _volume_rows(self) -> dict[int, dict[str, Any]]:
-        """Facts of each volume or clip by its number; missing values are None, NaN in columns of reals."""
-        names = ["index", "image_id", "depth", "height", "width", "frames", "affine", "intensity", "hu_applied", "fps"]
-        names += ["spacing_slice_mm", "spacing_row_mm", "spacing_col_mm"]
-        found: dict[int, dict[str, Any]] = {}
-        for record in self.images[names].astype(object).to_dict("records"):
-            row: dict[str, Any] = {str(name): value for name, value in record.items()}
-            for name in ("affine", "intensity", "hu_applied"):
-                row[name] = None if row[name] != row[name] else row[name]
-            if self.kind == "volume":
-                row["shape"] = (int(row["depth"]), int(row["height"]), int(row["width"]))
-            else:
-                row |= {name: int(row[name]) for name in ("frames", "height", "width")}
-            found[int(row["index"])] = row
-        return found
-
-    @cached_property
-    def _structures(self) -> dict[int, dict[int, str]]:
-        """Value -> name, in each volume that has a label map."""
-        found: dict[int, dict[int, str]] = {}
-        for index, value, label in self.masks[["index", "value", "label"]].itertuples(index=False):
-            found.setdefault(int(index), {})[int(value)] = label
-        return found
-
     def _refuse(self, kind: str) -> NoReturn:
         raise UserError(
-            f"The store holds {_UNITS[self.kind]}, but {_UNITS[kind]} are needed.", self.path, "Use another store."
+            f"The store holds {UNITS[self.kind]}, but {UNITS[kind]} are needed.", self.path, "Use another store."
         )
-
-    def _known(self, index: int, kind: str) -> int:
-        if self.kind != kind:
-            self._refuse(kind)
-        if index not in self._volume_rows:
-            raise IndexError(f"{self.path} has no {kind} {index}")
-        return int(index)
-
-    def _inside(self, index: int, start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-        shape = self.shape(index)
-        ends = [int(low) + int(length) for low, length in zip(start, size, strict=True)]
-        if min(start) < 0 or min(size) < 1 or any(end > whole for end, whole in zip(ends, shape, strict=True)):
-            raise IndexError(f"{tuple(size)} voxels from {tuple(start)} are not inside a volume of {shape}")
-        return tuple(slice(int(low), end) for low, end in zip(start, ends, strict=True))
-
-    def _region(self, group: str, index: int, region: tuple[slice, ...]) -> Shaped[np.ndarray, " ..."]:
-        folder = array_folder(self.path / group, index)
-        axes = clip_axes(self.config) if group == CLIPS else 3
-        name = f"{group}/{folder.name}"
-        with self._reading(name):
-            return self._arrays.region(name, region, shard_file(folder, 0, axes))
 
     @staticmethod
     def _rows(indices: Int[np.ndarray, " b"], rows: int, name: str) -> Int[np.ndarray, " b"]:
@@ -367,7 +236,7 @@ class Store:
             yield
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{_UNITS[self.kind].capitalize()} of the store cannot be read: {error}",
+                f"{UNITS[self.kind].capitalize()} of the store cannot be read: {error}",
                 self.path / name,
                 "Copy the store again, or prepare it again in another folder.",
             ) from error

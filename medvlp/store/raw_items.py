@@ -6,18 +6,18 @@ reason and next step, without a path of the machine; a mask that cannot be read 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.errors import UserError
+from medvlp.store.digests import file_sha256_once, files_sha256, perceptual_hash, pixels_sha256, source_files, stretched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,6 @@ Kind = Literal["image", "volume", "video"]
 StoredConfig = StoredImageConfig | StoredVolumeConfig | StoredVideoConfig
 
 _TWO_DIMENSIONAL = ("CR", "DX", "MG", "RG", "RF", "PX", "IO", "XA")
-_HASH_BLOCK = 1 << 20
 
 
 @dataclass(slots=True)
@@ -89,7 +88,7 @@ def _read_image(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask], 
     from medvlp.io.stored import to_stored
 
     file = root / image.path
-    sha256 = files_sha256([file]) if image.frame is None else _sha256_once(file)
+    sha256 = files_sha256([file]) if image.frame is None else file_sha256_once(file)
     frame = {} if image.frame is None else {"frame": image.frame}
     radiograph = read_radiograph(file, config, **frame)
     stored = to_stored(radiograph, config)
@@ -132,7 +131,7 @@ def _read_volume(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask],
         "affine": None if volume.affine is None else json.dumps(np.asarray(volume.affine, dtype=float).tolist()),
         "intensity": str(volume.intensity),
         "hu_applied": _flag(volume.provenance.get("hu_applied")),
-        "phash": perceptual_hash(_stretched(array[depth // 2])),
+        "phash": perceptual_hash(stretched(array[depth // 2])),
         "mean": int(cv2.sumElems(array.reshape(-1, width))[0]) / array.size,  # exact: whole numbers below 2**53
     }
     item.later = {
@@ -241,61 +240,6 @@ def _each_mask(
 
 def _flag(value: Any) -> bool | None:
     return None if value is None else bool(value)
-
-
-def source_files(path: Path) -> list[Path]:
-    """Return the file, or all files below a folder in the order of their names; hidden ones are left out."""
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-
-
-def _sha256_once(file: Path) -> str:
-    """Return the SHA-256 of a file of which many frames are read one after the other."""
-    status = file.stat()
-    return _sha256_of(file, status.st_mtime_ns, status.st_size)
-
-
-@lru_cache(maxsize=4)
-def _sha256_of(file: Path, mtime_ns: int, size: int) -> str:
-    return files_sha256([file])
-
-
-def files_sha256(files: Sequence[Path]) -> str:
-    """Return the SHA-256 over the bytes of files, one after the other; of one file it is the file's own."""
-    digest = hashlib.sha256()
-    block = bytearray(_HASH_BLOCK)
-    view = memoryview(block)
-    for file in files:
-        with file.open("rb", buffering=0) as stream:
-            while length := stream.readinto(block):
-                digest.update(view[:length])
-    return digest.hexdigest()
-
-
-def pixels_sha256(array: Shaped[np.ndarray, " ..."]) -> str:
-    """Return the SHA-256 of an array's elements in C order, little-endian."""
-    import numpy as np
-
-    return hashlib.sha256(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data).hexdigest()
-
-
-def perceptual_hash(pixels: Shaped[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> str:
-    """Return the 64-bit perceptual hash of uint8 or uint16 pixels as 16 hex digits (ImageHash `phash`)."""
-    import imagehash
-    import numpy as np
-    from PIL import Image
-
-    small = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-    return str(imagehash.phash(Image.fromarray(small)))
-
-
-def _stretched(plane: Shaped[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Return a slice as grey values from its lowest to its highest value."""
-    import numpy as np
-
-    low, high = int(plane.min()), int(plane.max())
-    return ((plane.astype(np.int32) - low) * 255 // max(high - low, 1)).astype(np.uint8)
 
 
 @contextmanager

@@ -248,7 +248,7 @@ def stored_boxes(row: Mapping[Any, Any], store: Store) -> Iterator[dict[str, Any
 def _structures(store: Store) -> Iterator[dict[str, Any]]:
     """Yield for every structure on how many images it was marked and how large it is, the most frequent first."""
     amount = "voxels" if store.kind == "volume" else "pixels"
-    found = []
+    found: list[dict[str, Any]] = []
     for place, (name, own) in enumerate(store.masks.groupby("label", sort=True)):
         sizes = own[amount].to_numpy(dtype=float)
         there = own[sizes > 0]

@@ -87,7 +87,8 @@ class VolumeCard:
         names: Sequence[str],
     ) -> None:
         self.volume, self.row = volume, row
-        self.labels, self.structures = labels or (None, {})
+        self.labels = None if labels is None else labels[0]
+        self.structures: dict[int, str] = {} if labels is None else labels[1]
         self.places = {value: list(names).index(name) for value, name in self.structures.items()}
         self.spacing = np.array(volume.spacing_mm or (1.0, 1.0, 1.0))
         self.lesions = list(_lesions_in_voxels(row, volume))
