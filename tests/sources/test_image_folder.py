@@ -85,8 +85,17 @@ def test_pictures_of_one_study_are_joined_if_they_agree(tmp_path: Path) -> None:
     assert problems == [f"list.csv:{line}: lines 4, 5 contradict each other; none is used" for line in (4, 5)]
 
 
+def test_one_picture_with_two_views(tmp_path: Path) -> None:
+    pictures(tmp_path, "1.png", "2.png")
+    (tmp_path / "list.csv").write_text("filename,view,sick\n1.png,PA,1\n1.png,AP,1\n2.png,PA,1\n")
+    studies, problems, _ = read(tmp_path)
+    assert [study.study_id for study in studies] == ["2.png"]
+    assert problems == [f"list.csv:{line}: lines 2, 3 contradict each other; none is used" for line in (2, 3)]
+
+
 def test_classes_by_folder(tmp_path: Path) -> None:
-    pictures(tmp_path, "train/sick/1.png", "train/well/1.png", "valid/well/2.png", "test/3.png", "train/.x/._1.png", ".thumbs/1.png")
+    pictures(tmp_path, "train/sick/1.png", "train/well/1.png", "valid/well/2.png", "test/3.png")
+    pictures(tmp_path, "train/.x/._1.png", ".thumbs/1.png")
     studies, problems, source = read(tmp_path)
     assert source.label_columns == ("sick", "well")
     assert [(study.study_id, study.labels["sick"], study.split) for study in studies] == [
