@@ -1,14 +1,14 @@
 """Identifiers in the headers of raw DICOM files, which a store never holds but a hospital hands on with its files.
 
-Guarantee: values are never reported, only which attributes are filled in how many files, with the first files. The
+Guarantee: neither values nor file names are reported, only which attributes are filled in how many files. The
 attributes are those that the Basic Application Level Confidentiality Profile (DICOM PS3.15, table E.1-1) removes,
-empties or replaces because they name or number a person; UIDs and dates are counted apart.
+empties or replaces because they name or number a person; dates are counted apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,7 @@ def header_identifiers(root: Path) -> list[dict[str, Any]]:
         root: Raw data set.
 
     Returns:
-        Rows with `attribute`, `kind` (person or date), `files`, `values` (how many different ones) and `first` (files
-        relative to the root).
+        Rows with `attribute`, `kind` (person or date), `files` and `values` (how many different ones).
 
     Raises:
         UserError: The folder does not exist.
@@ -44,22 +43,21 @@ def header_identifiers(root: Path) -> list[dict[str, Any]]:
     from medvlp.io import find_images
 
     wanted = [*PERSONAL, *DATES]
-    files: dict[str, list[str]] = defaultdict(list)
+    files: Counter[str] = Counter()
     values: dict[str, set[str]] = defaultdict(set)
     found = find_images(root)
     with progress_bar("Reading headers", len(found), "files") as advance:
         for file in found:
             for attribute, value in _filled(file, wanted).items():
-                files[attribute].append(file.relative_to(root).as_posix())
+                files[attribute] += 1
                 values[attribute].add(value)
             advance()
     return [
         {
             "attribute": attribute,
             "kind": "date" if attribute in DATES else "person",
-            "files": len(files[attribute]),
+            "files": files[attribute],
             "values": len(values[attribute]),
-            "first": files[attribute][:3],
         }
         for attribute in wanted
         if attribute in files

@@ -14,7 +14,10 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import date
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"  # noqa: E501
@@ -36,33 +39,18 @@ _DATES: tuple[tuple[str, str], ...] = (
     (rf"\b(?:{_MONTH}[ \t]+(?:of[ \t]+)?(?:19|20)\d\d|\d{{1,2}}(?:st|nd|rd|th)?[ \t]+{_MONTH})\b", "doubtful"),
 )
 
-_RULES: tuple[tuple[str, str, str], ...] = (
-    ("EMAIL", r"", r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
-    ("URL", r"", r"\b(?:https?://|www\.)\S+"),
-    ("SSN", r"", r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])"),
-    ("PHONE", r"", r"(?<![\d.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)[ .-]?|\d{3}[ .-])\d{3}[ .-]\d{2,4}(?:[ .-]\d{2,4})?(?![\d.])"),  # noqa: E501
-    ("PHONE", r"\b(?:tel|telephone|phone|fax|pager|mobile|ext)\b\.?[ \t]*(?:no\.?|number)?[ \t]*[:#]?[ \t]*", r"\+?\d[\d ()./-]{3,}\d"),  # noqa: E501
-    ("ID", r"\b(?:mrn|medical[ \t]+record(?:[ \t]+(?:number|no\.?|#))?|accession(?:[ \t]+(?:number|no\.?|#))?|acc(?:ession)?[ \t]*#|patient[ \t]*id(?:entifier)?|account(?:[ \t]+(?:number|no\.?))?|encounter(?:[ \t]+(?:number|no\.?))?|visit[ \t]+(?:number|no\.?)|order(?:[ \t]+(?:number|no\.?|#))|nhs(?:[ \t]+(?:number|no\.?))|case[ \t]+(?:number|no\.?|#)|insurance(?:[ \t]+(?:number|no\.?))|study[ \t]*id|dob[ \t]+id)[ \t]*[:#=]*[ \t]*", r"[A-Za-z]{0,4}[-\d][\w/-]*"),  # noqa: E501
-    ("NAME", r"\b(?:patient(?:'s)?[ \t]+name|name[ \t]+of[ \t]+patient|patient|name|surname|first[ \t]+name|last[ \t]+name)[ \t]*:[ \t]*", r"(?-i:(?=[A-Z]))" + _LINE_PERSON),  # noqa: E501
-    ("NAME", r"", r"(?-i:" + _PERSON + r")(?=,?[ \t]+(?-i:M\.?D\.?|D\.?O\.?|MBBS|FRCR|Ph\.?D\.?)(?![\w]))"),
-    ("NAME", r"\b(?:(?:electronically|digitally)[ \t]+signed(?:[ \t]+and[ \t]+finalized)?|signed|dictated|transcribed|reported|read|interpreted|reviewed|approved|verified|attested|finali[sz]ed|discussed|communicated|telephoned)[ \t]+(?:by|with|to)(?:[ \t]+and[ \t]+\w+[ \t]+by)?[ \t]*:?[ \t]*(?:dr\.?[ \t]+|the[ \t]+)?", r"(?-i:" + _PERSON + r")"),  # noqa: E501
-    ("NAME", r"\b(?:(?:attending|referring|ordering|requesting|reporting|consulting)(?:[ \t]+(?:physician|doctor|radiologist|provider|clinician|md))?|radiologist|physician|resident|fellow|technologist|provider|signature|surgeon)[ \t]*:[ \t]*(?:dr\.?[ \t]+)?", r"(?-i:(?=[A-Z]))" + _LINE_PERSON),  # noqa: E501
-    ("NAME", r"\b(?-i:" + _TITLE + r")\b\.?[ \t]+", r"(?-i:" + _PERSON + r")"),
-    ("ADDRESS", r"", r"\b\d{1,5}[ \t]+(?-i:(?:[A-Z][a-z]+[ \t]+){1,3})(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|square|sq|way)\b\.?(?:,[ \t]*(?-i:[A-Z][A-Za-z]+(?:[ \t]+[A-Z][A-Za-z]+)?))?(?:,?[ \t]*(?-i:[A-Z]{2})[ \t]+\d{5}(?:-\d{4})?)?"),  # noqa: E501
-    ("HOSPITAL", r"", r"(?-i:(?:(?:St|Saint|Mount|Mt)\.?[ \t]+)?(?:[A-Z][\w'\u2019.-]*[ \t]+(?:of[ \t]+)?){1,4}(?:Hospital|Clinic|Infirmary|Medical[ \t]+Cent(?:er|re)|Health(?:care)?[ \t]+(?:System|Cent(?:er|re)|Trust)|Imaging[ \t]+Cent(?:er|re)))\b"),  # noqa: E501
-    ("HOSPITAL", r"", r"(?-i:(?:University|Universit\u00e4tsklinikum|Klinikum|H\u00f4pital|Hospital)[ \t]+(?:of[ \t]+|de[ \t]+|du[ \t]+)?[A-Z][\w-]+(?:[ \t]+[A-Z][\w-]+){0,3})"),  # noqa: E501
-    ("UID", r"", r"(?<![\d.])[012](?:\.\d+){5,}(?!\.?\d)"),
-    ("ID", r"", r"(?<![\d.,:/-])\d{7,}(?![\d.,]*\d)"),
-)  # fmt: skip
-"""(tag, what stands before and is kept, what is replaced), tried in this order, ignoring case unless said."""
-
 _AGE = re.compile(r"\b(?P<n>9\d|1[01]\d)(?=[ -]*(?:years?|yrs?|y/?o|y\.o\.|year-old)\b)", re.IGNORECASE)
 
 
 @cache
 def _compiled() -> tuple[list[tuple[re.Pattern[str], str]], list[tuple[str, re.Pattern[str]]]]:
     dates = [(re.compile(pattern, re.IGNORECASE), kind) for pattern, kind in _DATES]
-    rules = [(tag, re.compile(f"(?P<before>{before})(?P<what>{what})", re.IGNORECASE)) for tag, before, what in _RULES]
+    rules = []
+    for rule in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")):
+        pattern = f"(?P<before>{rule.get('before', '')})(?P<what>{rule['what']})"
+        for name, meaning in (("<PERSON>", _PERSON), ("<LINE>", _LINE_PERSON), ("<TITLE>", _TITLE)):
+            pattern = pattern.replace(name, meaning)
+        rules.append((rule["tag"], re.compile(pattern, re.IGNORECASE | re.VERBOSE)))
     return dates, rules
 
 
