@@ -176,14 +176,23 @@ class _Followed(Generic[T, R]):
         if outcome is not None:
             self.active.remove(entry)
             return
-        if self.finished is not None:
-            for place, task in list(entry.open.items()):
-                done = self.finished(task)
-                if done is not None:
-                    del entry.open[place]
-                    yield task, done
+        for place, task, done in self._records(entry, sight is not None and sight.phase is Phase.ENDED):
+            del entry.open[place]
+            yield task, done
         if sight is not None and sight.phase is Phase.ENDED and self._is_lost(entry, sight):
             self._lose(entry, word)
+
+    def _records(self, entry: _Active[T, R], ended: bool) -> Iterator[tuple[int, T, R]]:
+        """Yield what a job has left behind on the disk. A job that goes on takes its tasks in their order."""
+        misses = 0
+        for place, task in list(entry.open.items()) if self.finished is not None else ():
+            done = self.finished(task)  # type: ignore[misc]
+            if done is not None:
+                yield place, task, done
+                continue
+            misses += 1
+            if not ended and misses >= entry.batch.processes:
+                return  # the others have not been begun: a shared disk need not be asked for each at every look
 
     def _is_lost(self, entry: _Active[T, R], sight: Sight) -> bool:
         now = time.monotonic()
