@@ -25,8 +25,8 @@ PLACES = (
     "middle_right_lobe upper_right_lobe left_lower_lung left_mid_lung left_upper_lung left_apical_lung "
     "left_lung_unspec right_lower_lung right_mid_lung right_upper_lung right_apical_lung right_lung_unspec lung_apices "
     "lung_bases left_costophrenic right_costophrenic costophrenic_unspec cardiophrenic_sulcus mediastinal spine "
-    "clavicle rib stomach right_atrium right_ventricle aorta svc interstitium parenchymal cavoatrial_junction cardiopulmonary "
-    "pulmonary lung_volumes unspecified other"
+    "clavicle rib stomach right_atrium right_ventricle aorta svc interstitium parenchymal cavoatrial_junction "
+    "cardiopulmonary pulmonary lung_volumes unspecified other"
 )
 
 

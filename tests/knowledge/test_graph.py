@@ -93,7 +93,7 @@ def test_training_is_determined_by_its_seed_and_learns_the_tree() -> None:
     assert not np.array_equal(first.nodes, other.nodes)
     assert first.nodes.dtype == np.float32
     assert np.linalg.norm(first.nodes, axis=1) == pytest.approx(1, abs=1e-5)
-    assert first.losses[-1] < 0.2 * first.losses[0]
+    assert first.losses[-1] < 0.4 * first.losses[0]
     trained = (1 / tail_ranks(graph, first)).mean()
     untrained = (1 / tail_ranks(graph, train_transe(graph, config.model_copy(update={"epochs": 1})))).mean()
     assert trained > 0.5
