@@ -75,9 +75,9 @@ def check_patients_apart(source: Source, studies: Sequence[Study], fix: str) -> 
     for one, other in combinations(sorted(patients), 2):
         both = sorted(patients[one] & patients[other])
         if both:
+            first = "" if source.card.identifiers == "personal" else f" (the first: {both[0]})"
             raise UserError(
-                f"{len(both)} patients are in both {one} and {other} (the first: {both[0]}): results would be too "
-                "good.",
+                f"{len(both)} patients are in both {one} and {other}{first}: results would be too good.",
                 source.root,
                 fix,
             )

@@ -1,4 +1,4 @@
-"""The Shenzhen and Montgomery adapters: readings in many spellings, labels by file name, masks of both lungs."""
+"""The Shenzhen adapter: readings in many spellings, labels by file name, masks of other hands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raw import put, read, reasons
 from medvlp.errors import UserError
 from medvlp.sources._nlm_tb import parse_reading
 
-CHINA, COUNTY = "ChinaSet_AllFiles", "MontgomerySet"
+CHINA = "ChinaSet_AllFiles"
 
 
 @pytest.mark.parametrize(
@@ -68,26 +68,6 @@ def test_shenzhen_takes_the_label_from_the_file_name_and_counts_contradictions(t
     assert found["CHNCXR_0099_0"] == "mask without image"
 
 
-def test_montgomery_keeps_left_and_right_apart_and_no_half_pair(tmp_path: Path) -> None:
-    names = ("MCUCXR_0001_0", "MCUCXR_0002_1")
-    put(tmp_path, [f"CXR_png/{name}.png" for name in names])
-    put(tmp_path, [f"ManualMask/leftMask/{name}.png" for name in names] + ["ManualMask/rightMask/MCUCXR_0001_0.png"])
-    studies, problems, source = read("montgomery", tmp_path)
-    assert [(mask.label, mask.path) for mask in studies["MCUCXR_0001_0"].masks] == [
-        ("left lung", "ManualMask/leftMask/MCUCXR_0001_0.png"),
-        ("right lung", "ManualMask/rightMask/MCUCXR_0001_0.png"),
-    ]
-    assert studies["MCUCXR_0002_1"].masks == ()
-    assert "mask of the left lung only" in reasons(problems)["MCUCXR_0002_1"]
-    assert source.summary()["edition"] == "subset: 2 of 138"
-
-
-def test_an_unreadable_reading_leaves_the_image(tmp_path: Path) -> None:
-    put(tmp_path, [f"{COUNTY}/CXR_png/MCUCXR_0001_0.png"])
-    (tmp_path / COUNTY / "ClinicalReadings").mkdir()
-    (tmp_path / COUNTY / "ClinicalReadings" / "MCUCXR_0001_0.txt").write_bytes(b"\xff\xfe\x00male")
-    studies, problems, _ = read("montgomery", tmp_path)
-    assert studies["MCUCXR_0001_0"].report is None
-    assert "cannot be read" in reasons(problems)["MCUCXR_0001_0"]
-    with pytest.raises(UserError, match="no image in"):
+def test_a_root_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no image in ChinaSet_AllFiles/CXR_png/"):
         read("shenzhen", tmp_path)

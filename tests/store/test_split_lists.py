@@ -85,6 +85,11 @@ def test_check_splits_tells_everything_and_fails_on_leaks_when_strict(raw: Path,
         "note: 2 images are in another split than the data set's own",
     ):
         assert sentence in result.output
+    fields = {"ids": "hash", "salt": str(tmp_path / "salt")}
+    hashed = run(raw, tmp_path / "hashed", identifiers=fields, split_lists=lists(tmp_path / "two", train=[1], test=[2]))
+    refused = CliRunner().invoke(app, ["check-splits", str(folder), "--store", str(hashed)])
+    assert "ids of the store are hashed" in str(refused.exception)
+    assert len(pd.read_parquet(hashed / "studies.parquet")) == 2
     alone = CliRunner().invoke(app, ["check-splits", str(folder)])
     assert alone.exit_code == 0
     assert "No known lists have these numbers." in alone.output
