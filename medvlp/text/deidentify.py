@@ -20,7 +20,11 @@ from typing import Any
 import yaml
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"  # noqa: E501
+_OTHER_MONTHS = (
+    r"jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?"
+)
+_MONTH = rf"(?:{_OTHER_MONTHS}|may)\.?"
 _TITLE = r"(?:Dr|DR|Mr|MR|Mrs|MRS|Ms|MS|Miss|Prof|Professor|Doctor|Sir)"
 _PARTICLE = r"(?:de|da|del|la|le|van|von|der|den|bin|al)(?=[ \t])"
 _CAPITALISED = r"[A-Z][\w'\u2019-]+"
@@ -36,7 +40,11 @@ _DATES: tuple[tuple[str, str], ...] = (
     (rf"\b(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ \t-]+(?:of[ \t]+)?(?P<m>{_MONTH})[ \t,-]+(?P<y>(?:19|20)\d\d)\b", "name"),
     (rf"\b(?P<m>{_MONTH})[ \t]+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[ \t]*,?[ \t]+(?P<y>(?:19|20)\d\d)\b", "name"),
     (r"(?<![\d.])\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)?\d\d(?!\d|\.\d)", "doubtful"),
-    (rf"\b(?:{_MONTH}[ \t]+(?:of[ \t]+)?(?:19|20)\d\d|\d{{1,2}}(?:st|nd|rd|th)?[ \t]+{_MONTH})\b", "doubtful"),
+    (
+        rf"\b(?:{_MONTH}[ \t]+(?:of[ \t]+)?(?:19|20)\d\d"
+        rf"|\d{{1,2}}(?:st|nd|rd|th)?[ \t]+(?:{_OTHER_MONTHS}|(?-i:May)))\b",
+        "doubtful",
+    ),
 )
 
 _AGE = re.compile(r"\b(?P<n>9\d|1[01]\d)(?=[ -]*(?:years?|yrs?|y/?o|y\.o\.|year-old)\b)", re.IGNORECASE)

@@ -51,6 +51,7 @@ KEPT = [
     "T12/L1 disc space narrowing; ribs 5/6 fractured; L4-5 normal.",
     "Heart size is normal. Cardiothoracic ratio 0.55. HU 30 to 40. 120/80 mmHg.",
     "No change since the prior study 3 weeks ago. Read with caution. Discussed with the team.",
+    "A nodule in segment 5 may represent a granuloma.",
     "Called within 10 minutes. 500-1000 mL of fluid were drained.",
     "100 mL of contrast, 300 mg/mL, 2.5 mm slices, kV 120, 1024 x 1024 pixels.",
     "The patient was rotated. Patient motion limits the study. May represent pneumonia.",
