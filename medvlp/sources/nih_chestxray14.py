@@ -7,13 +7,13 @@ checked.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from medvlp.errors import UserError, nearest
+from medvlp.sources._checks import box_mistake, unique_rows
 from medvlp.sources._csv import Row, read_csv, read_text
 from medvlp.sources._values import age_years, number
 from medvlp.sources.base import Source
@@ -43,10 +43,10 @@ class NihChestXray14(Source):
         boxes = self._boxes({row.cells["Image Index"] for row in rows})
         self._count(table.name, rows, lists)
         images = self._images()
-        kept = self._unique(rows, table.name)
+        kept = unique_rows(self, rows, lambda row: _stem(row.cells["Image Index"]), table.name)
         studies = []
-        for name, row in sorted(kept.items()):
-            study = self._study(row, lists, images, boxes.get(name, ()), table.name)
+        for _, row in sorted(kept.items()):
+            study = self._study(row, lists, images, boxes.get(row.cells["Image Index"], ()), table.name)
             if study is not None:
                 studies.append(study)
         known = {row.cells["Image Index"] for row in rows}
@@ -89,24 +89,6 @@ class NihChestXray14(Source):
             where = "images/ or images_001/images/ to images_012/images/"
             raise UserError(f"There is no PNG file in {where}.", self.root, "Unpack the images below the root folder.")
         return found
-
-    def _unique(self, rows: list[Row], table: str) -> dict[str, Row]:
-        """Return one row per image: the first of identical ones, none of contradicting ones."""
-        by_name: dict[str, list[Row]] = {}
-        for row in rows:
-            by_name.setdefault(row.cells["Image Index"], []).append(row)
-        kept = {}
-        for name, same in by_name.items():
-            lines = ", ".join(str(row.line) for row in same)
-            if len({tuple(row.cells.values()) for row in same}) == 1:
-                kept[name] = same[0]
-                doubtful, decision = same[1:], "agree; the first is kept"
-            else:
-                doubtful, decision = same, "differ; none is kept"
-            reason = f"duplicated id: {name} is on lines {lines}, which {decision}"
-            for row in doubtful:
-                self.problem(f"{table}:{row.line}", reason, "Keep one row per image.", _stem(name))
-        return kept
 
     def _study(
         self, row: Row, lists: Mapping[str, set[str]], images: Mapping[str, str], boxes: tuple[Box, ...], table: str
@@ -178,13 +160,10 @@ class NihChestXray14(Source):
                 self.counts["boxes of images that are not in the CSV"] += 1
                 continue
             x, y, width, height = (number(row.cells[column]) for column in BOX_COLUMNS[2:])
+            reason = box_mistake(x, y, width, height)
             if label not in self.card.labels:
                 reason = f"box of unknown label '{label}'.{nearest(label, list(self.card.labels))}"
-            elif not all(math.isfinite(value) for value in (x, y, width, height)):
-                reason = "box with a value that is no number"
-            elif min(x, y) < 0 or min(width, height) <= 0:
-                reason = "box without an area, or outside the image"
-            else:
+            if reason is None:
                 boxes.setdefault(name, []).append(Box(_stem(name), label, x, y, width, height))
                 continue
             fix = "Correct the row of the box; the study is kept without it."
