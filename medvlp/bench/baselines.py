@@ -52,7 +52,8 @@ def _per_image(store: Store, function: Callable[[np.ndarray], np.ndarray]) -> Fl
     parts = []
     for start in range(0, len(places), IMAGES_AT_ONCE):
         pixels = store.read(places[start : start + IMAGES_AT_ONCE])
-        parts.append(function(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max))
+        unit = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+        parts.append(function(unit if unit.ndim == 3 else unit.mean(axis=-1)))
     return np.concatenate(parts)
 
 

@@ -64,7 +64,7 @@ def write_examples(stores: Sequence[tuple[Store, Sequence[Samples]]], folder: Pa
         for row, image in zip(rows.tolist(), pixels, strict=True):
             sample_id = str(store.images["image_id"].iloc[row])
             name = f"{store.dataset}/{_file_name(sample_id)}.png"
-            done, png = cv2.imencode(".png", image)
+            done, png = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)  # OpenCV: blue first
             if not done:
                 raise ValueError(f"the image {sample_id} cannot be written as PNG")
             write_atomic(folder / name, png.tobytes(), scratch)

@@ -72,7 +72,8 @@ def image_statistics(store: Store) -> tuple[Float[np.ndarray, "n 256"], Float[np
         for start in range(0, len(rows), _READ_AT_ONCE):
             block = store.read(rows[start : start + _READ_AT_ONCE])
             full_scale = np.iinfo(block.dtype).max
-            for at, image in enumerate(block, start):
+            grey = block if block.ndim == 3 else block.mean(axis=-1).astype(block.dtype)
+            for at, image in enumerate(grey, start):
                 small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
                 thumbnails[at] = small.astype(np.float32).ravel() / full_scale
                 counts = cv2.calcHist([image], [0], None, [HISTOGRAM_BINS], [0, full_scale + 1])

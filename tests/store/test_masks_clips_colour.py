@@ -14,9 +14,11 @@ import zarr
 from test_prepare import tree
 from volume_source import run
 
+from medvlp.bench import baselines
 from medvlp.errors import UserError
 from medvlp.sources.base import Source
 from medvlp.store.array_store import Store
+from medvlp.store.shortcuts import image_statistics
 from medvlp.types import ImageRef, Mask, Study
 
 SIDE = 32
@@ -180,6 +182,10 @@ def test_colours_are_kept_in_their_order(tmp_path: Path) -> None:
     assert np.array_equal(pixels[2], np.full((16, 16, 3), 77))
     assert store.read(np.array([], dtype=int)).shape == (0, 16, 16, 3)
     assert zarr.open_array(tmp_path / "store" / "images.zarr", mode="r").chunks == (1, 16, 16, 3)
+    thumbnails, histograms = image_statistics(store)
+    assert np.allclose(thumbnails, np.repeat([[93], [91], [77]], 256, axis=1) / 255)
+    assert np.allclose(histograms.sum(axis=1), 1)
+    assert np.allclose(baselines.mean(store)[:, 0] * 255, [280 / 3, 275 / 3, 77], atol=1e-3)
     run(root, tmp_path / "grey", Coloured, image={"size": 16, "colour": "luminance"})
     assert Store.open(tmp_path / "grey").read(np.array([0])).shape == (1, 16, 16)
 
