@@ -1,4 +1,4 @@
-"""Pictures of a user's folder, found by what a table calls them.
+"""Pictures or volumes of a user's folder, found by what a table calls them.
 
 Guarantee: a name finds the one picture that it can mean: by its path, else by its file name, else by its name without
 suffix; a name that could mean several finds none.
@@ -12,25 +12,31 @@ from medvlp.errors import UserError
 from medvlp.sources._files import PICTURES, index_files, require_files
 from medvlp.sources.base import Source
 
+VOLUME_FILES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".npz")
+
 
 class Pictures:
-    """All PNG and JPEG files under a root, at any depth; `paths` are relative to it and sorted.
+    """All PNG and JPEG files, or all volumes, under a root, at any depth; `paths` are relative to it and sorted.
 
     Args:
         source: The data set.
+        volumes: Look for volumes.
 
     Raises:
         UserError: There is none.
     """
 
-    def __init__(self, source: Source) -> None:
-        found = index_files(source, ["**/*"], PICTURES, by="path").values()
-        self.paths = sorted(path for path in found if not path.startswith(".") and "/." not in path)
-        require_files(source, self.paths, "PNG or JPEG files")
+    def __init__(self, source: Source, *, volumes: bool = False) -> None:
+        endings = VOLUME_FILES if volumes else PICTURES
+        found = index_files(source, ["**/*"], {f".{ending.rsplit('.', 1)[1]}" for ending in endings}, by="path")
+        shown = (path for path in found if not path.startswith(".") and "/." not in path)
+        self.paths = sorted(path for path in shown if path.lower().endswith(endings))
+        require_files(source, self.paths, "NIfTI, MHD, NRRD or NPZ files" if volumes else "PNG or JPEG files")
         self._by: list[dict[str, list[str]]] = [{}, {}, {}]
         for path in self.paths:
             pure = PurePosixPath(path)
-            for index, key in zip(self._by, (path, pure.name, pure.stem), strict=True):
+            stem = pure.name.removesuffix(".gz").rsplit(".", 1)[0]
+            for index, key in zip(self._by, (path, pure.name, stem), strict=True):
                 index.setdefault(key, []).append(path)
 
     def find(self, name: str) -> str:

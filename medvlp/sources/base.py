@@ -75,7 +75,7 @@ class Source(ABC):
 
     @property
     def kind(self) -> Literal["image", "volume", "video", "none"]:
-        """What a store keeps of the images. Read after `studies()`, so that a mixed data set can tell what was found."""
+        """What a store keeps of it; read after `studies()`, so that a mixed data set can tell what was found."""
         return self.card.kind
 
     @property

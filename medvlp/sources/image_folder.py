@@ -1,4 +1,4 @@
-"""A folder of PNG or JPEG files: with a table, or with one folder per class.
+"""A folder of PNG or JPEG files, or of volumes: with a table, or with one folder per class.
 
 Guarantee: a row belongs to the one picture that it can mean; what each column was taken for is recorded. Pictures
 without row, rows without picture and rows that contradict each other are problems. Studies come in the order of paths.
@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from medvlp.errors import UserError
 from medvlp.sources._checks import check_patients_apart
 from medvlp.sources._csv import Row
+from medvlp.sources._dicom_heap import VOLUMES
 from medvlp.sources._pictures import Pictures, only_file
 from medvlp.sources._tables import (
     COLUMNS,
@@ -45,6 +46,11 @@ class ImageFolder(Source):
         """The label columns of the table, or the classes."""
         return self._labels.names
 
+    @property
+    def kind(self) -> Literal["image", "volume", "video", "none"]:
+        """Volumes where the user names CT, MR or PT, else images."""
+        return "volume" if self.options["modality"] in VOLUMES else "image"
+
     def summary(self) -> dict[str, object]:
         """Return what was counted, and what each column was taken for."""
         return {**super().summary(), **self._chosen.facts}
@@ -56,7 +62,7 @@ class ImageFolder(Source):
             UserError: There is no picture, the table names none, or patients are in several splits.
         """
         self.problems, self.counts, self._chosen, self._labels = [], Counter(), Chosen(), Labels()
-        pictures = Pictures(self)
+        pictures = Pictures(self, volumes=self.kind == "volume")
         path = only_file(self.root, "*.csv", "table", self.options["table"])
         if path is None:
             studies = self._by_class(pictures)

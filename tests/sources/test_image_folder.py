@@ -121,3 +121,15 @@ def test_what_stops_the_run(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(UserError, match="no column of pictures"):
         read(tmp_path, table="b.csv")
+
+
+def test_volumes_are_found_by_the_modality_and_by_names_with_two_suffixes(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.nii", "c.mhd", "c.raw", "d.png", "e.csv.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "list.csv").write_text("image,label\na,sick\nb,well\nc.mhd,well\n")
+    source = SOURCES.get("image_folder")(tmp_path, {"modality": "CT"})
+    found = list(source.studies())
+    assert source.kind == "volume"
+    assert [study.images[0].path for study in found] == ["a.nii.gz", "b.nii", "c.mhd"]
+    assert {study.images[0].modality for study in found} == {"CT"}
+    assert not source.problems
