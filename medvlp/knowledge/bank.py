@@ -20,7 +20,7 @@ from medvlp.knowledge.concepts import ConceptBook
 from medvlp.knowledge.graph import ConceptGraph, build_graph
 from medvlp.knowledge.linking import Span
 from medvlp.knowledge.ontology import Concept, Synonym
-from medvlp.types import Triplet
+from medvlp.types import PRESENT, Triplet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,6 +163,17 @@ class KnowledgeBank:
             for row in part.select(["study_id", "spans", "triplets", "cells"]).to_pylist()
         )
         return {row["study_id"]: read_report_of(row) for row in rows}
+
+    def present_concepts(self, store: str | None = None) -> dict[str, tuple[str, ...]]:
+        """Return study id -> concepts that its report says are present, in the order of the text, each once.
+
+        Args:
+            store: As in `reports`.
+        """
+        return {
+            study: tuple(dict.fromkeys(span.concept_id for span in report.spans if span.value == PRESENT))
+            for study, report in self.reports(store).items()
+        }
 
     def matrices(self, store: str | None = None) -> tuple[list[str], Int8[np.ndarray, "n 51 75"]]:
         """Return study ids and their ternary matrices: 1 present, 0 absent, -1 not mentioned.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import networkx as nx
 import pytest
 from tiny_ontology import terms, write
 
@@ -71,6 +72,16 @@ def test_the_hierarchy_is_that_of_the_links(book: ConceptBook) -> None:
     assert book.path("D:1") == ("D:1",)
     assert book.roots == ("A:1", "D:1")
     assert book.orphans == ("A:1",)
+
+
+def test_circles_that_share_a_link_are_all_cut() -> None:
+    links = {"A": ("B",), "B": ("A", "C"), "C": ("A",), "D": ("C",)}
+    book = ConceptBook(Concept(name, name.lower(), parents=parents) for name, parents in links.items())
+    assert nx.is_directed_acyclic_graph(book.graph)
+    left = {(name, parent) for name in book for parent in book[name].parents}
+    given = {(name, parent) for name, parents in links.items() for parent in parents}
+    assert left < given
+    assert len(given - left) == len(book.problems) <= 2
 
 
 def test_of_two_paths_the_shorter_is_told() -> None:

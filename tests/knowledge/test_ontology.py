@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 from pathlib import Path
 
@@ -120,6 +122,25 @@ def test_a_file_that_is_no_ontology_is_refused(name: str, tmp_path: Path) -> Non
     assert "tiny.obo" in caught.value.where
     assert caught.value.fix
     assert "object at 0x" not in caught.value.what
+
+
+def test_damaged_files_are_read_or_refused_and_never_crash(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for number in range(160):
+        content = bytearray((TINY if number % 2 else OWL).encode())
+        first, last = sorted((rng.randrange(len(content)), rng.randrange(len(content))))
+        if number % 3 == 0:
+            content = content[:last]
+        elif number % 3 == 1:
+            for _ in range(5):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+        else:
+            del content[first:last]
+        path = tmp_path / "x.obo"
+        path.write_bytes(bytes(content))
+        with contextlib.suppress(UserError):
+            book = ConceptBook.from_files([path])
+            assert all(book.path(name)[-1] == name for name in book)
 
 
 def test_bytes_that_are_no_text_and_a_missing_file_are_refused(tmp_path: Path) -> None:

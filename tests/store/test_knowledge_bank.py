@@ -109,6 +109,15 @@ def test_counts_are_of_reports(built: KnowledgeConfig, phantom: Path) -> None:
         assert stated.get(name, (0, 0, 0))[0] == int((matrices[:, :, k] == 1).any(axis=1).sum())
 
 
+def test_present_concepts_are_those_affirmed(built: KnowledgeConfig, phantom: Path) -> None:
+    study = pd.read_parquet(phantom / "studies.parquet")["study_id"][5]
+    report = KnowledgeBank.open(built.out).reports()[study]
+    assert [(span.concept_id, span.value) for span in report.spans] == [("D:3", 1.0), ("D:3", 0.0), ("D:3", 1.0)]
+    present = KnowledgeBank.open(built.out).present_concepts()
+    assert present[study] == ("D:3",)
+    assert set(present) == set(KnowledgeBank.open(built.out).reports())
+
+
 def test_no_text_of_a_report_is_in_the_bank(built: KnowledgeConfig, phantom: Path) -> None:
     reports = [r for r in pd.read_parquet(phantom / "studies.parquet")["report"] if isinstance(r, str)]
     bank = KnowledgeBank.open(built.out)
