@@ -25,6 +25,7 @@ from medvlp.html.private import public, scrub
 from medvlp.store.show_charts import charts, eight_bits, groups
 from medvlp.store.show_clips import clip_cards
 from medvlp.store.show_volumes import HU_WINDOWS, stated, volume_cards
+from medvlp.types import UNKNOWN_PATIENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +103,9 @@ _UNITS = {"image": "Images", "volume": "Volumes", "video": "Clips", "none": "Ima
 
 def _facts(store: Store) -> Iterator[tuple[str, str, str]]:
     yield _UNITS[store.kind], count(len(store.images)), f"of {count(len(store.studies))} studies"
-    yield "Patients", count(store.studies["patient_id"].nunique()), ""
+    known = store.studies["patient_id"][store.studies["patient_id"] != UNKNOWN_PATIENT]
+    strangers = len(store.studies) - len(known)
+    yield "Patients", count(known.nunique()), f"and {count(strangers)} studies of unknown ones" if strangers else ""
     declared = store.card.counts.get("images")
     if declared and declared > len(store.images) and store.kind == "image":
         yield (
