@@ -123,6 +123,34 @@ def with_more_scan_data(data: bytes, layout: JpegLayout) -> bytes:
     return data[: layout.scan_end] + b"\x5a\xa3\x39\x6c" * 64 + data[layout.scan_end :]
 
 
+def check_rle(data: bytes, pixels: int) -> None:
+    """Follow the runs of every segment of an RLE frame (DICOM PS3.5 annex G): each must give one byte per pixel.
+
+    Raises:
+        BrokenStream: A segment is cut off, too short or too long.
+    """
+    count = int.from_bytes(data[:4], "little")
+    if not 1 <= count <= 15 or len(data) < 64:
+        raise BrokenStream("damaged: no RLE header")
+    starts = [int.from_bytes(data[4 * k : 4 * k + 4], "little") for k in range(1, count + 1)]
+    for start, stop in zip(starts, [*starts[1:], len(data)], strict=True):
+        if not 64 <= start < stop <= len(data):
+            raise BrokenStream("damaged: RLE segments are not in order")
+        position, made = start, 0
+        while made < pixels:
+            if position >= stop:
+                raise BrokenStream("truncated: an RLE segment ends before the image does")
+            control = data[position]
+            if control < 128:
+                made += control + 1
+                position += control + 2
+            else:
+                made += 257 - control if control > 128 else 0
+                position += 2 if control > 128 else 1
+        if made > pixels or position > stop or data[position:stop].strip(b"\0\x80"):
+            raise BrokenStream("damaged: an RLE segment does not end with the image")
+
+
 def jpeg2000_size(data: bytes) -> tuple[int, int]:
     """Follow the tile parts of a JPEG 2000 codestream (bare or in JP2 boxes) to its end; return `(rows, columns)`.
 

@@ -54,10 +54,14 @@ def _from_video(path: Path, config: StoredVideoConfig) -> tuple[np.ndarray, floa
 def _from_folder(path: Path, config: StoredVideoConfig) -> tuple[np.ndarray, float | None, dict[str, Any]]:
     from medvlp.io.picture_slices import numbered
     from medvlp.io.raster import read_pixels
-    from medvlp.io.series import files_under
+    from medvlp.io.series import files_under, unrecognised
     from medvlp.io.stored import stored_frame
 
-    pictures = numbered([file for file in files_under(path) if volume_format(file) == "picture"], path)
+    files = files_under(path)
+    found = [file for file in files if volume_format(file) == "picture"]
+    for stranger in unrecognised(files, found):
+        raise UserError("A file among the frames is no picture, or is damaged.", stranger, "Restore or remove it.")
+    pictures = numbered(found, path)
     if not pictures:
         raise UserError("The folder holds no frames.", path, "Give a video, or a folder of numbered PNG or JPEG files.")
     kept = pictures[:: config.every][: config.max_frames]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from pydicom import dcmread, uid
 
 from medvlp.io.dicom_pixels import quiet_pydicom
-from medvlp.io.limits import FREE_BYTES
+from medvlp.io.limits import inflated_bound
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -52,20 +52,21 @@ def inflated(data: bytes) -> bytes:
     """Return a DICOM file as it is, or, if it is deflated, as Explicit VR Little Endian.
 
     Raises:
-        ValueError: The deflated part is broken, cut off, or unpacks to more than `FREE_BYTES`.
+        ValueError: The deflated part is broken, cut off, or unpacks to far more than an image would.
     """
     if _DEFLATED not in data[:_HEAD]:
         return data
     place, start = _transfer_syntax_place(data)
     if place is None:
         return data
+    bound = inflated_bound(len(data))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        body = inflater.decompress(memoryview(data)[start:], FREE_BYTES)
+        body = inflater.decompress(memoryview(data)[start:], bound)
     except zlib.error:
         raise ValueError("its deflated part is damaged") from None
     if inflater.unconsumed_tail:
-        raise ValueError(f"its deflated part unpacks to more than {FREE_BYTES // 2**20} MiB")
+        raise ValueError(f"its deflated part unpacks to more than {bound // 2**20} MiB")
     if not inflater.eof:
         raise ValueError("truncated: its deflated part ends too early")
     syntax = uid.ExplicitVRLittleEndian.encode().ljust(len(_DEFLATED), b"\0")

@@ -20,7 +20,7 @@ from pydicom import config, uid
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
-from medvlp.io.bitstream import JpegLayout, jpeg2000_size, jpeg_layout, with_more_scan_data
+from medvlp.io.bitstream import JpegLayout, check_rle, jpeg2000_size, jpeg_layout, with_more_scan_data
 from medvlp.io.decoder_process import Frame, decode_frame
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ def frame_values(dataset: Dataset, frame: int, frames: int) -> Integer[np.ndarra
     if syntax in PLUGINS and syntax != uid.RLELossless and high_bit != bits - 1:
         raise ValueError(f"compressed pixel data with high bit {high_bit} for {bits} bits stored")
     raw = decode(dataset, frame, frames, raw=True)
-    words = raw.astype(raw.dtype.newbyteorder("=")).view(f"u{raw.dtype.itemsize}").astype(np.int64) >> (
+    words = raw.astype(raw.dtype.newbyteorder("=")).view(f"u{raw.dtype.itemsize}").astype(np.int32) >> (
         high_bit - bits + 1
     )
     words &= (1 << bits) - 1
     if int(dataset.PixelRepresentation):
         words -= (words >> (bits - 1)) << bits
-    return words.astype(np.int32)
+    return words
 
 
 def decode(dataset: Dataset, frame: int, frames: int, *, raw: bool) -> Shaped[np.ndarray, "h w *c"]:
@@ -144,6 +144,8 @@ def _check_stream(dataset: Dataset, stream: bytes) -> JpegLayout | None:
         size = (layout.rows or int(dataset.Rows), layout.columns)
     elif syntax in _JPEG_2000:
         size = jpeg2000_size(stream)
+    elif syntax == uid.RLELossless:
+        check_rle(stream, int(dataset.Rows) * int(dataset.Columns))
     if size is not None and size != (int(dataset.Rows), int(dataset.Columns)):
         raise ValueError(
             f"a compressed frame of {size[0]} x {size[1]} where {dataset.Rows} x {dataset.Columns} is declared"

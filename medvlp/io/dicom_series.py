@@ -47,11 +47,12 @@ def read_series(
     """Read the one series among some DICOM files.
 
     Args:
-        files: The files; those that are no DICOM are ignored.
+        files: The files.
         where: Their folder, for provenance and errors.
         config: `irregular`, `tilt` and `intensity` are used.
         facts: What the data set says where the files do not.
-        exact: Whether every file must be a slice; else localisers, masks and documents beside them are left out.
+        exact: Whether every file must be a slice; else localisers, masks, documents and files of other formats beside
+            them are left out.
 
     Raises:
         UserError: There is no series or more than one, a file is broken, or the slices do not make a volume.
@@ -60,13 +61,17 @@ def read_series(
     for problem in problems:
         if problem.broken or exact:
             raise UserError(problem.reason, problem.files[0], problem.fix)
+    found = {header.path for part in parts for header in part.headers}
+    stranger = next((path for path in files if exact and path not in found), None)
+    if stranger is not None:
+        raise UserError("A file among the slices is no DICOM file.", stranger, "Leave it out.")
     volumes = [part for part in parts if part.kind == "volume"]
     if len(volumes) != 1:
-        found = ", ".join(
+        kinds = ", ".join(
             f"{part.headers[0].text('Modality')} of {len(part.headers)} files" for part in volumes[:_MANY]
         )
         more = f" and {len(volumes) - _MANY} more" if len(volumes) > _MANY else ""
-        what = f"The files make {len(volumes)} volumes where one is needed{': ' + found + more if volumes else ''}."
+        what = f"The files make {len(volumes)} volumes where one is needed{': ' + kinds + more if volumes else ''}."
         raise UserError(what, where, "Give the folder or the files of one series; find_series tells them apart.")
     if not volumes[0].slices:
         from medvlp.io.enhanced import read_enhanced

@@ -201,7 +201,7 @@ def _nrrd_affine(fields: dict[str, Any]) -> Float[np.ndarray, "4 4"] | None:
         return None
     space = _SPACES.get(str(fields["space"]).lower())
     if space is None:
-        raise ValueError("its space is not one of the patient's")
+        raise ValueError("its space is not one of the patient")
     matrix = np.eye(4)
     matrix[:3, :3] = np.asarray(fields["space directions"], dtype=np.float64).T
     matrix[:3, 3] = fields["space origin"]

@@ -22,7 +22,14 @@ FRAME_PIXELS = 50_000_000
 """Pixels of one image. The largest radiographs (mammography) have 30 million."""
 SPACING_MM = (1e-3, 100.0)
 """Distances between voxels that are believed."""
+LARGEST_REST = 4096
+"""Bytes that may follow the voxels: some writers fill up a block. More, and the header declares too few voxels."""
 _FIX = "Restore the file from its source, or leave it out."
+
+
+def inflated_bound(packed: int) -> int:
+    """Return to how many bytes a compressed file without a declared size may unpack."""
+    return min(FREE_BYTES, max(FREE_BYTES // 8, LARGEST_RATIO * packed))
 
 
 def check_size(
@@ -47,6 +54,9 @@ def check_size(
     declared = math.prod(shape) * itemsize
     if not compressed and declared > available:
         what = f"The file is truncated: {available} bytes of pixel data where its header declares {declared}."
+        raise UserError(what, path, _FIX)
+    if not compressed and available - declared > LARGEST_REST:
+        what = f"The file holds {available} bytes of pixel data where its header declares {declared}."
         raise UserError(what, path, _FIX)
     if compressed and declared > max(free, LARGEST_RATIO * available):
         what = f"The file declares {declared} bytes of pixel data, but holds only {available} compressed ones."

@@ -19,7 +19,7 @@ import numpy as np
 
 from medvlp.errors import UserError
 from medvlp.io.dicom_file import one_line
-from medvlp.io.limits import FREE_BYTES, check_size
+from medvlp.io.limits import FREE_BYTES, LARGEST_REST, check_size
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _FIX = "Restore the file from its source, or leave it out."
 _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _AGREEMENT_MM = 1.0
+_LATEST_START = 2**26
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def read_nifti_header(path: Path, free: int = FREE_BYTES, channel: int | None = 
         raise UserError(f"The voxels are of type {dtype}; real numbers are needed.", path, "Convert the file to int16.")
     if not np.isfinite(scaling).all() or scaling[0] == 0 or max(map(abs, scaling)) > 1e9:
         raise UserError(f"The header scales voxels by {scaling[0]:.6g} and {scaling[1]:.6g}.", path, _FIX)
+    if not 0 <= start <= _LATEST_START:
+        raise UserError(f"The header says that the voxels start at byte {start}.", path, _FIX)
     size = path.stat().st_size
     packed = _packed(path)
     declared = check_size(stored, dtype.itemsize, size if packed else size - start, path, compressed=packed, free=free)
@@ -161,7 +164,5 @@ def _read_on(stream: BinaryIO, behind: int) -> None:
     """Read to the end, so that the checksum is compared; `behind` bytes of other channels may follow."""
     while behind > 0 and (piece := stream.read(min(behind, 2**20))):
         behind -= len(piece)
-    for _ in range(16):
-        if not stream.read(2**16):
-            return
-    raise zlib.error("a megabyte follows the voxels")
+    if len(stream.read(LARGEST_REST + 1)) > LARGEST_REST:
+        raise zlib.error("more voxels follow than the header declares")

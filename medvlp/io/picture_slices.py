@@ -59,11 +59,12 @@ def read_picture_slices(
     """
     from medvlp.io.formats import volume_format
     from medvlp.io.grid import BadGeometry, Canvas, spacing_of
+    from medvlp.io.series import unrecognised
 
     pictures = [file for file in files if volume_format(file) == "picture"]
-    if exact and len(pictures) != len(files):
-        stranger = next(file for file in files if file not in pictures)
-        raise UserError("A file among the slices is no picture.", stranger, "Leave it out.")
+    strangers = [file for file in files if file not in pictures] if exact else unrecognised(files, pictures)
+    if strangers:
+        raise UserError("A file among the slices is no picture, or is damaged.", strangers[0], "Restore or remove it.")
     if config.intensity == "hu" or (facts is not None and facts.intensity is Intensity.HU):
         what = "Pictures hold grey values, not HU."
         raise UserError(what, where, "Set volume.intensity to auto or stored.")

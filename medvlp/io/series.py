@@ -155,10 +155,11 @@ def find_parts(files: Sequence[Path]) -> tuple[list[Part], list[SeriesProblem]]:
 
     problems: list[SeriesProblem] = []
     by_uid: dict[str, list[Header]] = {}
+    dicom = [path for path in files if is_dicom_file(path)]
+    for path in unrecognised(files, dicom):
+        problems.append(SeriesProblem((path,), "The file is named like the DICOM files beside it, but is none.", _FIX))
     with quiet_pydicom():
-        for path in files:
-            if not is_dicom_file(path):
-                continue
+        for path in dicom:
             try:
                 header = read_header(path)
                 if not header.text("SeriesInstanceUID"):
@@ -169,6 +170,14 @@ def find_parts(files: Sequence[Path]) -> tuple[list[Part], list[SeriesProblem]]:
                 continue
             by_uid.setdefault(header.text("SeriesInstanceUID"), []).append(header)
         return [part for headers in by_uid.values() for part in _parts_of(headers, problems)], problems
+
+
+def unrecognised(files: Sequence[Path], recognised: Sequence[Path]) -> list[Path]:
+    """Return files named like those of a format (by suffix), or empty, that are none: they may be lost slices."""
+    known = set(recognised)
+    suffixes = {path.suffix.lower() for path in recognised}
+    others = [path for path in files if path not in known and path.suffix.lower() in suffixes]
+    return [path for path in others if (path.suffix or not path.stat().st_size) and path.name.upper() != "DICOMDIR"]
 
 
 def _parts_of(headers: list[Header], problems: list[SeriesProblem]) -> list[Part]:
