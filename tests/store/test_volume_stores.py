@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import tensorstore
 import volume_source as raw_volumes
@@ -342,3 +344,40 @@ def test_a_mask_of_no_image_is_recorded(raw: Path, tmp_path: Path) -> None:
     (line,) = [json.loads(line) for line in (tmp_path / "store" / "quarantine.jsonl").read_text().splitlines()]
     assert line["reason"] == "The mask 'liver' is of the image v0, which the study does not have."
     assert pd.isna(Store.open(tmp_path / "store").studies.set_index("study_id").loc["s3", "day"])
+
+
+class Abdomen(raw_volumes.Volumes):
+    """Three real slices with a real segmentation."""
+
+    name = "phantom"
+
+    def studies(self):
+        folder = "ct_series_abdomen_3slice"
+        files = tuple(f"{folder}/{number:02d}.dcm" for number in (3, 1, 2))
+        image = ImageRef("abdomen", folder, "CT", files=files)
+        yield Study("s", "p", (image,), masks=(Mask("abdomen", "liver", f"{folder}/liver_seg.dcm"),))
+
+
+@pytest.mark.data
+def test_a_real_series_and_its_segmentation(test_data: Path, tmp_path: Path) -> None:
+    run(test_data, tmp_path / "store", Abdomen, volume={})
+    store = Store.open(tmp_path / "store")
+    slices = [pydicom.dcmread(test_data / "ct_series_abdomen_3slice" / f"{n:02d}.dcm") for n in (1, 2, 3)]
+    slices.sort(key=lambda slice_: float(slice_.ImagePositionPatient[2]))  # from the feet up
+    hu = np.stack([s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices])
+    expected = np.maximum(hu, -1024)[:, ::-1, ::-1]  # columns run to the left, rows to the back
+    volume = store.read_volume(0)
+    assert np.array_equal(volume.array, expected)
+    assert volume.provenance["hu_applied"] is True
+    digest = hashlib.sha256()
+    for number in (3, 1, 2):
+        digest.update((test_data / "ct_series_abdomen_3slice" / f"{number:02d}.dcm").read_bytes())
+    assert store.images["sha256"][0] == digest.hexdigest()
+    labels, names = store.read_labels(0)
+    assert names == {1: "liver"}
+    inside = labels == 1
+    assert inside.sum() > 50_000
+    assert 30 < np.median(volume.array[inside]) < 80, "this is no liver"
+    spread = volume.array[inside].std()
+    for axis, shift in itertools.product((1, 2), (-6, 6)):
+        assert volume.array[np.roll(inside, shift, axis)].std() > 1.2 * spread, "elsewhere the mask fits better"
