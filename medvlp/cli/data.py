@@ -171,11 +171,11 @@ def check_splits(
 
 @app.command("show", epilog="Example: medvlp data show stores/nih --html nih.html")
 def show(
-    store: Annotated[Path, typer.Argument(help="A prepared store.")],
+    stores: Annotated[list[Path], typer.Argument(help="Prepared stores.")],
     html: Annotated[Path, typer.Option(help="The page to write; it needs no other file.")],
 ) -> None:
-    """Write one HTML page with a contact sheet, histograms and the label table of a store."""
-    from medvlp.store.show import show as show_store
+    """Write one HTML page with images, volumes or clips, histograms and the label table of each store."""
+    from medvlp.store.show import show as show_stores
 
-    show_store(store, html)
+    show_stores(stores, html)
     say(f"Open {html} in a browser.")

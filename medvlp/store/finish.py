@@ -23,6 +23,7 @@ from medvlp.store.days import study_days
 from medvlp.store.files import file_sha256, write_atomic, write_json
 from medvlp.store.plan import LISTS_RULE, VAL_RULE, Plan, stored_config
 from medvlp.store.shards import PROGRESS, ShardTask, file_sizes
+from medvlp.types import UNKNOWN_PATIENT
 
 logger = logging.getLogger(__name__)
 
@@ -201,15 +202,20 @@ def _counts(images: Sequence[dict[str, Any]], studies: Sequence[dict[str, Any]],
         by_split[str(split)] = {
             "studies": len(own),
             "images": image_splits[split],
-            "patients": len({row["patient_id"] for row in own}),
+            "patients": _patients(own),
         }
     return {
         "studies": len(studies),
         "images": len(images),
-        "patients": len({row["patient_id"] for row in studies}),
+        "patients": _patients(studies),
         "array_rows": rows,
         "splits": by_split,
     }
+
+
+def _patients(studies: Sequence[dict[str, Any]]) -> int:
+    """Return how many known patients there are."""
+    return len({row["patient_id"] for row in studies} - {UNKNOWN_PATIENT})
 
 
 def _versions() -> dict[str, str]:

@@ -44,43 +44,72 @@ CARDS_OF_IMAGES = 8
 STATES = ((1.0, "present"), (0.0, "absent"), (-1.0, "uncertain"))
 
 
-def show(store: Path, html: Path, *, images: int = 48, seed: int = 0) -> None:
-    """Write the page of a store.
+def show(stores: Path | Sequence[Path], html: Path, *, images: int = 48, seed: int = 0) -> None:
+    """Write the page of one store, or of several.
 
     Args:
-        store: A prepared store.
+        stores: Prepared stores.
         html: The page to write; it is replaced in one step.
-        images: Number of images on the contact sheet.
+        images: Number of images on a contact sheet.
         seed: Which images and reports are shown.
 
     Raises:
-        UserError: The store cannot be opened, or the page cannot be written.
+        UserError: A store cannot be opened, two have the same name, or the page cannot be written.
     """
     import medvlp
+    from medvlp.errors import UserError
     from medvlp.store.array_store import Store
 
-    opened = Store.open(Path(store))
-    samples = opened.samples().reset_index(drop=True)
+    paths = [Path(path) for path in (stores if isinstance(stores, Sequence) else [stores])]
+    if len({path.name for path in paths}) < len(paths):
+        raise UserError(
+            "Two stores have the same name.", ", ".join(map(str, paths)), "Show them on pages of their own."
+        )
+    alone = len(paths) == 1
+    pages = [_page(Store.open(path), images, seed, "" if alone else f"{path.name}-") for path in paths]
+    write_page(
+        Path(html),
+        render_page(
+            "medvlp.store",
+            "show.html.j2",
+            title=pages[0]["card"].title if alone else f"{len(pages)} data sets",
+            made_by=f"medvlp {medvlp.__version__}",
+            pages=pages,
+            windows=list(dict.fromkeys(window for page in pages for window in page["windows"])),
+            sections=pages[0]["sections"]
+            if alone
+            else [("overview", "Overview"), *((page["key"],) * 2 for page in pages)],
+        ),
+    )
+
+
+def _page(store: Store, images: int, seed: int, prefix: str) -> dict[str, Any]:
+    """Return what the template shows of one store; `prefix` begins its ids."""
+    samples = store.samples().reset_index(drop=True)
     rng = np.random.default_rng(seed)
-    number = images if opened.kind == "image" else -(-images // CARDS_OF_IMAGES)
-    rows = choose(samples, opened.label_names, number, rng, marked=_marked(opened, samples))
-    context: dict[str, Any] = {
-        "card": opened.card,
-        "made_by": f"medvlp {medvlp.__version__}",
-        "facts": list(_facts(opened)),
-        "preprocessing": opened.config.model_dump(mode="json"),
-        "tiles": list(_tiles(opened, samples, rows)) if opened.kind == "image" else [],
-        "volumes": list(volume_cards(opened, samples, rows)) if opened.kind == "volume" else [],
-        "clips": list(clip_cards(opened, samples, rows)) if opened.kind == "video" else [],
-        "windows": HU_WINDOWS if opened.kind == "volume" and (samples["intensity"] == "hu").any() else (),
-        "charts": list(charts(opened, samples, rng)),
-        "groups": list(groups(opened.kind, samples)),
-        "structures": list(_structures(opened)),
-        "splits": _splits(opened.studies),
-        "labels": list(label_rows(opened.studies, opened.label_names)),
-        "reports": list(_reports(opened.studies, rng)),
-        "quarantine": quarantine_summary(opened.path / "quarantine.jsonl"),
-        "body": to_html(scrub(opened.card.body)),
+    number = images if store.kind == "image" else -(-images // CARDS_OF_IMAGES)
+    rows = choose(samples, store.label_names, number, rng, marked=_marked(store, samples))
+    page: dict[str, Any] = {
+        "key": store.path.name,
+        "p": prefix,
+        "card": store.card,
+        "kind": store.kind,
+        "amounts": [store.meta["counts"][name] for name in ("images", "studies", "patients")]
+        + [store.meta["quarantine"]["entries"]],
+        "facts": list(_facts(store)),
+        "preprocessing": store.config.model_dump(mode="json"),
+        "tiles": list(_tiles(store, samples, rows)) if store.kind == "image" else [],
+        "volumes": list(volume_cards(store, samples, rows)) if store.kind == "volume" else [],
+        "clips": list(clip_cards(store, samples, rows)) if store.kind == "video" else [],
+        "windows": HU_WINDOWS if store.kind == "volume" and (samples["intensity"] == "hu").any() else (),
+        "charts": list(charts(store, samples, rng)),
+        "groups": list(groups(store.kind, samples)),
+        "structures": list(_structures(store)),
+        "splits": _splits(store.studies),
+        "labels": list(label_rows(store.studies, store.label_names)),
+        "reports": list(_reports(store.studies, rng)),
+        "quarantine": quarantine_summary(store.path / "quarantine.jsonl"),
+        "body": to_html(scrub(store.card.body)),
         "seed": seed,
     }
     optional = [
@@ -92,10 +121,10 @@ def show(store: Path, html: Path, *, images: int = 48, seed: int = 0) -> None:
         ("labels", "Labels", "labels"),
         ("reports", "Reports", "reports"),
     ]
-    sections = [(key, name) for key, name, needed in optional if context[needed]]
-    context["sections"] = [*sections, ("quarantine", "Quarantine"), ("card", "Data card")]
-    write_page(Path(html), render_page("medvlp.store", "show.html.j2", **context))
-    logger.info("page of %s: %d %s shown", opened.dataset, len(rows), _UNITS[opened.kind].lower())
+    sections = [(key, name) for key, name, needed in optional if page[needed]]
+    page["sections"] = [*sections, ("quarantine", "Quarantine"), ("card", "Data card")]
+    logger.info("page of %s: %d %s shown", store.dataset, len(rows), _UNITS[store.kind].lower())
+    return page
 
 
 _UNITS = {"image": "Images", "volume": "Volumes", "video": "Clips", "none": "Images"}

@@ -177,3 +177,9 @@ def test_without_a_wish_unknown_patients_give_no_validation_split(fake: PrepareC
     assert set(plan(fake, [study(n, UNKNOWN_PATIENT) for n in range(9)]).values()) == {"train"}
     known = plan(fake, [study(n, n) for n in range(40)])
     assert sorted(known.values()).count("val") == 4
+
+
+def test_patients_that_nobody_knows_are_not_counted(fake: PrepareConfig) -> None:
+    Fake.given = [study(1, 1, None), study(2, UNKNOWN_PATIENT, None), study(3, UNKNOWN_PATIENT, None)]
+    counts = Store.open(prepare(fake).store).meta["counts"]
+    assert (counts["studies"], counts["patients"], counts["splits"]["None"]["patients"]) == (3, 1, 1)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_store
 from browser import WIDTHS, open_page, overflow
 from PIL import Image
 
@@ -175,3 +176,21 @@ def test_quarantine_summary_groups_reasons(tmp_path):
 def test_no_store_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no prepared store"):
         show(tmp_path, tmp_path / "x.html")
+
+
+def test_several_stores_share_a_page_and_none_of_its_ids(tmp_path: Path) -> None:
+    stores = []
+    for name in ("one", "two"):
+        tiny_store.make_store(tmp_path / name, patients=12, reports=name == "one")
+        stores.append((tmp_path / name / "store").rename(tmp_path / f"{name}_store"))
+    page = tmp_path / "page.html"
+    show(stores, page)
+    with open_page(page) as opened:
+        ids = opened.evaluate("[...document.querySelectorAll('[id]')].map(element => element.id)")
+        assert len(ids) == len(set(ids))
+        assert opened.locator("#overview tbody tr").count() == 2
+        assert opened.locator("#one_store-images figure").count() == opened.locator("#two_store-images figure").count()
+        assert opened.locator("#one_store-reports").count() == 1
+        assert opened.locator("#two_store-reports").count() == 0
+    with pytest.raises(UserError, match="the same name"):
+        show([stores[0], tmp_path / "other" / "one_store"], page)
