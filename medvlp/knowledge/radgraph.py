@@ -70,11 +70,11 @@ def read_radgraph(path: str | Path, labeler: str | None = None) -> Iterator[RadG
         raise UserError(f"The RadGraph file cannot be read: {error}.", file, _FIX) from error
     if not isinstance(data, dict):
         raise UserError("The RadGraph file must be a JSON object.", file, _FIX)
-    for key, entry in data.items():
+    for number, (key, entry) in enumerate(data.items(), 1):
         try:
             yield _report(key, entry, labeler)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise UserError(f"Report {key} is not in the format: {error!r}.", file, _FIX) from error
+            raise UserError(f"Report {number} of the file breaks the format: {error!r}.", file, _FIX) from error
 
 
 def _report(key: str, entry: dict[str, Any], labeler: str | None) -> RadGraphReport:

@@ -128,13 +128,14 @@ def test_places_are_mapped_to_the_book(words: str, books: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     "data",
     [
-        [], {"a": {"text": TEXT}}, {"a": {"entities": {}}}, {"a": {"text": TEXT, "entities": {"1": {"tokens": "x"}}}},
-        {"a": {"text": TEXT, "entities": {"1": {**OLD["7"], "label": "OBS-XX"}}}},
-        {"a": {"text": "short", "entities": {"1": OLD["7"]}}}, {"a": 3},
+        [], {"p10/s1": {"text": TEXT}}, {"p10/s1": {"entities": {}}}, {"p10/s1": {"text": TEXT, "entities": {"1": {"tokens": "x"}}}},
+        {"p10/s1": {"text": TEXT, "entities": {"1": {**OLD["7"], "label": "OBS-XX"}}}},
+        {"p10/s1": {"text": "short", "entities": {"1": OLD["7"]}}}, {"p10/s1": 3},
     ],
 )  # fmt: skip
 def test_a_file_that_breaks_the_format_is_refused(tmp_path: Path, data: object) -> None:
-    with pytest.raises(UserError, match=r"RadGraph|format"):
+    with pytest.raises(UserError, match=r"RadGraph|format") as caught:
         list(read_radgraph(write(tmp_path, data)))
+    assert "p10/" not in str(caught.value)
     with pytest.raises(UserError, match="cannot be read"):
         list(read_radgraph(tmp_path / "missing.json"))
