@@ -128,7 +128,8 @@ def test_places_are_mapped_to_the_book(words: str, books: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     "data",
     [
-        [], {"p10/s1": {"text": TEXT}}, {"p10/s1": {"entities": {}}}, {"p10/s1": {"text": TEXT, "entities": {"1": {"tokens": "x"}}}},
+        [], {"p10/s1": {"text": TEXT}}, {"p10/s1": {"entities": {}}},
+        {"p10/s1": {"text": TEXT, "entities": {"1": {"tokens": "x"}}}},
         {"p10/s1": {"text": TEXT, "entities": {"1": {**OLD["7"], "label": "OBS-XX"}}}},
         {"p10/s1": {"text": "short", "entities": {"1": OLD["7"]}}}, {"p10/s1": 3},
     ],

@@ -71,6 +71,7 @@ SENTENCES = [
         "right lower lobe: opacity 1; pleural space: effusion 1",
     ),
     ("Right upper lobe mass without consolidation.", "right upper lobe: mass 1; lung: consolidation 0"),
+    ("Right upper lobe opacity not consistent with pneumonia.", "right upper lobe: opacity 1; lung: pneumonia 0"),
     ("The effusion on the left has resolved.", "left pleural space: effusion 0"),
     ("Heart size is normal.", "heart: cardiomegaly 0; heart: normal 1"),
     ("The heart is enlarged.", "heart: cardiomegaly 1; heart: enlarge 1"),
