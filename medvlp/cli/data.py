@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -11,6 +12,8 @@ import typer
 from medvlp.cli._common import Overrides, print_table, say, say_next
 from medvlp.errors import UserError
 
+CELL_CHARACTERS = 60
+"""Longest cell of the table of cards; a card itself says everything."""
 LEAKS_FOUND = 2
 """Exit status of `audit --strict` where there are leaks."""
 
@@ -24,31 +27,40 @@ def cards(
     """List all data sets: modality, task, size, licence, access, and what the adapter was tested on."""
     from medvlp.sources import SOURCES
     from medvlp.sources.cards import load_card
-    from medvlp.sources.phantom.layouts import LAYOUTS
 
     if name is not None:
         SOURCES.check(name)
         say(load_card(name).text)
         return
-    layouts = set(LAYOUTS.names())
-    columns = ["name", "modality", "kept as", "tasks", "size", "licence", "access", "tested on", "layout"]
+    columns = ["name", "modality", "tasks", "size", "licence", "access", "tested on"]
     rows = [
         [
             card.name,
             card.modality,
-            card.kind,
             ", ".join(card.tasks),
             card.size,
-            card.licence,
-            card.access,
+            shorten(card.licence, CELL_CHARACTERS, placeholder=" ..."),
+            shorten(card.access, CELL_CHARACTERS, placeholder=" ..."),
             card.status,
-            "yes" if card.name in layouts else "no",
         ]
         for card in map(load_card, SOURCES.names())
     ]
     print_table("Data sets", columns, rows)
-    say("layout: whether `medvlp phantom write --layout NAME` writes it.")
-    say_next(["medvlp", "data", "cards", "nih_chestxray14"])
+    say_next(
+        ["medvlp", "data", "cards", "ct_rate"],
+        [
+            "medvlp",
+            "phantom",
+            "write",
+            "--layout",
+            "ct_rate",
+            "--studies",
+            12,
+            "--out",
+            "phantom",
+            "options.version=v2",
+        ],
+    )
 
 
 @app.command(

@@ -17,6 +17,8 @@ from medvlp.config.base import Config
 from medvlp.config.resources import shipped
 from medvlp.errors import UserError, nearest
 
+_UNITS = ("images", "volumes", "videos", "scans", "studies", "tiles", "captions", "frames")
+
 
 class SplitSize(Config):
     """Size of an official split of the full data set."""
@@ -72,6 +74,7 @@ class Card(Config):
         default_factory=dict, description="Label -> the CheXpert finding that it means, where the names differ."
     )
     splits: dict[str, SplitSize] = Field(default_factory=dict, description="Official splits of the full data set.")
+    about_size: str = Field("", description="Size of the full data set in words, where no exact number is known.")
     counts: dict[str, int] = Field(default_factory=dict, description="Further counts of the full data set.")
     split_lists: dict[str, dict[str, int]] = Field(
         default_factory=dict, description="Split lists of a benchmark -> list (train, val, test, train_10) -> lines."
@@ -126,11 +129,11 @@ class Card(Config):
 
     @property
     def size(self) -> str:
-        """How large the full data set is, in images, volumes, studies or reports."""
-        for unit in ("images", "volumes", "videos", "scans", "studies", "reports", "tiles", "captions", "frames"):
-            if unit in self.counts:
-                return f"{self.counts[unit]:,} {unit}"
-        return "any" if not self.counts else "not declared"
+        """How large the full data set is, in what a store keeps of it."""
+        units = ("reports",) if self.kind == "none" else _UNITS
+        found = next((f"{self.counts[unit]:,} {unit}" for unit in units if unit in self.counts), "")
+        images = sum(split.images or 0 for split in self.splits.values())
+        return found or self.about_size or (f"{images:,} images" if images else "any")
 
     @property
     def label_columns(self) -> tuple[str, ...]:
