@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SECRET = "Doe^Jane19500101"
@@ -21,7 +22,8 @@ def slice_dataset(pixels: np.ndarray, position: Sequence[float], **tags: Any) ->
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    uid = f"1.2.3.4.{zlib.crc32(pixels.tobytes() + repr(tuple(position)).encode())}"
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
     ds.PatientName, ds.PatientID, ds.StudyInstanceUID = SECRET, "p1", "1.2.3.1"
     ds.SeriesInstanceUID, ds.FrameOfReferenceUID = "1.2.3.2", "1.2.3.3"
     ds.Modality, ds.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]

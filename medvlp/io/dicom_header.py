@@ -97,7 +97,7 @@ class Header:
     def image_type(self) -> list[str]:
         """Values of Image Type in capitals."""
         value = self.values.get("ImageType")
-        values = [value] if isinstance(value, str) else list(value or [])
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         return [str(part).strip().upper() for part in values]
 
 

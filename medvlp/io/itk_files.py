@@ -22,7 +22,7 @@ import numpy as np
 from medvlp.errors import UserError
 from medvlp.io.dicom_file import one_line
 from medvlp.io.grid import LPS_TO_RAS
-from medvlp.io.limits import FREE_BYTES, check_size
+from medvlp.io.limits import FREE_BYTES, LARGEST_REST, check_size
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -149,9 +149,12 @@ def _read_meta(path: Path) -> ItkHeader:
 
 
 def _meta_affine(fields: dict[str, str]) -> Float[np.ndarray, "4 4"] | None:
-    """Return the affine of (k, j, i); None where offset, directions or spacing are not stated."""
-    if not {"Offset", "TransformMatrix", "ElementSpacing"} <= set(fields):
+    """Return the affine of (k, j, i); None where neither offset nor directions are stated."""
+    missing = {"Offset", "TransformMatrix", "ElementSpacing"} - set(fields)
+    if {"Offset", "TransformMatrix"} <= missing:
         return None
+    if missing:
+        raise ValueError(f"it states only a part of its geometry; {', '.join(sorted(missing))} is missing")
     directions = np.asarray([float(n) for n in fields["TransformMatrix"].split()]).reshape(3, 3)
     spacing = np.asarray([float(n) for n in fields["ElementSpacing"].split()])
     if spacing.shape != (3,) or not (spacing > 0).all():
@@ -196,9 +199,12 @@ def _read_nrrd(path: Path) -> ItkHeader:
 
 
 def _nrrd_affine(fields: dict[str, Any]) -> Float[np.ndarray, "4 4"] | None:
-    """Return the affine of (k, j, i); None where space, directions or origin are not stated."""
-    if not {"space", "space directions", "space origin"} <= set(fields):
+    """Return the affine of (k, j, i); None where neither space nor directions nor origin are stated."""
+    missing = {"space", "space directions", "space origin"} - set(fields)
+    if len(missing) == 3:
         return None
+    if missing:
+        raise ValueError(f"it states only a part of its geometry; {', '.join(sorted(missing))} is missing")
     space = _SPACES.get(str(fields["space"]).lower())
     if space is None:
         raise ValueError("its space is not one of the patient")
@@ -225,9 +231,18 @@ def open_itk_data(path: Path, header: ItkHeader) -> Iterator[BinaryIO]:
                 return
             stream = _unpacker(header.encoding, file)
             yield stream
-            stream.read(2**16)
+            _read_on(stream)
     except (EOFError, zlib.error, OSError) as error:
         raise UserError(f"The voxels are truncated or damaged: {one_line(error)}.", path, _FIX) from None
+
+
+def _read_on(stream: BinaryIO) -> None:
+    """Read to the end, so that the checksum is compared."""
+    rest = 0
+    while piece := stream.read(LARGEST_REST):
+        rest += len(piece)
+        if rest > LARGEST_REST:
+            raise zlib.error("more voxels follow than the header declares")
 
 
 def _unpacker(encoding: str, file: BinaryIO) -> BinaryIO:

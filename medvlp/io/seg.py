@@ -43,14 +43,18 @@ class Segmentation:
     columns: int
     planes: list[Plane]
     segments: list[int]
+    declared: frozenset[int]
     labelmap: bool
 
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[Plane, Bool[np.ndarray, "h w"]]]:
         """Yield plane and pixels of every frame that may show one of some segments; all, if none are named.
 
         Raises:
-            ValueError: A frame cannot be decoded.
+            ValueError: A frame cannot be decoded, or a segment is not one of the file's.
         """
+        unknown = set(wanted) - self.declared
+        if unknown:
+            raise ValueError(f"it declares no segment {min(unknown)}")
         for index, (plane, segment) in enumerate(zip(self.planes, self.segments, strict=True)):
             if self.labelmap:
                 values = frame_values(self.dataset, index, len(self.planes))
@@ -101,7 +105,10 @@ def _checked(dataset: Dataset) -> Segmentation:
     planes = [plane_of(partial(frame_attribute, dataset, frame)) for frame in range(frames)]
     labelmap = kind == "LABELMAP"
     segments = [0] * frames if labelmap else [_segment(dataset, group) for group in groups]
-    return Segmentation(dataset, rows, columns, planes, segments, labelmap)
+    declared = {int(item.SegmentNumber) for item in dataset.get("SegmentSequence") or []}
+    if not set(segments) <= declared | {0}:
+        raise ValueError("a frame shows a segment that is not declared")
+    return Segmentation(dataset, rows, columns, planes, segments, frozenset(declared), labelmap)
 
 
 def _right_length(found: int, bits: int) -> bool:

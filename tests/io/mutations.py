@@ -316,8 +316,8 @@ def _mutations(kind: Kind, rng: np.random.Generator) -> Iterator[tuple[str, byte
         yield f"flip {number}", bytes(broken), False
     for number in range(3):
         start = int(rng.integers(0, len(data) - 8))
-        length = int(rng.integers(4, 400))
-        yield f"zeros {number}", data[:start] + bytes(min(length, len(data) - start)) + data[start + length :], False
+        length = min(int(rng.integers(4, 400)), len(data) - start)
+        yield f"zeros {number}", data[:start] + bytes(length) + data[start + length :], False
         yield f"noise {number}", data[:start] + rng.bytes(length) + data[start + length :], False
         yield f"hole {number}", data[:start] + data[start + length :], True
     yield "empty tail", data + bytes(4096), False

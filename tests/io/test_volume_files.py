@@ -299,6 +299,8 @@ def test_data_file_of_a_header_must_lie_beside_it(tmp_path):
         ("ElementSpacing = 1 1 1", "ElementSpacing = 1 -1 1", "three positive numbers"),
         ("ElementSpacing = 1 1 1", "ElementSpacing = 1 nan 1", "three positive numbers"),
         ("Offset = 0 0 0", "Offset = 0 0 nan", "not finite"),
+        ("Offset = 0 0 0\n", "", "only a part of its geometry; Offset is missing"),
+        ("ElementSpacing", "ElementSpacimg", "only a part of its geometry; ElementSpacing is missing"),
     ],
 )
 def test_broken_metaimage(tmp_path, old, new, reason):

@@ -214,6 +214,7 @@ def test_segmentation_frames_find_their_slices(tmp_path, columns):
         ((0, 0, 0), {"SegmentationType": "FRACTIONAL"}, "no binary segmentation"),
         ((0, 0, 0), {"NumberOfFrames": 3}, "truncated or too long"),
         ((0, 0, 0), {"Modality": "CT"}, "no binary segmentation"),
+        ((0, 0, 0), {"SegmentSequence": []}, "a segment that is not declared"),
     ],
 )
 def test_segmentations_that_do_not_fit(tmp_path, move, tags, reason):
@@ -223,6 +224,13 @@ def test_segmentations_that_do_not_fit(tmp_path, move, tags, reason):
     write_segmentation(tmp_path / "seg.dcm", frames, positions, [1, 1], **tags)
     with pytest.raises(UserError, match=reason):
         read_volume_labels(tmp_path, [Mask("x", "a", "seg.dcm")], read_volume(tmp_path / "ct"))
+
+
+def test_a_segment_that_the_file_does_not_have(tmp_path):
+    write_series(tmp_path / "ct", random_slices(4))
+    write_segmentation(tmp_path / "seg.dcm", np.ones((1, 12, 10), bool), [(-50.0, -40.0, 10.0)], [1])
+    with pytest.raises(UserError, match="declares no segment 5"):
+        read_volume_labels(tmp_path, [Mask("x", "a", "seg.dcm", values=(5,))], read_volume(tmp_path / "ct"))
 
 
 def test_segmentation_of_a_straightened_series(tmp_path):
