@@ -5,7 +5,8 @@
 The store's side reads and checks all headers, orders the slices, converts to HU, hashes the files and the voxels,
 compresses, and flushes the files to the disk. SimpleITK gets the names in order and only reads. Both use warm files;
 rounds alternate, and medians count. Seconds of processor time are given beside those of the clock, because other
-programs do not change them much: with two free cores the clock of the store's side is shorter than its processor time.
+programs do not change them much: with two free cores the clock of the store's side is shorter than its processor time,
+and where other programs take one of them the ratio goes up to that of the processor seconds, about 1.4.
 """
 
 from __future__ import annotations
