@@ -23,6 +23,9 @@ from medvlp.io.stack import SAME_DIRECTION, SAME_SPACING
 SLICE_MODALITIES = frozenset({"CT", "MR", "PT"})
 """Modalities whose single-frame files are slices of a volume; files of all others are images of their own."""
 _LOCALISERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
+_POSITION = "ImagePositionPatient"
+_CAPTURES = frozenset({"1.2.840.10008.5.1.4.1.1.7", *(f"1.2.840.10008.5.1.4.1.1.7.{kind}" for kind in range(1, 5))})
+"""Secondary Capture classes: dose sheets and rendered views that scanners send as images of their own modality."""
 _MASKS = frozenset({"SEG", "RTSTRUCT"})
 _DOCUMENTS = frozenset({"SR", "PR", "KO", "DOC", "REG", "RTPLAN"})
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
@@ -247,6 +250,8 @@ def _no_image(header: Header) -> tuple[str, str, bool] | None:
         return f"The file is a document ({modality}), not an image.", "Leave it out.", False
     if header.place is None:
         return "The file has no pixel data, or ends before them.", _FIX, True
+    if modality in SLICE_MODALITIES and header.text("SOPClassUID") in _CAPTURES and not header.text(_POSITION):
+        return f"The file is a capture of a screen or page ({modality}), not a slice.", "Leave it out.", False
     if _LOCALISERS & set(header.image_type):
         return "The file is a localiser.", "Leave it out: a localiser is no part of a volume.", False
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_dicom import enhanced_dataset, random_slices, segmentation_dataset, slice_dataset, write_series
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from medvlp.errors import UserError
 from medvlp.io import find_series, read_volume
@@ -65,6 +66,22 @@ def test_a_flat_heap_of_many_kinds(tmp_path):
     assert set(reasons) == {"scout", "seg", "broken"}
     assert len(chest) == 6
     np.testing.assert_array_equal(read_volume(tmp_path, files=first.files).array, slices[:, ::-1, ::-1] - 1024)
+
+
+def test_a_dose_sheet_of_the_modality_is_left_out_and_not_called_broken(tmp_path):
+    write_series(tmp_path / "a", random_slices(4))
+    sheet = slice_dataset(
+        random_slices(1)[0], (0, 0, 0), SOPClassUID=SecondaryCaptureImageStorage, SOPInstanceUID="1.2.9",
+        ImagePositionPatient=None, ImageOrientationPatient=None,
+    )  # fmt: skip
+    save(sheet, tmp_path / "sheet")
+    placed = write_series(
+        tmp_path / "b", random_slices(4, seed=1), SeriesInstanceUID="1.2.8", SOPClassUID=SecondaryCaptureImageStorage
+    )
+    found = find_series(tmp_path)
+    assert [(p.files, p.broken) for p in found.problems] == [((tmp_path / "sheet",), False)]
+    assert "capture" in found.problems[0].reason
+    assert sorted(len(one.files) for one in found) == [4, len(placed)]
 
 
 def test_files_of_one_series_that_do_not_fit_are_parted(tmp_path):
