@@ -6,8 +6,10 @@ FFmpeg would otherwise conceal what is lost. Frames are numbered from 0 in the o
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +31,11 @@ if TYPE_CHECKING:
 SECONDS_PER_VIDEO = 3600.0
 SECONDS_PER_PASSED_FRAME = 0.02
 MISSING_FRAMES = 0.01
-"""Share of the declared frames that a container may count wrongly."""
+"""Share of the declared frames that a container may count wrongly; AVI counts them exactly."""
+_LOG_LEVEL = {"OPENCV_FFMPEG_LOGLEVEL": "24"}
+"""Warnings: that a frame is given up is no error to FFmpeg."""
+_WARNING = re.compile(rb"^\[OPENCV:FFMPEG:24\] ")
+_DAMAGE = re.compile(rb"miss|damag|error|mismatch|broken|invalid|trunc|corrupt|conceal|overread|not reached|not match")
 _CLIP_BYTES = 2**30
 _FIX = "Restore the file from its source, or leave it out."
 
@@ -81,7 +87,8 @@ class WholeVideo:
         if not kept:
             raise ValueError("it holds no frame")
         whole = self.max_frames is None or len(kept) < self.max_frames
-        if whole and declared is not None and index < declared - max(1, MISSING_FRAMES * declared):
+        allowed = 0 if _is_avi(self.path) else MISSING_FRAMES * (declared or 0)
+        if whole and declared is not None and index < declared - allowed:
             raise ValueError(f"truncated: {index} frames where {declared} are declared")
         return Frames(np.stack(kept), _fps(capture), declared, height, width)
 
@@ -216,15 +223,27 @@ def _fps(capture: Any) -> float | None:
 
 
 def _quietly(decode: Any) -> Frames:
-    """Decode with standard error kept in a file: what FFmpeg reports there is otherwise lost."""
+    """Decode with standard output and error kept in a file: what FFmpeg reports there is otherwise lost."""
+    os.environ.update(_LOG_LEVEL)
+    flush = ctypes.CDLL(None).fflush
     with tempfile.TemporaryFile() as report:
-        before = os.dup(2)
-        os.dup2(report.fileno(), 2)
+        before = os.dup(1), os.dup(2)
+        flush(None)
+        for stream in (1, 2):
+            os.dup2(report.fileno(), stream)
         try:
             frames = decode()
         finally:
-            os.dup2(before, 2)
-            os.close(before)
-        if report.tell():
+            flush(None)
+            for stream, own in zip((1, 2), before, strict=True):
+                os.dup2(own, stream)
+                os.close(own)
+        report.seek(0)
+        if any(_DAMAGE.search(line.lower()) or not _WARNING.match(line) for line in report.read().splitlines()):
             raise ValueError("damaged: its decoder reports errors")
         return frames
+
+
+def _is_avi(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(4) == b"RIFF"

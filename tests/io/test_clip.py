@@ -94,6 +94,20 @@ def test_videos_that_cannot_be_used(tmp_path):
         read_clip(tmp_path / "folder", SIZE)
 
 
+def test_what_the_decoder_would_conceal(tmp_path):
+    """The coded data of one frame are lost: FFmpeg drops it, and all later frames would be those of other moments."""
+    path = write(tmp_path / "x.avi", frames(), "MJPG")
+    data = bytearray(path.read_bytes())
+    start = data.find(b"\xff\xda", len(data) // 2) + 100
+    data[start : start + 200] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"11 frames where 12 are declared|its decoder reports errors"):
+        read_clip(path, SIZE)
+    config = StoredImageConfig(colour="luminance")
+    with pytest.raises(UserError, match="its decoder reports errors"):
+        read_radiograph(path, config, frame=10)
+
+
 def test_one_frame_as_a_radiograph(tmp_path):
     stack = frames()
     path = write(tmp_path / "x.avi", stack, "FFV1")

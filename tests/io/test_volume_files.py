@@ -238,6 +238,26 @@ def test_truncated_and_damaged_nifti(tmp_path):
         read_volume(path)
 
 
+def test_the_checksum_is_compared_and_more_voxels_than_declared_are_noticed(tmp_path):
+    """The voxels end long before the compressed file does, so that nothing but reading on can tell."""
+    array = voxels(shape=(120, 110, 90))
+    image = nibabel.Nifti1Image(array, np.eye(4))
+    data = bytearray(gzip.compress(image.to_bytes(), compresslevel=1))
+    path = tmp_path / "x.nii.gz"
+    path.write_bytes(data)
+    assert read_volume(path).array.shape == (90, 110, 120)
+    data[-6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        read_volume(path)
+    fewer = bytearray(image.to_bytes())
+    fewer[46:48] = (45).to_bytes(2, "little")
+    for name, content in (("x.nii.gz", gzip.compress(bytes(fewer), compresslevel=1)), ("x.nii", bytes(fewer))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"more voxels follow|where its header declares"):
+            read_volume(tmp_path / name)
+
+
 def test_a_small_file_that_claims_gigabytes(tmp_path):
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.int16)
