@@ -1,7 +1,7 @@
 """Object-CXR: foreign objects as rectangles, ellipses and polygons.
 
-Guarantee: every object keeps its shape; rows are matched to images by name, and by order only where the table has no
-names and exactly one row per image.
+Guarantee: every object keeps its shape; rows are matched to images by name, and by order only in the table of the test
+folder, where it holds nothing but annotations and exactly one row per image.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from medvlp.types import ABSENT, PRESENT, UNKNOWN_PATIENT, Box, ImageRef, Study
 
 FOLDERS = {"train": "train", "val": "dev", "test": "test"}
 NAME_COLUMNS = ("image_name", "image_path")
+INDEX_COLUMN = "Unnamed:"
+"""How pandas calls a column without a name: the number of the row."""
 LABEL = "Foreign object"
 SHAPES = {"0": "rectangle", "1": "ellipse", "2": "polygon"}
 
@@ -32,8 +34,8 @@ class ObjectCxr(Source):
         """Yield one study per image: train, val, test, each in the order of the file names.
 
         Raises:
-            UserError: No folder has a table, a table has no images, no usable columns or rows that cannot be matched,
-                or a full edition has other counts than the card.
+            UserError: The table of train or dev is missing, a table has no images, no usable columns or rows that
+                cannot be matched, or a full edition has other counts than the card.
         """
         self.problems, self.counts = [], Counter()
         images = {split: index_files(self, [f"{folder}/*"], PICTURES) for split, folder in FOLDERS.items()}
@@ -47,10 +49,15 @@ class ObjectCxr(Source):
             yield from self._split(split, rows, images[split])
 
     def _rows(self, split: str, images: Mapping[str, str]) -> dict[str, Row]:
-        """Return image id -> its row; empty where the folder has no table."""
+        """Return image id -> its row; empty where the test folder has no table, or a split has neither."""
         folder = FOLDERS[split]
         path = self.root / f"{folder}.csv"
         if not path.is_file():
+            if images and split != "test":
+                fix = f"Put {path.name} into the root folder, or remove {folder}/ to do without it."
+                raise UserError(
+                    f"{path.name} is missing, but there are {len(images):,} images in {folder}/.", path, fix
+                )
             self.counts[f"images of {folder}/ without a table, left out"] = len(images)
             return {}
         require_files(self, images, f"{folder}/")
@@ -65,9 +72,11 @@ class ObjectCxr(Source):
     def _by_order(self, split: str, header: list[str], images: Mapping[str, str]) -> dict[str, Row]:
         """Match a table without names to the images in the order of their names; a blank line has no object."""
         path = self.root / f"{FOLDERS[split]}.csv"
-        if "annotation" not in header:
-            what = f"{path.name} has neither a column of names ({' or '.join(NAME_COLUMNS)}) nor 'annotation'."
-            raise UserError(what, path, "Download it again.")
+        others = [column for column in header if column != "annotation" and not column.startswith(INDEX_COLUMN)]
+        if split != "test" or "annotation" not in header or any(others):
+            what = f"{path.name} has no column of names ({' or '.join(NAME_COLUMNS)}); it has: {', '.join(header)}."
+            fix = "Name the column with the file names image_name. Only test.csv can do without, if it has no other."
+            raise UserError(what, path, fix)
         place = header.index("annotation")
         lines = list(csv.reader(io.StringIO(read_text(path), newline="")))[1:]
         if len(lines) != len(images):

@@ -82,5 +82,30 @@ def test_missing_tables_rows_and_images(tmp_path: Path) -> None:
     }
     assert source.counts["images of test/ without a table, left out"] == 1
     (root / "train.csv").write_text("picture,marks\n1,\n")
-    with pytest.raises(UserError, match=r"neither a column of names .*image_name or image_path.* nor 'annotation'"):
+    with pytest.raises(UserError, match=r"no column of names \(image_name or image_path\); it has: picture, marks"):
         read("object_cxr", root)
+    (root / "train.csv").unlink()
+    with pytest.raises(UserError, match=r"train.csv is missing, but there are 2 images in train/"):
+        read("object_cxr", root)
+
+
+@pytest.mark.parametrize("table", ["train", "test"])
+def test_names_under_another_heading_are_never_taken_for_an_order(tmp_path: Path, table: str) -> None:
+    """The rows are shuffled: matched by order, every label would be that of another image."""
+    root = put(small(tmp_path, ["00001.jpg,", "00002.jpg,"]), ["test/00001.jpg", "test/00002.jpg"])
+    put(root, {f"{table}.csv": "file,annotation\n00002.jpg,0 1 2 3 4\n00001.jpg,\n"})
+    with pytest.raises(UserError, match=rf"{table}.csv has no column of names .* it has: file, annotation"):
+        read("object_cxr", root)
+
+
+def test_train_needs_names_even_where_the_number_of_rows_fits(tmp_path: Path) -> None:
+    root = put(small(tmp_path, ["00001.jpg,"]), {"train.csv": "annotation\n0 1 2 3 4\n\n"})
+    with pytest.raises(UserError, match=r"Only test.csv can do without"):
+        read("object_cxr", root)
+
+
+def test_row_numbers_do_not_keep_a_test_table_from_being_matched(tmp_path: Path) -> None:
+    root = put(small(tmp_path, ["00001.jpg,", "00002.jpg,"], test=",annotation\n0,\n1,0 1 2 3 4\n"), ["test/09002.jpg"])
+    studies, problems, _ = read("object_cxr", put(root, ["test/09001.jpg"]))
+    assert problems == []
+    assert [len(studies[name].boxes) for name in ("09001", "09002")] == [0, 1]
