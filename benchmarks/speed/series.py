@@ -1,7 +1,8 @@
-"""A series of 300 uncompressed 512 x 512 DICOM slices: our reading, and our way to a store, against SimpleITK's read.
+"""A series of 300 uncompressed 512 x 512 DICOM slices: our reading against SimpleITK's.
 
-SimpleITK's `ImageSeriesReader` gets the file names in order, which costs it nothing here; ours gets the folder, reads
-and checks all headers, orders the slices and converts to HU. All read the same files from a warm page cache, one after
+SimpleITK's `ImageSeriesReader` gets the file names in order, or finds them first; ours gets the folder, reads and
+checks all headers, orders the slices, converts to HU and turns the volume to RAS (`series_to_store.py` goes on to a
+store). All read the same files from a warm page cache, one after
 the other in one run on one machine; rounds alternate and the medians count. Memory is the growth of a fresh process
 over one that has made the imports, in volumes of int16. Writes `benchmarks/results/series.json`.
 

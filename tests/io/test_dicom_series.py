@@ -416,6 +416,16 @@ def test_slope_is_never_applied_twice(tmp_path):
         read_volume(tmp_path, facts=VolumeFacts(Intensity.HU, 1, -1024))
 
 
+def test_an_affine_of_the_data_set_counts_columns_first(tmp_path):
+    slices = random_slices(3)
+    write_series(tmp_path, slices)
+    affine = ((-0.7, 0.0, 0.0, 5.0), (0.0, -0.8, 0.0, 6.0), (0.0, 0.0, -3.0, 7.0), (0.0, 0.0, 0.0, 1.0))
+    volume = read_volume(tmp_path, facts=VolumeFacts(Intensity.HU, affine=affine))
+    np.testing.assert_array_equal(volume.array, slices[::-1, ::-1, ::-1] - 1024)
+    assert volume.spacing_mm == pytest.approx((3, 0.8, 0.7))
+    assert (volume.affine @ [2, 11, 9, 1])[:3] == pytest.approx((5, 6, 7))
+
+
 def test_no_identifier_in_provenance(tmp_path):
     write_series(tmp_path, random_slices(3), SeriesDescription=SECRET, PatientID=SECRET)
     provenance = {**read_volume(tmp_path).provenance, "path": ""}
