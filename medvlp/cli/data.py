@@ -94,13 +94,13 @@ def prepare(
         places = {"root": str(root), "out": str(out)}
         summaries = prepare_collection(load_config(source, overrides or [], CollectionConfig, places))
         for summary in summaries:
-            say(f"{summary.studies} studies with {summary.images} images are in {summary.store}")
+            say(str(summary))
         stores = [summary.store for summary in summaries]
         say_next(["medvlp", "data", "audit", *stores], ["medvlp", "data", "show", *stores, "--html", "stores.html"])
         return
     given = {"kind": "prepare", "source": source, "root": str(root), "out": str(out), "options": tables}
     summary = prepare_store(load_config(None, overrides or [], PrepareConfig, given))
-    say(f"{summary.studies} studies with {summary.images} images are in {summary.store}")
+    say(str(summary))
     if summary.quarantined:
         say(f"{summary.quarantined} left out, with reasons: {summary.store / 'quarantine.jsonl'}")
     if summary.key:

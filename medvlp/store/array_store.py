@@ -22,7 +22,7 @@ from medvlp.store.open_arrays import OpenArrays
 from medvlp.store.raw_items import StoredConfig
 from medvlp.store.remote import COPYING, is_remote, place, reaching, read_bytes, sizes
 from medvlp.store.shards import IMAGES_ARRAY, MASKS_ARRAY, PROGRESS, image_layout, shard_file
-from medvlp.store.stored_volumes import UNITS, StoredVolumes
+from medvlp.store.stored_volumes import StoredVolumes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ class Store(StoredVolumes):
         return Store, (str(self.path) if is_remote(self.path) else self.path,)
 
     def __repr__(self) -> str:
-        what = f"{UNITS[self.kind]}={len(self)}, hash={self.hash[:12]}"
+        what = f"{manifest.UNITS[self.kind]}={len(self)}, hash={self.hash[:12]}"
         return f"Store({str(self.path)!r}, dataset={self.dataset!r}, {what})"
 
     def __len__(self) -> int:
@@ -218,7 +218,9 @@ class Store(StoredVolumes):
 
     def _refuse(self, kind: str) -> NoReturn:
         raise UserError(
-            f"The store holds {UNITS[self.kind]}, but {UNITS[kind]} are needed.", self.path, "Use another store."
+            f"The store holds {manifest.UNITS[self.kind]}, but {manifest.UNITS[kind]} are needed.",
+            self.path,
+            "Use another store.",
         )
 
     @staticmethod
@@ -236,7 +238,7 @@ class Store(StoredVolumes):
             yield
         except (ValueError, OSError) as error:
             raise UserError(
-                f"{UNITS[self.kind].capitalize()} of the store cannot be read: {error}",
+                f"{manifest.UNITS[self.kind].capitalize()} of the store cannot be read: {error}",
                 self.path / name,
                 "Copy the store again, or prepare it again in another folder.",
             ) from error

@@ -32,6 +32,8 @@ IMAGES, STUDIES, MASKS, CARD, META, QUARANTINE = (
     "quarantine.jsonl",
 )
 LABEL_PREFIX = "label:"
+UNITS = {"image": "images", "volume": "volumes", "video": "clips", "none": "reports"}
+"""Kind of a store -> what it holds."""
 
 _TEXT, _WHOLE, _REAL, _FLAG = "string", "int64", "double", "bool"
 IMAGE_COLUMNS: dict[str, str] = {

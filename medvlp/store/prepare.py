@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 class PrepareSummary:
     """What a run of `prepare` left behind.
 
-    `quarantined` counts the lines of `quarantine.jsonl`; `key` is the private file that names the originals of hashed
+    `images` counts what `unit` says. `quarantined` counts the lines of `quarantine.jsonl`; `key` is the private file that names the originals of hashed
     ids, None where ids were kept.
     """
 
@@ -53,6 +53,11 @@ class PrepareSummary:
     hash: str
     already_complete: bool = False
     key: Path | None = None
+    unit: str = manifest.UNITS["image"]
+
+    def __str__(self) -> str:
+        images = f" with {counted(self.images, self.unit)}" if self.images else ""
+        return f"{counted(self.studies, 'studies')}{images} in {self.store}"
 
 
 def prepare(config: PrepareConfig) -> PrepareSummary:
@@ -89,7 +94,14 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
         hash=meta["hash"],
         already_complete=already_complete,
         key=key,
+        unit=manifest.UNITS[plan.kind],
     )
+
+
+def counted(number: int, plural: str) -> str:
+    """Return a number with its unit: `1 study`, `2 studies`."""
+    singular = plural[:-3] + "y" if plural.endswith("ies") else plural[:-1]
+    return f"{number} {singular if number == 1 else plural}"
 
 
 def _check_target(config: PrepareConfig) -> None:
@@ -195,8 +207,7 @@ def _write(plan: Plan, source: Source, config: PrepareConfig) -> None:
         del records[number]
         tasks[number].record.unlink()
     pending = [task for task in tasks if task.number not in records]
-    unit = {"volume": "volumes", "video": "clips"}.get(plan.kind, "images")
-    with progress_bar(f"prepare {config.source}", len(plan.images), unit) as advance:
+    with progress_bar(f"prepare {config.source}", len(plan.images), manifest.UNITS[plan.kind]) as advance:
         advance(len(plan.images) - sum(len(task.images) for task in pending))
         with closing(run_shards(pending, config)) as written:
             for task, record in written:

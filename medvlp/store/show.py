@@ -22,6 +22,7 @@ from medvlp.html.markdown import to_html
 from medvlp.html.numbers import count
 from medvlp.html.pictures import colour, marks_uri
 from medvlp.html.private import public, scrub
+from medvlp.store import manifest
 from medvlp.store.show_charts import charts, eight_bits, groups
 from medvlp.store.show_clips import clip_cards
 from medvlp.store.show_volumes import HU_WINDOWS, stated, volume_cards
@@ -123,15 +124,16 @@ def _page(store: Store, images: int, seed: int, prefix: str) -> dict[str, Any]:
     ]
     sections = [(key, name) for key, name, needed in optional if page[needed]]
     page["sections"] = [*sections, ("quarantine", "Quarantine"), ("card", "Data card")]
-    logger.info("page of %s: %d %s shown", store.dataset, len(rows), _UNITS[store.kind].lower())
+    logger.info("page of %s: %d %s shown", store.dataset, len(rows), manifest.UNITS[store.kind])
     return page
 
 
-_UNITS = {"image": "Images", "volume": "Volumes", "video": "Clips", "none": "Images"}
-
-
 def _facts(store: Store) -> Iterator[tuple[str, str, str]]:
-    yield _UNITS[store.kind], count(len(store.images)), f"of {count(len(store.studies))} studies"
+    if store.kind == "none":
+        yield "Studies", count(len(store.studies)), "no images"
+    else:
+        images, studies = count(len(store.images)), count(len(store.studies))
+        yield manifest.UNITS[store.kind].capitalize(), images, f"of {studies} studies"
     known = store.studies["patient_id"][store.studies["patient_id"] != UNKNOWN_PATIENT]
     strangers = len(store.studies) - len(known)
     yield "Patients", count(known.nunique()), f"and {count(strangers)} studies of unknown ones" if strangers else ""

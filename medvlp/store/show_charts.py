@@ -12,6 +12,7 @@ import numpy as np
 
 from medvlp.html.charts import histogram
 from medvlp.html.numbers import count
+from medvlp.store import manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 GREY_IMAGES, HU_VOLUMES, SLICES_OF_VOLUME = 512, 16, 12
 HU_EDGES = np.arange(-1100, 1601, 50)
-_UNITS = {"volume": "volumes", "video": "clips"}
 
 
 def eight_bits(pixels: Shaped[np.ndarray, "b h w *c"]) -> UInt8[np.ndarray, "b h w *c"]:
@@ -39,7 +39,7 @@ def charts(store: Store, samples: pd.DataFrame, rng: np.random.Generator) -> Ite
     """
     if not len(samples):
         return
-    unit = _UNITS.get(store.kind, "images")
+    unit = manifest.UNITS[store.kind]
     if store.kind == "image":
         yield _grey_values(store, samples, rng)
     elif store.kind == "volume":

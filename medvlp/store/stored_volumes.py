@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from medvlp.types import Clip, Volume
 
-UNITS = {"image": "images", "volume": "volumes", "video": "clips", "none": "no images"}
-"""What a store of each kind holds."""
-
 
 class StoredVolumes(ABC):
     """The part of a `Store` that reads volumes and clips."""
