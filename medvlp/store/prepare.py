@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 class PrepareSummary:
     """What a run of `prepare` left behind.
 
-    `images` counts what `unit` says. `quarantined` counts the lines of `quarantine.jsonl`; `key` is the private file that names the originals of hashed
-    ids, None where ids were kept.
+    `images` counts what `unit` says, `quarantined` the lines of `quarantine.jsonl`; `key` is the private file that names
+    the originals of hashed ids, None where ids were kept.
     """
 
     store: Path
