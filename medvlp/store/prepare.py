@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 class PrepareSummary:
     """What a run of `prepare` left behind.
 
-    `images` counts what `unit` says, `quarantined` the lines of `quarantine.jsonl`; `key` is the private file that names
+    `images` counts what `unit` says, `quarantined` lines of `quarantine.jsonl`; `key` is the private file that names
     the originals of hashed ids, None where ids were kept.
     """
 
