@@ -79,6 +79,9 @@ class Card(Config):
     split_lists: dict[str, dict[str, int]] = Field(
         default_factory=dict, description="Split lists of a benchmark -> list (train, val, test, train_10) -> lines."
     )
+    cut_split_lists: tuple[str, ...] = Field(
+        (), description="Those of split_lists that write file names up to their first dot only."
+    )
     units: dict[str, str] = Field(default_factory=dict)
     known_faults: tuple[str, ...] = ()
     overlaps: tuple[str, ...] = Field((), description="Data sets that share images or patients with this one.")

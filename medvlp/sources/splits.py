@@ -122,7 +122,7 @@ def _compare_with_cards(report: SplitReport, cards: Sequence[Card]) -> None:
     editions = [(card, name, sizes) for card in cards for name, sizes in card.split_lists.items()]
     for card, name, sizes in editions:
         if report.sizes == sizes:
-            report.known = f"{name} lists of {card.name}"
+            report.known = _edition(name, card)
             _compare_with_official(report, card)
             return
     for card, name, sizes in editions if len(cards) == 1 else []:
@@ -162,7 +162,8 @@ def apply_split_lists(
     """
     report = check_split_lists(lists, cards)
     images = [image for study in studies for image in study.images]
-    index = _Index(images, {line.count("/") + 1 for own in lists.names.values() for line in own})
+    cut = any(report.known == _edition(name, card) for card in cards for name in card.cut_split_lists)
+    index = _Index(images, lists, cut=cut)
     found = {name: index.find(lines, name, report) for name, lines in lists.names.items()}
     report.images = {name: len(own) for name, own in found.items()}
     if not any(found.values()):
@@ -185,37 +186,58 @@ def apply_split_lists(
 
 
 class _Index:
-    """Images by every ending of their paths that has as many parts as the names of the lists."""
+    """Images by every ending of their paths that has as many parts as the names of the lists.
 
-    def __init__(self, images: Sequence[ImageRef], lengths: set[int]) -> None:
+    Args:
+        images: All images of the data set.
+        lists: The lists.
+        cut: Whether they write file names up to their first dot only.
+    """
+
+    def __init__(self, images: Sequence[ImageRef], lists: SplitLists, *, cut: bool) -> None:
+        self._train = Counter(map(_key, lists.names["train"]))
         self._places: dict[str, list[ImageRef]] = {}
+        self._cut: dict[str, list[ImageRef]] = {}
+        lengths = {line.count("/") + 1 for own in lists.names.values() for line in own}
         for image in images:
             parts = image.path.split("/")
             endings = {"/".join(parts[-length:]) for length in lengths if length <= len(parts)}
-            for key in {_key(name) for name in (*endings, image.image_id)}:
+            keys = {_key(name) for name in (*endings, image.image_id)}
+            for key in keys:
                 self._places.setdefault(key, []).append(image)
+            for key in {_until_dot(key) for key in keys} - keys if cut else ():
+                self._cut.setdefault(key, []).append(image)
 
     def find(self, lines: Sequence[str], name: str, report: SplitReport) -> set[str]:
         """Return the ids of the images that the lines name.
 
         A name that fits several images (such that differ by suffix alone) means all of them where it stands there as
-        often, else the one with its own suffix; failing that, none.
+        often, else the one with its own suffix; failing that, none. A cut name that fits several images means all of
+        them where its list must hold them all: a split has it as often, a part of train as often as train.
         """
         times = Counter(map(_key, lines))
         suffixes: dict[str, set[str]] = {}
         for line in lines:
             suffixes.setdefault(_key(line), set()).add(line[len(_key(line)) :].lower())
         found: set[str] = set()
-        missing = unclear = 0
+        missing = unclear = cut = 0
         for key, count in times.items():
             fits = self._places.get(key, [])
-            if len(fits) > 1 and count != len(fits):
+            if key in self._cut:
+                fits = [*fits, *self._cut[key]]
+                whole = count if name in SPLITS else self._train[key]
+                fits = fits if len(fits) <= whole == count else []
+                unclear += not fits
+                cut += len(fits)
+            elif len(fits) > 1 and count != len(fits):
                 fits = [image for image in fits if image.path[len(_key(image.path)) :].lower() in suffixes[key]]
                 unclear += len(fits) != 1
                 fits = fits if len(fits) == 1 else []
             elif not fits:
                 missing += 1
             found.update(image.image_id for image in fits)
+        if cut:
+            report.notes.append(f"{name}: {cut:,} images are found by names that end at the first dot of the file name")
         if missing:
             report.faults.append(f"{name}: {missing:,} of {len(times):,} names are no image of the data set")
         if unclear:
@@ -282,3 +304,13 @@ def _key(name: str) -> str:
     while stripped := _SUFFIX.search(name):
         name = name[: stripped.start()]
     return name
+
+
+def _until_dot(key: str) -> str:
+    """Return a name up to the first dot of its last part."""
+    folder, slash, name = key.rpartition("/")
+    return folder + slash + name.partition(".")[0]
+
+
+def _edition(name: str, card: Card) -> str:
+    return f"{name} lists of {card.name}"

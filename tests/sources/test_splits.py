@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from raw import put
 
 from medvlp.errors import UserError
 from medvlp.sources import SOURCES
-from medvlp.sources.cards import load_card
+from medvlp.sources.cards import Card, load_card
 from medvlp.sources.splits import apply_split_lists, check_split_lists, read_split_lists
 from medvlp.types import UNKNOWN_PATIENT, Box, ImageRef, Study
 
@@ -127,6 +128,61 @@ def test_names_that_differ_by_suffix_alone(tmp_path: Path) -> None:
         "test/a.png": ("test", ()),
     }  # fmt: skip
     assert faults == ["train: 1 of 4 lines repeat a name", "train: 1 names fit several images and were not used"]
+
+
+def cut_card(root: Path, *, cut: bool) -> Card:
+    sizes = {"benchx": read_split_lists(root).sizes}
+    card = load_card("covidx")
+    assert card.cut_split_lists == ("benchx",)
+    return card.model_copy(update={"split_lists": sizes, "cut_split_lists": card.cut_split_lists if cut else ()})
+
+
+def test_names_cut_at_the_first_dot_mean_all_images_that_they_fit(tmp_path: Path) -> None:
+    """As BenchX writes COVIDx: DX.1.2.png and DX.1.3.jpg are both DX.png."""
+    images = ["train/DX.1.2.png", "train/DX.1.3.jpg", "train/1.png", "train/1.CXR.jpg", "train/1.CT.jpg"]
+    images += ["train/r.a.png", "val/DX.9.png", "test/b.png"]
+    lists(
+        tmp_path, train="train/DX.png train/DX.png train/1.png train/1.png train/r.png", val="val/DX.png",
+        test="test/b.png", train_1="train/DX.png", train_10="train/DX.png train/DX.png train/r.png",
+    )  # fmt: skip
+    studies = [study(path, paths=(path,)) for path in images]
+    after, report = apply_split_lists(read_split_lists(tmp_path), studies, [cut_card(tmp_path, cut=True)])
+    assert {one.study_id: (one.split, one.subsets) for one in after} == {
+        "train/DX.1.2.png": ("train", ("train_10",)), "train/DX.1.3.jpg": ("train", ("train_10",)),
+        "train/r.a.png": ("train", ("train_10",)), "val/DX.9.png": ("val", ()), "test/b.png": ("test", ()),
+    }  # fmt: skip
+    assert "train: 1 names fit several images and were not used" in report.faults
+    assert "train_1: 1 names fit several images and were not used" in report.faults
+    assert "train: 3 images are found by names that end at the first dot of the file name" in report.notes
+    assert not [fault for fault in report.faults if "no image" in fault]
+
+
+def test_other_lists_are_not_read_as_cut(tmp_path: Path) -> None:
+    lists(tmp_path, train="1 b", test="c")
+    studies = [study(name, paths=(f"s/{name}.dcm",)) for name in ("1.2.840", "b", "c")]
+    after, report = apply_split_lists(read_split_lists(tmp_path), studies, [cut_card(tmp_path, cut=False)])
+    assert [one.study_id for one in after] == ["b", "c"]
+    assert "train: 1 of 2 names are no image of the data set" in report.faults
+
+
+@pytest.mark.data
+def test_every_line_of_the_real_covidx_lists_finds_its_image(test_data: Path) -> None:
+    own = read_split_lists(test_data / "benchx_splits" / "COVIDx")
+    times, seen = Counter(own.names["train"]), Counter[str]()
+    images = []
+    for line in (line for split in ("train", "val", "test") for line in own.names[split]):
+        seen[line] += 1
+        dots = f".{seen[line]}.840" if times[line] > 1 or line.startswith("val/") else ""
+        images.append(ImageRef(f"{line}{seen[line]}", line.removesuffix(".png") + dots + ".jpg"))
+    studies = [Study(image.image_id, UNKNOWN_PATIENT, (image,)) for image in images]
+    _, report = apply_split_lists(own, studies, [load_card("covidx")])
+    assert {name: report.images[name] for name in ("train", "val", "test")} == {
+        "train": 67862,
+        "val": 8472,
+        "test": 8481,
+    }
+    assert report.unlisted == 0
+    assert not [fault for fault in report.faults if "no image" in fault]
 
 
 def test_dots_of_a_uid_are_no_suffix(tmp_path: Path) -> None:
