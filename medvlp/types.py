@@ -53,6 +53,8 @@ class VolumeFacts:
         affine: From the array index of the file (i, j, k, 1), fastest axis first, to RAS in mm, row by row, in place of
             the file's own.
         channel: Which volume of a file with four dimensions, from 0.
+        label_values: Values besides 0 that the label map of this volume may hold, where the data set lists all of them:
+            a map with another value is of another numbering and is refused. Empty: any.
     """
 
     intensity: Intensity
@@ -60,6 +62,7 @@ class VolumeFacts:
     intercept: float | None = None
     affine: tuple[tuple[float, float, float, float], ...] | None = None
     channel: int | None = None
+    label_values: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _FIX = "Use the mask that was drawn on this volume, or resample it to the volume
 
 
 def read_volume_labels(
-    root: Path, masks: Sequence[Mask], volume: Volume, *, trust_shape: bool = False
+    root: Path, masks: Sequence[Mask], volume: Volume, *, trust_shape: bool = False, known_values: Sequence[int] = ()
 ) -> tuple[Integer[np.ndarray, "d h w"], dict[int, str]]:
     """Read the masks of one volume to one label map on its grid.
 
@@ -50,12 +50,15 @@ def read_volume_labels(
         volume: As `read_volume` gave it.
         trust_shape: Accept a mask without geometry (none, or an identity affine), or for a volume without geometry, if
             its shape is that of the volume's file: the caller knows that they share the voxel grid.
+        known_values: Values besides 0 that a label map may hold (empty: any): one with others has another numbering
+            than its list, and the names of all of its values are in doubt.
 
     Returns:
         uint8 labels (uint16 beyond 255 structures) `[d h w]`, and the name of each value.
 
     Raises:
-        UserError: A file is missing or damaged, is no label map, or does not lie on the volume's grid.
+        UserError: A file is missing or damaged, is no label map, holds a value that is not known, or does not lie on
+            the volume's grid.
     """
     native = _Native.of(volume)
     numbers: dict[str, int] = {}
@@ -74,10 +77,23 @@ def read_volume_labels(
             continue
         if last is None or last[0] != path:
             last = path, _on_native_grid(path, native, trust_shape)
+            _check_values(last[1], known_values, path)
         values = last[1]
         inside = np.isin(values, mask.values) if mask.values else values != 0
         labels[inside] = numbers[mask.label]
     return native.to_volume(labels, volume), {number: label for label, number in numbers.items()}
+
+
+def _check_values(values: np.ndarray, known: Sequence[int], path: Path) -> None:
+    """Refuse a label map that holds values which its list does not have."""
+    if not known:
+        return
+    counts = np.bincount(values.ravel(), minlength=max(known) + 1)
+    counts[[0, *known]] = 0
+    if counts.any():
+        found = ", ".join(f"{value} ({counts[value]:,} voxels)" for value in np.flatnonzero(counts)[:5])
+        what = f"The label map holds values that its list does not have: {found}."
+        raise UserError(what, path, "Use the original label map, or correct it: the names of its values are in doubt.")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ def label_map_masks(image_id: str, path: str, structures: Sequence[str]) -> tupl
     return tuple(Mask(image_id, name, path, (value,)) for value, name in enumerate(structures, 1))
 
 
+def values_of(structures: Sequence[str]) -> tuple[int, ...]:
+    """Return all values besides 0 of a label map in which value i + 1 is structure i."""
+    return tuple(range(1, len(structures) + 1))
+
+
 def check_label_names(declared: Mapping[str, object], patterns: Sequence[str], where: Path) -> None:
     """Compare the names that a data set gives to its values with what the card says they are.
 

@@ -16,7 +16,7 @@ from medvlp.errors import UserError
 from medvlp.sources._checks import unique_rows
 from medvlp.sources._csv import Row, read_csv
 from medvlp.sources._files import read_json
-from medvlp.sources._label_maps import check_label_names, label_map_masks
+from medvlp.sources._label_maps import check_label_names, label_map_masks, values_of
 from medvlp.sources._values import age_years, sex, yyyymmdd
 from medvlp.sources._volumes import nifti_files
 from medvlp.sources.base import Source
@@ -25,6 +25,7 @@ from medvlp.types import UNKNOWN_PATIENT, ImageRef, Intensity, Study, VolumeFact
 TABLE = "labeled_data_meta_0000_0599.csv"
 SEX, AGE, MAKER, MODEL = "Patient's Sex", "Patient's Age", "Manufacturer", "Manufacturer's Model Name"
 DATE, SITE = "Acquisition Date", "Site"
+_ROW = re.compile(r"(?:amos_)?0*(\d+)")
 SPLITS = {"Tr": "train", "Va": "val", "Ts": "test"}
 
 
@@ -77,7 +78,12 @@ class Amos22(Source):
             self.counts["no table of patients"] = 1
             return {}
         rows = read_csv(path, ("amos_id",), (SEX, AGE, MAKER, MODEL, DATE, SITE))
-        kept = unique_rows(self, rows, lambda row: row.cells["amos_id"].lstrip("0"), TABLE, "volume")
+        numbered = [row for row in rows if _number(row.cells["amos_id"])]
+        for row in rows:
+            if not _number(row.cells["amos_id"]):
+                reason = f"amos_id '{row.cells['amos_id']}' is no number of a volume"
+                self.problem(f"{TABLE}:{row.line}", reason, "Correct the row; its volume is kept without it.")
+        kept = unique_rows(self, numbered, lambda row: _number(row.cells["amos_id"]), TABLE, "volume")
         for number in self.card.adapter["ambiguous_rows"]:
             if kept.pop(str(number), None) is not None:
                 self.counts["rows of the table that may belong to another volume, not used"] += 1
@@ -93,7 +99,8 @@ class Amos22(Source):
         if labels is None and split != "test":
             self.problem(path, "the volume has no label map", "Download the label maps again.", case)
         ct = number <= int(self.card.adapter["last_ct"])
-        facts = VolumeFacts(Intensity.HU if ct else Intensity.STORED)
+        meaning = Intensity.HU if ct else Intensity.STORED
+        facts = VolumeFacts(meaning, label_values=values_of(self.card.structures))
         cells = rows[str(number)].cells if str(number) in rows else {}
         given = {"manufacturer": cells.get(MAKER, ""), "model": cells.get(MODEL, "")}
         return Study(
@@ -112,6 +119,12 @@ class Amos22(Source):
     def _count(self, images: Mapping[str, Mapping[str, str]]) -> None:
         found = {f"{SPLITS[end]} volumes": len(cases) for end, cases in images.items()}
         self.check_counts({"volumes": sum(found.values()), **found}, "volumes")
+
+
+def _number(cell: str) -> str:
+    """Return the number of `1`, `0001` or `amos_0001`, empty where the cell is none of these."""
+    match = _ROW.fullmatch(cell)
+    return match[1] if match else ""
 
 
 def _case(entry: Any) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from medvlp.errors import UserError
-from medvlp.sources._label_maps import label_map_masks
+from medvlp.sources._label_maps import label_map_masks, values_of
 from medvlp.sources._volumes import nifti_files
 from medvlp.sources.base import Source
 from medvlp.types import ImageRef, Intensity, Study, VolumeFacts
@@ -51,10 +51,11 @@ class Btcv(Source):
                 if part == "Training" and number not in maps:
                     self.problem(path, "the volume has no label map", "Download Training/label again.", number)
                 path_of_map = maps.get(number) if part == "Training" else None
+                facts = VolumeFacts(Intensity.HU, label_values=values_of(self.card.structures))
                 yield Study(
                     study_id=number,
                     patient_id=number,
-                    images=(ImageRef(number, path, "CT", facts=VolumeFacts(Intensity.HU)),),
+                    images=(ImageRef(number, path, "CT", facts=facts),),
                     masks=() if path_of_map is None else label_map_masks(number, path_of_map, self.card.structures),
                     split=split,
                 )

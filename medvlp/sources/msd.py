@@ -15,7 +15,7 @@ from typing import Any
 
 from medvlp.errors import UserError, nearest
 from medvlp.sources._files import read_json
-from medvlp.sources._label_maps import case_of, check_label_names, label_map_masks
+from medvlp.sources._label_maps import case_of, check_label_names, label_map_masks, values_of
 from medvlp.sources._volumes import nifti_files
 from medvlp.sources.base import Source
 from medvlp.types import ImageRef, Intensity, Study, VolumeFacts
@@ -123,7 +123,8 @@ class Msd(Source):
             self.problem(image, "the volume has no label map", "Unpack the archive again.", case)
             labels = None
         ct = self._facts["modality"] == "CT"
-        facts = VolumeFacts(Intensity.HU if ct else Intensity.STORED, channel=channel)
+        meaning = Intensity.HU if ct else Intensity.STORED
+        facts = VolumeFacts(meaning, channel=channel, label_values=values_of(self._facts["structures"]))
         return Study(
             study_id=case,
             patient_id=case,

@@ -142,9 +142,10 @@ def _read_volume(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask],
         return
     from medvlp.io.masks import read_volume_labels
 
+    known = image.facts.label_values if image.facts else ()
     try:
         with _named_errors(root, image.path):
-            labels, names = read_volume_labels(root, masks, volume)
+            labels, names = read_volume_labels(root, masks, volume, known_values=known)
             if labels.shape != array.shape:
                 raise UserError(f"The masks are {labels.shape}, the volume is {array.shape}.", fix="Check the masks.")
     except UserError as error:

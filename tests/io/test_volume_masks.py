@@ -64,6 +64,20 @@ def test_label_map_and_binary_files(tmp_path):
         assert names == {1: "liver", 2: "spleen"}
 
 
+def test_a_map_with_a_value_that_its_list_does_not_have_is_refused(tmp_path):
+    array = organs()
+    save(tmp_path, "ct.nii.gz", in_hu(array))
+    array[0, 0, 0] = 17
+    save(tmp_path, "all.nii.gz", array)
+    volume = read_volume(tmp_path / "ct.nii.gz", HU)
+    masks = [Mask("x", "liver", "all.nii.gz", values=(1,)), Mask("x", "spleen", "all.nii.gz", values=(2,))]
+    with pytest.raises(UserError, match=r"17 \(1 voxels\)"):
+        read_volume_labels(tmp_path, masks, volume, known_values=(1, 2))
+    for known in ((), (1, 2, 17), (1, 2, 17, 30)):
+        labels, _ = read_volume_labels(tmp_path, masks, volume, known_values=known)
+        assert set(np.unique(labels)) == {0, 1, 2}
+
+
 def test_later_masks_win_and_equal_labels_share_a_number(tmp_path):
     array = organs()
     save(tmp_path, "ct.nii", in_hu(array))

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
+from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources import SOURCES
+from medvlp.store.array_store import Store
+from medvlp.store.prepare import prepare
 from medvlp.types import Intensity, Study
 
 NAMES = [
@@ -81,3 +86,30 @@ def test_ambiguous_rows_of_the_table_are_not_used(tmp_path: Path) -> None:
 def test_an_empty_root(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no volume in imagesTr/"):
         read(tmp_path)
+
+
+def test_rows_are_found_by_number_or_by_name_and_others_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTs/amos_0007.nii.gz", "imagesTs/amos_0008.nii.gz", "imagesTs/amos_0009.nii.gz")
+    rows = ["amos_id,Patient's Sex", "7,F", "amos_0008,M", "0009,F", "nine,M"]
+    (tmp_path / "labeled_data_meta_0000_0599.csv").write_text("\n".join(rows))
+    studies, problems, _ = read(tmp_path)
+    assert [study.sex for study in studies] == ["F", "M", "F"]
+    assert problems == ["labeled_data_meta_0000_0599.csv:5: amos_id 'nine' is no number of a volume"]
+
+
+def test_a_label_map_of_another_numbering_is_not_stored(tmp_path: Path) -> None:
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    for number, value in ((1, 15), (2, 16)):
+        for folder, array in (
+            ("imagesTr", np.zeros((8, 9, 10), np.int16)),
+            ("labelsTr", np.zeros((8, 9, 10), np.uint8)),
+        ):
+            array[3, 4, 5] = value
+            (tmp_path / "raw" / folder).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"raw/{folder}/amos_000{number}.nii.gz")
+    config = {"source": "amos22", "root": tmp_path / "raw", "out": tmp_path / "store", "num_workers": 1}
+    prepare(PrepareConfig.model_validate({**config, "max_quarantine_share": 1.0}))
+    store = Store.open(tmp_path / "store")
+    rows = store.images.set_index("image_id")["index"]
+    assert (store.has_labels(rows["amos_0001"]), store.has_labels(rows["amos_0002"])) == (True, False)
+    assert "values that its list does not have: 16" in (tmp_path / "store/quarantine.jsonl").read_text()

@@ -46,7 +46,7 @@ class Amos22Layout(Layout):
                     Mask(case, name, f"amos22/{labels}", (value,)) for value, name in enumerate(self.card.structures, 1)
                 )
             rows.append([number, "", example.sex, f"{example.age:03d}Y", "Ingenia", "Philips", "20200131", "A"])
-            facts = VolumeFacts(Intensity.STORED if mr else Intensity.HU)
+            facts = VolumeFacts(Intensity.STORED if mr else Intensity.HU, label_values=tuple(range(1, 16)))
             studies.append(
                 Study(case, UNKNOWN_PATIENT, (ImageRef(case, f"amos22/{image}", "MR" if mr else "CT", facts=facts),),
                       masks=masks, attributes={"manufacturer": "Philips", "model": "Ingenia"}, age=float(example.age),

@@ -39,7 +39,7 @@ class BtcvLayout(Layout):
             path, labels = f"{folder}/img/img{number}.nii.gz", f"{folder}/label/label{number}.nii.gz"
             self.put_nifti(path, example.volume.array, example.volume.affine)
             split = "train" if part == "val" and self.options["val"] == "none" else part
-            image = ImageRef(number, path, "CT", facts=VolumeFacts(Intensity.HU))
+            image = ImageRef(number, path, "CT", facts=VolumeFacts(Intensity.HU, label_values=tuple(range(1, 14))))
             study = Study(number, number, (image,), split=split)
             if part != "test":
                 values = label_map(example.volume, self.card.structures, self.card.phantom)

@@ -31,7 +31,8 @@ class MsdLayout(Layout):
         facts = self.card.adapter["tasks"][task]
         channels, stem = list(facts["channels"]), task.split("_")[1].lower()
         channel = channels.index(self.options["channel"] or channels[0]) if len(channels) > 1 else None
-        means = VolumeFacts(Intensity.HU if facts["modality"] == "CT" else Intensity.STORED, channel=channel)
+        intensity = Intensity.HU if facts["modality"] == "CT" else Intensity.STORED
+        means = VolumeFacts(intensity, channel=channel, label_values=tuple(range(1, len(facts["structures"]) + 1)))
         studies = []
         lists: dict[str, list[object]] = {"training": [], "test": []}
         for example in examples:
