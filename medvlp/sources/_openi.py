@@ -122,6 +122,10 @@ class OpeniSource(Source):
         chosen = (self._one(name, sorted(found[name], key=lambda report: report.path)) for name in numbered)
         return [report for report in chosen if report is not None]
 
+    def has_reports(self) -> bool:
+        """Tell whether there is an archive or a folder of reports; neither is opened."""
+        return self._archive() is not None or bool(self._xml_files())
+
     def _one(self, study_id: str, reports: list[OpeniReport]) -> OpeniReport | None:
         first = reports[0]
         same = all(report.sections == first.sections for report in reports)

@@ -20,7 +20,9 @@ from medvlp.sources._report import join_sections
 from medvlp.types import ImageRef, Study
 
 ANNOTATION, REPORTS, PROJECTIONS = "annotation.json", "indiana_reports.csv", "indiana_projections.csv"
-_R2GEN_ID = re.compile(r"(CXR\d+)_IM-[\w-]+")
+_R2GEN_ID = re.compile(r"(CXR\d+)(?:_\d+)?_IM-[\w-]+")
+"""`CXR2384_IM-0942`, and the one whose images have a number more: `CXR1_1_IM-0001`."""
+OTHER_EDITIONS = {"r2gen": ANNOTATION, "kaggle": REPORTS}
 
 
 class IuXray(OpeniSource):
@@ -46,6 +48,7 @@ class IuXray(OpeniSource):
         if self.root.is_file():
             fix = "Give the folder that holds the reports and the images, or use iu_xray_reports for the text alone."
             raise UserError("The root is a file: there are no images.", self.root, fix)
+        self._check_edition()
         reports = self.reports()
         found = {"reports": self.files_read, "images": sum(len(report.images) for report in reports)}
         self.check_counts(found, "reports")
@@ -61,6 +64,17 @@ class IuXray(OpeniSource):
             attributes = {"mesh": "|".join(report.mesh)} if report.mesh else {}
             studies.append(self._study(report.study_id, report.study_id, report.path, report.text, named, attributes))
         return [study for study in studies if study is not None]
+
+    def _check_edition(self) -> None:
+        """Refuse the files of another edition with the option that reads them.
+
+        Raises:
+            UserError: There are such files, and none of this edition.
+        """
+        there = next((name for name, file in OTHER_EDITIONS.items() if (self.root / file).is_file()), None)
+        if there is not None and not self.has_reports():
+            what = f"These are the files of the edition {there}: there is {OTHER_EDITIONS[there]}, and no XML file."
+            raise UserError(what, self.root, f"Set options.edition={there}.")
 
     def _study(
         self,

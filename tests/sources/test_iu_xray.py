@@ -112,6 +112,17 @@ def test_r2gen(tmp_path: Path) -> None:
     assert [problem.reason for problem in source.problems] == ["the image is not in annotation.json"] * 2  # CXR5
 
 
+def test_r2gen_names_one_report_with_a_number_more(tmp_path: Path) -> None:
+    # the images of report 1 are CXR1_1_IM-0001-3001 and -4001, and R2Gen's id is made of them
+    odd = item(1, "train", id="CXR1_1_IM-0001", image_path=["CXR1_1_IM-0001/0.png", "CXR1_1_IM-0001/1.png"])
+    put(tmp_path / "annotation.json", json.dumps({"train": [odd], "val": [], "test": []}))
+    for place in (0, 1):
+        put(tmp_path / f"images/CXR1_1_IM-0001/{place}.png")
+    studies, source = read(tmp_path, "r2gen")
+    assert not source.problems
+    assert [(study.study_id, study.patient_id) for study in studies.values()] == [("CXR1_1_IM-0001", "CXR1")]
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
@@ -170,3 +181,14 @@ def test_nothing_there(tmp_path: Path) -> None:
     for edition, message in (("openi", "no reports"), ("r2gen", "annotation"), ("kaggle", "indiana_reports")):
         with pytest.raises(UserError, match=message):
             read(tmp_path, edition)
+
+
+@pytest.mark.parametrize(("edition", "file"), [("r2gen", "annotation.json"), ("kaggle", "indiana_reports.csv")])
+def test_files_of_another_edition_are_named_with_its_option(tmp_path: Path, edition: str, file: str) -> None:
+    put(tmp_path / file)
+    with pytest.raises(UserError, match=f"edition {edition}") as error:
+        read(tmp_path)
+    assert error.value.fix == f"Set options.edition={edition}."
+    xml(tmp_path, "CXR2", "CXR2_IM-1")  # both editions side by side: the option decides
+    put(tmp_path / "NLMCXR_png/CXR2_IM-1.png")
+    assert list(read(tmp_path)[0]) == ["CXR2"]
