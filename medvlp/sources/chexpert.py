@@ -29,12 +29,14 @@ class Chexpert(ChexpertSource):
             UserError: A table is missing, there are several of one, or a full edition has other counts than the card.
         """
         names = self.card.adapter["tables"]
-        paths = {split: self._table(names[split]) for split in ("valid", "test")}
-        paths = {"train": self._table([names["train"][self.options["labels"]]]), **paths}
+        names = names | {"train": [names["train"][self.options["labels"]]]}
+        paths = {split: self._table(names[split]) for split in ("train", "valid", "test")}
         for split in ("train", "valid"):
             if paths[split] is None:
-                fix = "Give the folder that holds the tables, or the one that holds the unpacked batches."
-                raise UserError(f"The table of the {split} images is missing.", self.root, fix)
+                what = f"{names[split][0]}, the table of the {split} images, is missing."
+                fix = "Give the folder that holds it, or the one that holds the unpacked batches"
+                other = split == "train" and self.options["labels"] != "chexpert"
+                raise UserError(what, self.root, f"{fix}, or set options.labels=chexpert." if other else f"{fix}.")
         self.tables = ", ".join(path.name for path in paths.values() if path is not None)
         entries: list[Entry] = []
         found: dict[str, int] = {}

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medvlp.errors import UserError
 from medvlp.sources._checks import unique_rows
 from medvlp.sources._chexpert import ChexpertSource, Entry, file_key
 from medvlp.sources._csv import Row, read_csv, read_text
@@ -119,8 +120,11 @@ class ChexpertPlus(ChexpertSource):
                 contradicting.add(key)
                 reason = f"the labels of {key} differ from those of an earlier line; none is kept"
                 self.problem(f"{name}:{line}", reason, "Download the labels again.")
+        if not labels:
+            fix = "Download it again; it must hold one JSON object a line. Or set options.labels=none."
+            raise UserError(f"No line of {name} holds the labels of an image.", path, fix)
         return {key: own for key, own in labels.items() if key not in contradicting}
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None or value != value else str(value)

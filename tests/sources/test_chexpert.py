@@ -135,7 +135,7 @@ def test_a_study_whose_rows_differ_in_labels_is_left_out(tmp_path: Path) -> None
 
 def test_two_editions_side_by_side_and_missing_tables_stop_the_run(tmp_path: Path) -> None:
     full(tmp_path)
-    with pytest.raises(UserError, match="table of the train images is missing"):
+    with pytest.raises(UserError, match=r"train_cheXbert\.csv, the table of the train images, is missing"):
         read(tmp_path, labels="chexbert")
     put(tmp_path / "CheXpert-v1.0-small/train.csv", [HEADER])
     with pytest.raises(UserError, match="2 tables of the same images"):
@@ -214,11 +214,29 @@ def test_chexpert_plus_bad_rows_and_lines(
         assert math.isnan(studies["patient00007_study5"].labels["Edema"])
 
 
+@pytest.mark.parametrize("lines", [["[{}]"], []])
+def test_chexpert_plus_without_a_readable_label_stops(tmp_path: Path, lines: list[object]) -> None:
+    plus(tmp_path, [{"path_to_image": IMAGE}], lines)
+    with pytest.raises(UserError, match=r"No line of chexbert_labels/report_fixed\.json"):
+        read(tmp_path, "chexpert_plus")
+    assert list(read(tmp_path, "chexpert_plus", labels="none")[0]) == ["patient00007_study5"]
+
+
+def test_chexpert_plus_takes_nan_as_not_mentioned(tmp_path: Path) -> None:
+    line = json.dumps({"path_to_image": IMAGE, **dict.fromkeys(LABELS, math.nan), "Edema": 1.0})
+    assert "NaN" in line  # Python writes and reads this, JSON knows only null
+    studies, source = read(plus(tmp_path, [{"path_to_image": IMAGE}], [line]), "chexpert_plus")
+    assert not source.problems
+    labels = studies["patient00007_study5"].labels
+    assert labels["Edema"] == 1
+    assert math.isnan(labels["Fracture"])
+
+
 def test_chexpert_plus_reports_of_one_study_must_agree(tmp_path: Path) -> None:
     rows = [
         {"path_to_image": IMAGE, "section_findings": "Clear."},
         {"path_to_image": OTHER, "section_findings": "Edema."},
     ]
-    studies, source = read(plus(tmp_path, rows, []), "chexpert_plus")
+    studies, source = read(plus(tmp_path, rows, []), "chexpert_plus", labels="none")
     assert not studies
     assert "different reports" in source.problems[0].reason
