@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from medvlp.errors import UserError
 from medvlp.sources._checks import check_patients_apart, name_unlisted, unique_rows
 from medvlp.sources._csv import Row, read_csv
 from medvlp.sources._files import index_files, require_files, table_path
@@ -21,7 +22,9 @@ from medvlp.sources.base import Source
 from medvlp.types import NOT_MENTIONED, ImageRef, Study
 
 IDS = ("dicom_id", "subject_id", "study_id")
-RADIOLOGIST = "mimic-cxr-2.1.0-test-set-labeled"
+RADIOLOGIST, SPLIT = "mimic-cxr-2.1.0-test-set-labeled", "mimic-cxr-2.0.0-split"
+FROM_JPG_EDITION = "mimic-cxr-2."
+"""How the tables begin that only the JPG edition ships."""
 _SUBJECT, _STUDY = re.compile(r"1\d{7}"), re.compile(r"5\d{7}")
 
 
@@ -67,6 +70,7 @@ class MimicSource(Source):
             date, time = min(map(_when, facts), default=(None, None), key=lambda when: (when[0] or "9", when[1] or "9"))
             text = reports.text(subject, study_id)
             self.counts["studies without a report"] += text is None and reports.kind != "none"
+            self.counts["studies with a radiologist's labels"] += named[1] == "radiologist"
             self.counts["studies without a row of labels"] += bool(labels) and study_id not in labels
             own_splits = {splits[row.cells["dicom_id"]].cells["split"] for row in own} if splits is not None else set()
             studies.append(
@@ -87,9 +91,25 @@ class MimicSource(Source):
         yield from studies
 
     def table_rows(self, name: str, columns: Sequence[str], optional: Sequence[str] = ()) -> tuple[str, list[Row]]:
-        """Return the name and the rows of `<name>.csv.gz` or `<name>.csv`."""
+        """Return the name and the rows of `<name>.csv.gz` or `<name>.csv`.
+
+        Raises:
+            UserError: It is missing, cannot be read, or lacks a column.
+        """
+        if not self.has_table(name) and name.startswith(FROM_JPG_EDITION):
+            without = self._without(name)
+            fix = f"Copy it there from MIMIC-CXR-JPG{f', or set {without}' if without else ''}."
+            raise UserError(f"{name}.csv.gz is missing.", self.root, fix)
         path = table_path(self, f"{name}.csv.gz", f"{name}.csv")
         return path.name, read_csv(path, tuple(columns), tuple(optional))
+
+    def _without(self, name: str) -> str:
+        """Return the option that does without a table, blank where there is none."""
+        if name == SPLIT:
+            return "options.split=none" if "split" in self.options else ""
+        if name == RADIOLOGIST:
+            return "options.test_labels=automatic"
+        return "options.labels=none, or the other labeler" if name.endswith(self.options["labels"]) else ""
 
     def has_table(self, name: str) -> bool:
         """Tell whether a table is there."""
@@ -98,7 +118,7 @@ class MimicSource(Source):
     def _splits(self) -> dict[str, Row] | None:
         if self.options.get("split") == "none":
             return None
-        table, rows = self.table_rows("mimic-cxr-2.0.0-split", (*IDS, "split"))
+        table, rows = self.table_rows(SPLIT, (*IDS, "split"))
         return unique_rows(self, rows, lambda row: row.cells["dicom_id"], table)
 
     def _labels(self) -> dict[str, tuple[dict[str, float], str]]:

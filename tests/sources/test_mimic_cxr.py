@@ -91,7 +91,9 @@ def test_a_radiologists_labels_replace_those_of_the_labeler(tmp_path: Path) -> N
     names = ["Airspace Opacity" if name == "Lung Opacity" else name for name in LABELS]
     cells = ",".join("1.0" if name == "Airspace Opacity" else "0.0" for name in names)
     put(tmp_path / "mimic-cxr-2.1.0-test-set-labeled.csv", f"study_id,{','.join(names)}\n50000004,{cells}\n")
-    study = read(tmp_path)[0]["50000004"]
+    studies, source = read(tmp_path)
+    study = studies["50000004"]
+    assert source.counts["studies with a radiologist's labels"] == 1
     assert {name for name, value in study.labels.items() if value == 1} == {"Lung Opacity"}
     assert study.attributes["label_source"] == "radiologist"
     automatic = read(tmp_path, test_labels="automatic")[0]["50000004"]
@@ -145,11 +147,34 @@ def test_missing_tables_and_columns(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no column 'Cardiomegaly'"):
         read(tmp_path)
     assert read(tmp_path, labels="none")[0]["50000001"].labels == {}
-    with pytest.raises(UserError, match=r"negbio\.csv\.gz is missing"):
+    with pytest.raises(UserError, match=r"negbio\.csv\.gz is missing") as error:
         read(tmp_path, labels="negbio")
+    assert "options.labels=none" in error.value.fix
     (tmp_path / "mimic-cxr-2.0.0-split.csv.gz").unlink()
-    with pytest.raises(UserError, match=r"split\.csv\.gz is missing"):
+    with pytest.raises(UserError, match=r"split\.csv\.gz is missing") as error:
         read(tmp_path, labels="none")
+    assert "options.split" not in error.value.fix  # this edition cannot do without
+
+
+def test_the_dicom_release_says_where_its_missing_tables_are(tmp_path: Path) -> None:
+    dicom(tmp_path)
+    (tmp_path / "mimic-cxr-2.0.0-split.csv.gz").unlink()
+    with pytest.raises(UserError) as error:
+        read(tmp_path, "mimic_cxr")
+    assert error.value.fix == "Copy it there from MIMIC-CXR-JPG, or set options.split=none."
+
+
+def test_tables_by_content_and_tables_cut_off(tmp_path: Path) -> None:
+    expected = read(jpg(tmp_path))[0]
+    table = tmp_path / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    text = gzip.decompress(table.read_bytes()).decode()
+    table.write_text(text, encoding="utf-8")  # as a browser leaves it
+    assert repr(read(tmp_path)[0]) == repr(expected)
+    table.write_text(text.rstrip("\n"), encoding="utf-8")
+    assert repr(read(tmp_path)[0]) == repr(expected)
+    table.write_text(text.rstrip("\n")[:-16], encoding="utf-8")  # 12000003 loses its last four labels
+    with pytest.raises(UserError, match="ends in the middle of a row: line 5 has only 12 cells"):
+        read(tmp_path)
 
 
 REPORT = "WET READ: ___\n Clear.\n          FINAL REPORT\n EXAMINATION:  CHEST\n\n IMPRESSION:  \n \n No pneumonia.\n"
