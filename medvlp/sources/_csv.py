@@ -1,13 +1,16 @@
 """CSV and tab-separated files of data sets, plain or gzipped.
 
 Guarantee: columns are found by name, header and cells are stripped of blanks, and every row knows its line in the file.
+No encoding is guessed: UTF-8, or UTF-16 where the byte order mark says so, or the one that the caller names.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +19,9 @@ from typing import Any
 
 from medvlp.errors import UserError, nearest
 
+GZIP = b"\x1f\x8b"
+EXCEL_SEPARATOR = re.compile(r"sep=[,;\t|]\r?\n")
+"""First line by which Excel is told the delimiter; no row of the table."""
 LARGEST_CELL = 10_000_000
 """Characters of one cell; a report is far shorter."""
 
@@ -28,18 +34,32 @@ class Row:
     cells: Mapping[str, str]
 
 
-def read_text(path: Path) -> str:
-    """Return a UTF-8 text file, gzipped or not, without its byte order mark.
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Return a text file, gzipped or not, without its byte order mark.
+
+    Args:
+        path: The file.
+        encoding: Name of the encoding; a file with the byte order mark of UTF-16 is read as that.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: It cannot be read, or is of another encoding.
     """
     try:
-        if path.suffix == ".gz":
-            return gzip.decompress(path.read_bytes()).decode("utf-8-sig")
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+        packed = data.startswith(GZIP)
+        data = gzip.decompress(data) if packed else data
+        marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        utf8 = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+        text = data.decode("utf-16" if marked else utf8)
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"The file cannot be read: {error}", path, "Download it again.") from None
+    except LookupError:
+        raise UserError(f"'{encoding}' is no known encoding.", path, "Name one like windows-1252.") from None
+    except UnicodeDecodeError as error:
+        what = f"The file is not encoded as {encoding}: byte {error.object[error.start]:#04x} at {error.start}."
+        fix = "Download it again; a table of yours: save it as UTF-8 (in Excel: CSV UTF-8)."
+        raise UserError(what, path, fix) from None
+    return text if packed else text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_csv(
@@ -48,6 +68,7 @@ def read_csv(
     optional: tuple[str, ...] = (),
     *,
     delimiter: str = ",",
+    encoding: str = "utf-8",
     may_be_empty: bool = False,
 ) -> list[Row]:
     """Return the rows of a CSV as the named columns, in file order.
@@ -56,30 +77,38 @@ def read_csv(
     cells may hold line breaks; `Row.line` is then the last line of the row.
 
     Args:
-        path: The file; `.gz` is unpacked.
+        path: The file; gzip is unpacked.
         columns: Columns that must be there.
         optional: Columns that may be missing; their cells are then empty.
         delimiter: Between the cells.
+        encoding: As for `read_text`.
         may_be_empty: Allow a table without rows.
 
     Raises:
         UserError: The file is empty or a column is missing.
     """
-    rows = list(iterate_csv(path, columns, optional, delimiter=delimiter))
+    rows = list(iterate_csv(path, columns, optional, delimiter=delimiter, encoding=encoding))
     if not rows and not may_be_empty:
         raise UserError(f"{path.name} has no rows.", path, "Download it again.")
     return rows
 
 
 def iterate_csv(
-    path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (), *, delimiter: str = ","
+    path: Path,
+    columns: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    *,
+    delimiter: str = ",",
+    encoding: str = "utf-8",
 ) -> Iterator[Row]:
     """Yield what `read_csv` returns, a row at a time: for tables of thousands of columns. They may be empty.
 
     Raises:
-        UserError: The file is empty or a column is missing.
+        UserError: The file is empty, a column is missing, or the last row is cut off, as half a download leaves it:
+            its missing cells would read as blank.
     """
-    reader = _reader(path, delimiter)
+    text = read_text(path, encoding)
+    reader = _reader(text, delimiter)
     header = _header(reader)
     for column in columns:
         if column not in header:
@@ -89,10 +118,15 @@ def iterate_csv(
             raise UserError(what + nearest(column, present), path, fix)
     places = {column: header.index(column) for column in (*columns, *optional) if column in header}
     absent = dict.fromkeys(set(optional) - set(places), "")
+    last = max((places[column] for column in columns), default=-1)
+    cells: list[str] = []
     for cells in reader:
         if any(cell.strip() for cell in cells):
             values = {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
             yield Row(reader.line_num, absent | values)
+    if any(cells) and len(cells) <= last and not text.endswith("\n"):
+        what = f"The table ends in the middle of a row: line {reader.line_num} has only {len(cells)} cells."
+        raise UserError(what, path, "Download it again.")
 
 
 def csv_columns(path: Path, delimiter: str = ",") -> list[str]:
@@ -101,12 +135,15 @@ def csv_columns(path: Path, delimiter: str = ",") -> list[str]:
     Raises:
         UserError: The file cannot be read.
     """
-    return _header(_reader(path, delimiter))
+    return _header(_reader(read_text(path), delimiter))
 
 
-def _reader(path: Path, delimiter: str) -> Any:
+def _reader(text: str, delimiter: str) -> Any:
     csv.field_size_limit(LARGEST_CELL)
-    return csv.reader(io.StringIO(read_text(path), newline=""), skipinitialspace=True, delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=delimiter)
+    if EXCEL_SEPARATOR.match(text):
+        next(reader)
+    return reader
 
 
 def _header(reader: Iterator[list[str]]) -> list[str]:

@@ -26,7 +26,9 @@ KEYS = {
 }
 """Kind of id, from fine to coarse -> plain names of columns that hold it."""
 FINE = ("file", "SOP instance", "series")
-_FIX = "Correct the id, or remove the row; nothing is made of it."
+_FIX = (
+    "Correct the id, or name a finer one (accession, study, file) in a column of its own; nothing is made of the row."
+)
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Keyed:
     column: str
     kind: str
     rows: dict[int, list[Row]] = field(default_factory=dict)
+    compares_patients: bool = False
+    """Whether the table names patients as the headers do, so that each row is compared with them."""
 
     @property
     def id_columns(self) -> set[str]:
@@ -54,19 +58,19 @@ class Keyed:
         """
         rows = list({row.line: row for number in numbers for row in self.rows.get(number, [])}.values())
         if not rows:
-            reason = f"no row of {self.table.name} belongs to this examination"
-            source.problem(self.table.name, reason, "Add one; it is kept without.", name)
+            reason = f"no row of the {self.table.name} belongs to this examination"
+            source.problem(self.table.file, reason, "Add one; it is kept without.", name)
             return None
         said = {tuple(cell for key, cell in row.cells.items() if key not in self.id_columns) for row in rows}
         if len(said) > 1:
             lines = ", ".join(str(row.line) for row in rows)
-            where = f"{self.table.name}:{rows[0].line}"
+            where = f"{self.table.file}:{rows[0].line}"
             source.problem(where, f"lines {lines} contradict each other; none is used", "Keep one of them.", name)
             return None
         for row in rows[1:]:
             if row.cells == rows[0].cells:
                 reason = f"the row repeats line {rows[0].line}; the first is used"
-                source.problem(f"{self.table.name}:{row.line}", reason, "Remove it.", name)
+                source.problem(f"{self.table.file}:{row.line}", reason, "Remove it.", name)
         return rows[0]
 
 
@@ -82,7 +86,7 @@ def tie(source: Source, option: str, items: Sequence[Item]) -> Keyed | None:
     if source.options[option] is None:
         return None
     path = user_file(source.root, source.options[option], option)
-    table = open_table(path)
+    table = open_table(path, source.options["encoding"], f"table of {option}")
     indexes = {kind: _index(kind, items) for kind in KEYS}
     candidates = [column for column in table.columns if _kinds(column)]
     for by_name in (True, False):
@@ -96,12 +100,22 @@ def tie(source: Source, option: str, items: Sequence[Item]) -> Keyed | None:
         for (kind, column), count in tied.items():
             if best and count >= best / 2:
                 return _tied(source, Keyed(table, path, column, kind), indexes[kind], items)
-    tried = f"{', '.join(candidates)} hold" if candidates else "there is no column of ids, and they hold"
+    columns = " or ".join(candidates)
+    tried = f"no cell of {columns} is an id that the files have" if candidates else "no column is named like an id"
+    lost = max(_without_zeros(table, column, indexes) for column in candidates) if candidates else 0
+    zeros = f" {lost} rows would belong to files if their leading zeros were back." if lost else ""
     raise UserError(
-        f"No row of {table.name} belongs to any file: {tried} no id that the files have.",
+        f"No row of the {table.name} belongs to any file: {tried}.{zeros}",
         path,
-        "Name a column like the DICOM attribute, e.g. AccessionNumber, or filename, and keep leading zeros.",
+        "Name a column like the DICOM attribute, e.g. AccessionNumber, or filename, and save ids as text: Excel drops "
+        f"leading zeros and shortens long numbers. The columns are: {', '.join(table.columns)}.",
     )
+
+
+def _without_zeros(table: Table, column: str, indexes: dict[str, dict[str, set[int]]]) -> int:
+    """Count rows whose cell is an id of that column's kinds but for leading zeros."""
+    bare = {value.lstrip("0") for kind in _kinds(column) for value in indexes[kind] if value.isdigit()}
+    return sum(row.cells[column].lstrip("0") in bare for row in table.rows if row.cells[column].isdigit())
 
 
 def _kinds(column: str) -> list[str]:
@@ -120,19 +134,34 @@ def _index(kind: str, items: Sequence[Item]) -> dict[str, set[int]]:
 def _tied(source: Source, keyed: Keyed, index: dict[str, set[int]], items: Sequence[Item]) -> Keyed:
     patients = {item.patient for item in items}
     column = keyed.table.column(KEYS["patient"])
-    names_patients = column is not None and any(row.cells[column] in patients for row in keyed.table.rows)
+    keyed.compares_patients = column is not None and any(row.cells[column] in patients for row in keyed.table.rows)
+    doubtful = _doubtful({row.cells[keyed.column] for row in keyed.table.rows}, index)
     for row in keyed.table.rows:
-        found = index.get(row.cells[keyed.column], set())
+        cell = row.cells[keyed.column]
+        found = index.get(cell, set())
         mistake = ""
-        if not found:
+        if cell in doubtful:
+            mistake = "the id of the row could be several once its leading zeros are lost"
+        elif not found:
             mistake = "the row belongs to no usable file"
         elif len({items[number].study for number in found}) > 1:
             mistake = f"the {keyed.kind} of the row has several examinations, and it does not say which"
-        elif names_patients and {items[number].patient for number in found} != {row.cells[str(column)]}:
+        elif keyed.compares_patients and {items[number].patient for number in found} != {row.cells[str(column)]}:
             mistake = f"{column} of the row is another patient than the header of the file"
         if mistake:
-            source.problem(f"{keyed.table.name}:{row.line}", mistake, _FIX)
+            source.problem(f"{keyed.table.file}:{row.line}", mistake, _FIX)
             continue
         for number in found:
             keyed.rows.setdefault(number, []).append(row)
     return keyed
+
+
+def _doubtful(cells: set[str], index: dict[str, set[int]]) -> set[str]:
+    """Return numbers that belong to one file as they stand, and to another one with leading zeros.
+
+    Only where no cell has a leading zero although files have: the table has then lost them.
+    """
+    zeroed = {value.lstrip("0") for value in index if value.isdigit() and value.startswith("0")}
+    if not zeroed or any(cell.isdigit() and cell.startswith("0") for cell in cells):
+        return set()
+    return cells & zeroed & set(index)

@@ -21,6 +21,7 @@ from medvlp.sources._tables import COLUMNS, Chosen, Labels, find_labels, report_
 from medvlp.sources.base import Source
 from medvlp.types import Study
 
+_WORDS = "'{positive: 1, negative: 0}'"
 logger = logging.getLogger(__name__)
 
 
@@ -71,17 +72,27 @@ class DicomFolder(Source):
         meanings = {f"tied to files by the {keyed.kind}": keyed.column, "split": split}
         patient = table.column(KEYS["patient"])
         if patient != keyed.column:
-            meanings["patient, compared with the headers"] = patient
+            compared = "compared with" if keyed.compares_patients else "NOT compared: it holds none of the ids in"
+            meanings[f"patient, {compared} the headers"] = patient
         if option == "labels":
             others = {table.column(COLUMNS[name]) for name in ("age", "sex", "view")}
             used = {name for name in (*keyed.id_columns, split, *others) if name}
-            self._labels = find_labels(table, used, self.options["label_columns"], keyed.path)
+            self._labels = find_labels(
+                table, used, self.options["label_columns"], keyed.path, self.options["label_values"]
+            )
+            if not self._labels.names and split is None:
+                fix = (
+                    f"Label columns hold 1, 0, -1 or nothing; options.label_values says what words mean, e.g. {_WORDS}."
+                )
+                raise UserError(
+                    f"No column of the {table.name} holds labels: {', '.join(table.columns)}.", keyed.path, fix
+                )
             yield option, "labels", self._labels.read
         else:
             reader = report_reader(table)
             if reader is None:
                 fix = f"Name one report, text, findings or impression; the columns are {', '.join(table.columns)}."
-                raise UserError(f"{table.name} has no column of a report.", keyed.path, fix)
+                raise UserError(f"The {table.name} has no column of a report.", keyed.path, fix)
             meanings["report"] = ", ".join(reader[0])
             yield option, "report", reader[1]
         self._chosen.note(table, meanings, self._labels if option == "labels" else None)
@@ -100,7 +111,7 @@ class DicomFolder(Source):
             try:
                 value = None if row is None else read(row)
             except ValueError as error:
-                where = f"{tables[option].table.name}:{row.line}"  # type: ignore[union-attr]
+                where = f"{tables[option].table.file}:{row.line}"  # type: ignore[union-attr]
                 self.problem(where, str(error), f"Correct the cell; the examination is kept without {field}.", name)
                 continue
             if said.get(field) not in (None, value):

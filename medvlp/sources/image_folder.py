@@ -23,6 +23,7 @@ from medvlp.sources._tables import (
     Chosen,
     Labels,
     Table,
+    check_classes,
     find_labels,
     open_table,
     report_reader,
@@ -67,17 +68,17 @@ class ImageFolder(Source):
         if path is None:
             studies = self._by_class(pictures)
         else:
-            table = open_table(path)
+            table = open_table(path, self.options["encoding"])
             columns = {name: table.column(names) for name, names in COLUMNS.items() if name != "classes"}
             used = {name for name in columns.values() if name}
-            self._labels = find_labels(table, used, self.options["label_columns"], path)
+            self._labels = find_labels(table, used, self.options["label_columns"], path, self.options["label_values"])
             if columns["path"] is None:
                 fix = f"Name one path or filename; the columns are {', '.join(table.columns)}."
-                raise UserError(f"{table.name} has no column of pictures.", path, fix)
+                raise UserError("The table has no column of pictures.", path, fix)
             studies = self._merged(table, self._by_table(table, pictures, columns))
             if not studies:
                 fix = f"The column {columns['path']} must name files below the root."
-                raise UserError(f"No row of {table.name} belongs to a picture.", path, fix)
+                raise UserError("No row of the table belongs to a picture.", path, fix)
         check_patients_apart(self, studies, "Correct the column of splits: each patient in one split.")
         for fact, column in self._chosen.facts.items():
             logger.info("%s: %s", fact, column)
@@ -89,12 +90,13 @@ class ImageFolder(Source):
         flat, splits = not any(folders), {folder[0] for folder in folders if folder}
         in_splits = bool(splits) and all(_is_split(name) for name in splits)
         depth = 0 if flat else 1 + in_splits
-        classes = sorted({folder[-1] for folder in folders if len(folder) == depth and folder})
-        self._labels = Labels(tuple(classes))
+        named = Counter(folder[-1] for folder in folders if len(folder) == depth and folder)
+        self._labels = Labels(self._classes_of(named))
+        classes = self._labels.names
         self._chosen.facts["labels"] = f"folders: {', '.join(classes)}" if classes else "none"
         studies = []
         for path, folder in zip(pictures.paths, folders, strict=True):
-            if len(folder) != depth:
+            if len(folder) != depth or (folder and folder[-1] not in classes):
                 self.problem(path, "the picture is not in a folder of its class", "Move it, or add a table.", path)
                 continue
             studies.append(
@@ -108,6 +110,15 @@ class ImageFolder(Source):
             )
         return studies
 
+    def _classes_of(self, named: Counter[str]) -> tuple[str, ...]:
+        """Return the folders that are classes: those that the user names, else all."""
+        declared = self.options["label_columns"]
+        if declared is not None:
+            return tuple(str(name) for name in (declared if isinstance(declared, list | tuple) else [declared]))
+        fix = "Add a table; or, where the folders are classes all the same, list them in options.label_columns."
+        check_classes(named, "The names of the folders", self.root, fix)
+        return tuple(sorted(named))
+
     def _by_table(self, table: Table, pictures: Pictures, columns: dict[str, str | None]) -> list[tuple[Row, Study]]:
         """Return a study per row whose picture is there, in the order of the table."""
         reader = report_reader(table)
@@ -116,7 +127,7 @@ class ImageFolder(Source):
         found = []
         for row in table.rows:
             cells: dict[str, str] = {name: row.cells[column] for name, column in columns.items() if column}
-            where, path = f"{table.name}:{row.line}", ""
+            where, path = f"{table.file}:{row.line}", ""
             try:
                 path = pictures.find(cells["path"])
                 study = Study(
@@ -137,7 +148,7 @@ class ImageFolder(Source):
                 self.counts["rows of pictures"] += 1
         named = {study.images[0].path for _, study in found} | {problem.study_id for problem in self.problems}
         for path in sorted(set(pictures.paths) - named):
-            self.problem(path, f"the picture is not in {table.name}", "Add its row, or remove the picture.", path)
+            self.problem(path, "the picture is not in the table", "Add its row, or remove the picture.", path)
         return found
 
     def _merged(self, table: Table, found: list[tuple[Row, Study]]) -> list[Study]:
@@ -151,14 +162,14 @@ class ImageFolder(Source):
             if len({repr(replace(study, images=())) for _, study in group}) > 1 or _differ(group):
                 for row, _ in group:
                     reason = f"lines {lines} contradict each other; none is used"
-                    self.problem(f"{table.name}:{row.line}", reason, "Keep what is right.", name)
+                    self.problem(f"{table.file}:{row.line}", reason, "Keep what is right.", name)
                 continue
             images: dict[str, ImageRef] = {}
             for row, study in group:
                 image = study.images[0]
                 if image.path in images:
                     reason = "the picture is on a row before that says the same; the first is kept"
-                    self.problem(f"{table.name}:{row.line}", reason, "Remove the row.", name)
+                    self.problem(f"{table.file}:{row.line}", reason, "Remove the row.", name)
                 images.setdefault(image.path, image)
             merged.append(replace(group[0][1], images=tuple(images[path] for path in sorted(images))))
         return sorted(merged, key=lambda study: (study.images[0].path, study.study_id))

@@ -65,10 +65,10 @@ def test_rows_by_accession_number_and_reports_by_study(tmp_path: Path) -> None:
     assert [(image.path, image.view) for image in one.images] == [("x/a", "PA"), ("x/b", "LATERAL")]
     assert (one.date, two.age, two.sex, three_.split, source.kind) == ("20200203", 61.0, "F", "test", "image")
     summary = source.summary()
-    assert summary["labels.csv: tied to files by the accession"] == "Accession Number"
-    assert summary["labels.csv: labels"] == "Effusion, Edema"
-    assert summary["labels.csv: not used"] == "age, remark"
-    assert summary["reports.csv: tied to files by the study"] == "study_id"
+    assert summary["table of labels: tied to files by the accession"] == "Accession Number"
+    assert summary["table of labels: labels"] == "Effusion, Edema"
+    assert summary["table of labels: not used"] == "age, remark"
+    assert summary["table of reports: tied to files by the study"] == "study_id"
 
 
 def test_a_study_column_that_holds_accession_numbers(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_study_column_that_holds_accession_numbers(tmp_path: Path) -> None:
     studies, problems, source = read(tmp_path, labels="labels.csv")
     assert problems == []
     assert studies[0].labels == {"Effusion": 1.0}
-    assert source.summary()["labels.csv: tied to files by the accession"] == "study_id"
+    assert source.summary()["table of labels: tied to files by the accession"] == "study_id"
 
 
 def test_labels_by_file_make_every_image_a_study(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_labels_by_file_make_every_image_a_study(tmp_path: Path) -> None:
     labels = {study.images[0].path: study.labels for study in studies}
     assert labels["x/a"] == {"old": 1.0, "sick": 1.0}
     assert str(labels["x/b"]) == "{'old': nan, 'sick': nan}"
-    assert problems == ["labels.csv: no row of labels.csv belongs to this examination"] * 2
+    assert problems == ["labels.csv: no row of the table of labels belongs to this examination"] * 2
 
 
 def test_rows_that_must_not_be_joined(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_rows_that_must_not_be_joined(tmp_path: Path) -> None:
     assert problems == [
         "labels.csv:2: PatientID of the row is another patient than the header of the file",
         "labels.csv:7: the row belongs to no usable file",
-        "labels.csv: no row of labels.csv belongs to this examination",
+        "labels.csv: no row of the table of labels belongs to this examination",
         "labels.csv:3: lines 3, 4 contradict each other; none is used",
         "labels.csv:6: the row repeats line 5; the first is used",
     ]
@@ -119,9 +119,9 @@ def test_a_patient_with_two_examinations_is_ambiguous(tmp_path: Path) -> None:
     [
         (
             "AccessionNumber,Effusion\n7,1\n8,1\n",
-            "No row of labels.csv belongs to any file: AccessionNumber hold no id",
+            "no cell of AccessionNumber is an id that the files have. 2 rows would",
         ),
-        ("number,Effusion\n007,1\n", "there is no column of ids"),
+        ("number,Effusion\n007,1\n", "no column is named like an id"),
         ("AccessionNumber,Edema,Edema\n007,1,1\n", "occurs twice or holds a comma: Edema"),
         ('AccessionNumber,"Edema, mild",x\n007,1,1\n', "holds a comma: Edema, mild"),
     ],
@@ -132,6 +132,74 @@ def test_tables_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> 
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read(tmp_path, labels="labels.csv")
+
+
+def test_tables_as_excel_writes_them(tmp_path: Path) -> None:
+    three(tmp_path)
+    table = 'sep=;\r\nAccession Number;Erguß;Ödem\r\n="007";positiv;0\r\n="008";negativ;1\r\n="009";?;\r\n'
+    (tmp_path / "labels.csv").write_bytes(table.encode("windows-1252"))
+    with pytest.raises(UserError, match="not encoded as utf-8: byte 0xdf") as refused:
+        read(tmp_path, labels="labels.csv")
+    assert "options.encoding" in refused.value.fix
+    words = {"Positiv": 1, "negativ": 0, "?": -1}
+    studies, problems, source = read(tmp_path, labels="labels.csv", encoding="windows-1252", label_values=words)
+    assert problems == []
+    assert [study.labels["Erguß"] for study in studies] == [1.0, 0.0, -1.0]
+    (tmp_path / "labels.csv").write_bytes(table.replace(";", "\t").encode("utf-16"))
+    studies, problems, source = read(tmp_path, labels="labels.csv")
+    assert (problems, source.label_columns) == ([], ("Ödem",))
+    said = source.summary()["table of labels: Erguß is no label"]
+    assert str(said).startswith("3 of its 3 cells are none of 1, 0, -1 and blank; options.label_values")
+    with pytest.raises(UserError, match="'klingon' is no known encoding"):
+        read(tmp_path, labels="labels.csv", encoding="klingon")
+
+
+@pytest.mark.parametrize("words", [{"yes": 2}, {"yes": "no"}, "yes", {"yes": True, "no": [0]}])
+def test_words_mean_labels_and_nothing_else(tmp_path: Path, words: Any) -> None:
+    three(tmp_path)
+    (tmp_path / "labels.csv").write_text("AccessionNumber,Effusion\n007,yes\n008,no\n009,\n")
+    with pytest.raises(UserError, match="A word can mean 1, 0, -1 or null"):
+        read(tmp_path, labels="labels.csv", label_values=words)
+
+
+def test_yes_and_no_are_words_although_yaml_reads_truth_values(tmp_path: Path) -> None:
+    three(tmp_path)
+    (tmp_path / "labels.csv").write_text("AccessionNumber,Effusion\n007,Yes\n008,no\n009,unread\n")
+    with pytest.raises(UserError, match="No column of the table of labels holds labels: AccessionNumber, Effusion"):
+        read(tmp_path, labels="labels.csv")
+    words = {True: 1, False: 0, "unread": None}
+    studies, problems, _ = read(tmp_path, labels="labels.csv", label_values=words)
+    assert (problems, str([study.labels["Effusion"] for study in studies])) == ([], "[1.0, 0.0, nan]")
+
+
+def test_a_number_without_its_zeros_is_not_taken_for_another_one(tmp_path: Path) -> None:
+    three(tmp_path)
+    film(tmp_path, "c", "1.4", "P3", AccessionNumber="7")
+    (tmp_path / "labels.csv").write_text("AccessionNumber,Effusion\n7,1\n8,1\n9,1\n")
+    with_loss, problems, _ = read(tmp_path, labels="labels.csv")
+    assert all(not study.labels for study in with_loss)
+    assert problems[0] == "labels.csv:2: the id of the row could be several once its leading zeros are lost"
+    (tmp_path / "labels.csv").write_text("AccessionNumber,Effusion\n7,1\n008,1\n009,1\n")
+    studies, problems, _ = read(tmp_path, labels="labels.csv")
+    assert [study.labels for study in studies] == [{}, *[{"Effusion": 1.0}] * 3]
+
+
+def test_patients_who_are_not_compared_are_named(tmp_path: Path) -> None:
+    three(tmp_path)
+    (tmp_path / "labels.csv").write_text("AccessionNumber,PatientID,Effusion\n007,1,1\n008,1,1\n009,2,1\n")
+    summary = read(tmp_path, labels="labels.csv")[2].summary()
+    name = "table of labels: patient, NOT compared: it holds none of the ids in the headers"
+    assert summary[name] == "PatientID"
+
+
+@pytest.mark.parametrize("cells", [[f"Anna Berger {chr(65 + k // 2)}" for k in range(44)], ["12345678"] * 44])
+def test_names_and_numbers_of_people_do_not_become_classes(tmp_path: Path, cells: list[str]) -> None:
+    for k in range(44):
+        film(tmp_path, f"{k:03d}", f"1.{k}", f"P{k}")
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{k:03d},{cells[k]}\n" for k in range(44)))
+    with pytest.raises(UserError, match="The cells of the column label do not look like classes") as refused:
+        read(tmp_path, labels="labels.csv")
+    assert not any(cell in str(refused.value) for cell in cells)
 
 
 def test_declared_columns_and_their_bad_cells(tmp_path: Path) -> None:
@@ -228,7 +296,7 @@ def test_the_command_with_both_tables(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code in (0, None), capsys.readouterr()
-    assert "labels.csv: tied to files by the accession: AccessionNumber" in capsys.readouterr().err
+    assert "table of labels: tied to files by the accession: AccessionNumber" in capsys.readouterr().err
     meta = json.loads(Path("store/store.json").read_text())
     assert meta["labels"] == ["Effusion"]
     kept = b"".join(path.read_bytes() for path in Path("store").rglob("*") if path.is_file())

@@ -39,7 +39,7 @@ def test_names_in_every_spelling_and_what_columns_mean(tmp_path: Path) -> None:
     assert [study.report for study in studies] == ["clear", None, None, "sick"]
     assert studies[1].images[0].path == "a/2.png"
     assert studies[0].images[0].modality == "US"
-    assert source.summary()["list.csv: not used"] == "score"
+    assert source.summary()["table: not used"] == "score"
     assert read(tmp_path, label_columns=["severe"])[2].label_columns == ("severe",)
 
 
@@ -61,9 +61,9 @@ def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
         "list.csv:2: the name could be 2 pictures; give their paths",
         "list.csv:7: there is no such picture",
         "list.csv:8: the split is none of train, training, val, valid, validate, validation, dev, test, testing",
-        "5.png: the picture is not in list.csv",
-        "a/1.png: the picture is not in list.csv",
-        "b/1.png: the picture is not in list.csv",
+        "5.png: the picture is not in the table",
+        "a/1.png: the picture is not in the table",
+        "b/1.png: the picture is not in the table",
         "list.csv:3: lines 3, 4 contradict each other; none is used",
         "list.csv:4: lines 3, 4 contradict each other; none is used",
         "list.csv:6: the picture is on a row before that says the same; the first is kept",
@@ -107,6 +107,21 @@ def test_classes_by_folder(tmp_path: Path) -> None:
     assert (source.label_columns, {study.split for study in studies}) == (("sick", "test"), {None})
     pictures(tmp_path / "flat", "1.png")
     assert [study.labels for study in read(tmp_path / "flat")[0]] == [{}]
+
+
+def test_folders_of_patients_are_not_taken_for_classes(tmp_path: Path) -> None:
+    people = [f"Berger_Anna_{chr(65 + k)}" for k in range(24)]
+    pictures(tmp_path, *[f"{name}/{view}.png" for name in people for view in ("pa", "lat")])
+    with pytest.raises(UserError, match="names of the folders do not look like classes: 24 different names") as refused:
+        read(tmp_path)
+    assert "Berger" not in str(refused.value)
+    studies, problems, source = read(tmp_path, label_columns=[people[0]])
+    assert (len(studies), len(problems), source.label_columns) == (2, 46, (people[0],))
+    pictures(tmp_path / "numbers", *[f"numbers/12.03.1950/{k}.png" for k in range(9)], "numbers/covid19/1.png")
+    with pytest.raises(UserError, match="1 of them hold numbers"):
+        read(tmp_path / "numbers" / "numbers")
+    pictures(tmp_path / "fine", *[f"covid{k}/{n}.png" for k in range(24) for n in range(3)])
+    assert len(read(tmp_path / "fine")[0]) == 72
 
 
 def test_what_stops_the_run(tmp_path: Path) -> None:
