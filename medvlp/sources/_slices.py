@@ -1,11 +1,12 @@
 """Volumes saved as pictures, one per slice: which files of a folder they are, and in which order.
 
-Guarantee: slices are ordered by their numbers (2 before 10); a name that is no number, and two slices of one number,
-are never ordered by guess.
+Guarantee: slices are ordered by their numbers (2 before 10); a name without a number, and two slices of one number, are
+never ordered by guess.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,24 +14,30 @@ from pathlib import Path
 
 from medvlp.sources._files import PICTURES
 
+_NAME = re.compile(r"(?P<prefix>\D*)(?P<number>\d+)")
+
 
 def numbered_slices(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the pictures of a folder in the order of their numbers, and those whose names are no numbers.
 
-    Hidden files are passed over.
+    Where no name is a number alone, one text before the numbers is allowed (`IM1`, `IM2`, ...), if all that end in a
+    number have the same. Hidden files are passed over.
 
     Raises:
         ValueError: There is no picture, or two have the same number.
     """
     pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith(".")]
-    named = sorted(path for path in pictures if not path.stem.isdecimal())
-    slices = sorted((path for path in pictures if path.stem.isdecimal()), key=lambda path: (int(path.stem), path.name))
-    if not slices:
+    parts = {path: match for path in pictures if (match := _NAME.fullmatch(path.stem))}
+    prefixes = {match["prefix"] for match in parts.values()}
+    prefix = "" if "" in prefixes or len(prefixes) != 1 else prefixes.pop()
+    numbers = {path: int(match["number"]) for path, match in parts.items() if match["prefix"] == prefix}
+    if not numbers:
         raise ValueError("the folder holds no numbered picture")
+    slices = sorted(numbers, key=lambda path: (numbers[path], path.name))
     for one, other in pairwise(slices):
-        if int(one.stem) == int(other.stem):
-            raise ValueError(f"two slices have the number {int(one.stem)}: {one.name} and {other.name}")
-    return slices, named
+        if numbers[one] == numbers[other]:
+            raise ValueError(f"two slices have the number {numbers[one]}: {one.name} and {other.name}")
+    return slices, sorted(path for path in pictures if path not in numbers)
 
 
 def of_common_size(slices: Sequence[Path]) -> tuple[list[Path], list[Path]]:

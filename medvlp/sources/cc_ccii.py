@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from medvlp.errors import UserError, nearest
 from medvlp.sources._checks import unique_rows
-from medvlp.sources._csv import Row, read_csv
+from medvlp.sources._csv import Row, csv_columns, read_csv
 from medvlp.sources._files import table_path
 from medvlp.sources._slices import numbered_slices
 from medvlp.sources._values import age_years, number
@@ -21,10 +21,13 @@ from medvlp.sources.base import Source
 from medvlp.types import ABSENT, PRESENT, ImageRef, Intensity, Study, VolumeFacts
 
 TABLE, METADATA, LESIONS = "unzip_filenames.csv", "metadata.csv", "lesions_slices.csv"
+LESION_COLUMN = "imgpath"
 SEX_COLUMN = "Sex(Male1/Female2)"
 SEXES = {"1": "M", "2": "F", "1.0": "M", "2.0": "F"}
 NUMBERS = ("Critical_illness", "Liver_function", "Lung_function", "Progression (Days)")
-_LESION = re.compile(r"(?P<label>[^/]+)/(?P<patient>[^/]+)/(?P<scan>[^/]+)/(?P<slice>[^/]+)\.(?:png|jpe?g)")
+_LESION = re.compile(
+    r"(?P<label>[^/]+)/(?P<patient>[^/]+)/(?P<scan>[^/]+)/(?P<slice>[^/]+)\.(?:png|jpe?g)", re.IGNORECASE
+)
 
 
 class CcCcii(Source):
@@ -128,14 +131,18 @@ class CcCcii(Source):
         """Return study id -> names of the slices with lesions, in their order."""
         path = self.root / LESIONS
         found: dict[str, set[str]] = defaultdict(set)
-        if path.is_file():
-            for row in read_csv(path, ("imgpath",), may_be_empty=True):
-                match = _LESION.search(row.cells["imgpath"].replace("\\", "/"))
+        columns = csv_columns(path) if path.is_file() else []
+        column = LESION_COLUMN if LESION_COLUMN in columns or len(columns) != 1 else columns[0]
+        if column in columns:
+            for row in read_csv(path, (column,), may_be_empty=True):
+                match = _LESION.search(row.cells[column].replace("\\", "/"))
                 if match is None:
-                    reason = f"'{row.cells['imgpath']}' is no path class/patient/scan/slice"
+                    reason = f"'{row.cells[column]}' is no path class/patient/scan/slice"
                     self.problem(f"{LESIONS}:{row.line}", reason, "Correct the row.")
                     continue
                 found[f"{self._label(match['label'])}_{match['patient']}_{match['scan']}"].add(match["slice"])
+        elif columns:
+            self.counts[f"{LESIONS}: no column {LESION_COLUMN}, not read"] = 1
         return {name: sorted(own, key=lambda text: (len(text), text)) for name, own in found.items()}
 
     def _count(self, table: Mapping[str, Row]) -> None:

@@ -104,6 +104,29 @@ def test_slices_are_never_ordered_by_guess(tmp_path: Path, add: str, reason: str
     assert reason in source.problems[0].reason
 
 
+def test_one_text_before_all_numbers_is_allowed(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    for number in (1, 2):
+        (root / f"CP/2/10/000{number}.jpg").rename(root / f"CP/2/10/IM{11 - number}.PNG")
+    (root / "Normal/700/5/7.png").rename(root / "Normal/700/5/IM7.png")
+    (root / "Normal/700/5/XX8.png").touch()
+    studies, source = read(root)
+    named = {study.study_id: study.images[0].files for study in studies}
+    assert named["CP_2_10"] == ("CP/2/10/IM9.PNG", "CP/2/10/IM10.PNG")
+    assert "Normal_700_5" not in named  # two texts: nobody says which of them are the scan
+    assert [problem.reason for problem in source.problems] == ["the folder holds no numbered picture"]
+
+
+def test_a_list_of_lesions_with_another_header(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    (root / "lesions_slices.csv").write_text("imgs\nNCP/12/1001/10.PNG\n")
+    studies, source = read(root)
+    assert studies[2].attributes == {"lesion_slices": "10"}
+    (root / "lesions_slices.csv").write_text("img,x\nNCP/12/1001/10.png,1\n")
+    studies, source = read(root)
+    assert (studies[2].attributes, source.counts["lesions_slices.csv: no column imgpath, not read"]) == ({}, 1)
+
+
 def test_scans_that_covidx_ct_removed_are_marked(tmp_path: Path) -> None:
     root = write(tmp_path, [*ROWS, "NCP-3.zip,NCP,328,1805,1"])
     (root / "NCP/328/1805").mkdir(parents=True)
