@@ -20,7 +20,8 @@ from medvlp.sources._runs import decode_gaps, runs_of
 from medvlp.sources.base import Source
 from medvlp.types import ABSENT, PRESENT, UNKNOWN_PATIENT, ImageRef, Mask, Study
 
-RLE_TABLES = ("train-rle.csv", "stage_2_train.csv")
+RLE_TABLES = ("stage_2_train.csv", "train-rle.csv")
+"""The second stage labels the images of both folders, the first those of the training folder alone."""
 FOLDERS = {"train": "dicom-images-train", "test": "dicom-images-test"}
 PNG_TABLES = {"train": "stage_1_train_images.csv", "test": "stage_1_test_images.csv"}
 LABEL, STRUCTURE, NONE = "Pneumothorax", "pneumothorax", "-1"
@@ -40,6 +41,7 @@ class SiimAcr(Source):
 
     def _dicom(self) -> Iterator[Study]:
         table = table_path(self, *RLE_TABLES)
+        self.counts[f"tables left out for {table.name}"] = sum((self.root / name).is_file() for name in RLE_TABLES) - 1
         rows = read_csv(table, ("ImageId", "EncodedPixels"))
         by_name: dict[str, list[Row]] = {}
         for row in rows:

@@ -72,6 +72,17 @@ def test_broken_and_contradicting_rows_leave_the_image_out(tmp_path: Path) -> No
     assert "row without image" in found["1.2.d"]
 
 
+def test_the_table_of_the_second_stage_goes_before_that_of_the_first(tmp_path: Path) -> None:
+    root = put(dicom(tmp_path, "1.2.a,-1", "1.2.b,-1", "1.2.c,-1"), ["dicom-images-test/s/e/1.2.t.dcm"])
+    rows = ["ImageId,EncodedPixels", "1.2.a,-1", "1.2.b,0 2", "1.2.c,-1", "1.2.t,0 2"]
+    studies, problems, source = read("siim_acr", put(root, {"stage_2_train.csv": "\n".join(rows)}))
+    assert problems == []
+    assert {name[-1]: (study.split, study.labels["Pneumothorax"]) for name, study in studies.items()} == {
+        "a": ("train", 0), "b": ("train", 1), "c": ("train", 0), "t": ("test", 1),
+    }  # fmt: skip
+    assert source.counts["tables left out for stage_2_train.csv"] == 1
+
+
 def test_hidden_test_images_are_counted_and_training_images_without_a_row_named(tmp_path: Path) -> None:
     root = put(dicom(tmp_path, "1.2.a,-1", "1.2.b,-1"), ["dicom-images-test/s/e/1.2.t.dcm"])
     studies, problems, source = read("siim_acr", root)
