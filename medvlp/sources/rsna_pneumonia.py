@@ -195,7 +195,10 @@ class RsnaPneumonia(Source):
                 self.root / ADJUDICATED,
                 "Download the file again.",
             )
-        images = {str(entry.get("StudyInstanceUID", "")): name for name, entry in mapping.items()}
+        uids = {name: str(entry.get("StudyInstanceUID") or "") for name, entry in mapping.items()}
+        times = Counter(uids.values())
+        images = {uid: name for name, uid in uids.items() if uid and times[uid] == 1}
+        self.counts["images whose study is not theirs alone, without adjudicated labels"] = len(uids) - len(images)
         others = {label["id"] for group in content["labelGroups"] for label in group["labels"]} - set(names)
         return self._calculated(content["datasets"][0]["annotations"], names, others, images)
 

@@ -109,6 +109,21 @@ def test_rows_without_image_and_images_without_row(tmp_path: Path) -> None:
     }
 
 
+def test_a_study_of_two_images_gives_neither_its_adjudicated_label(tmp_path: Path) -> None:
+    labels = [{"id": name, "name": name} for name in ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")]
+    annotations = [{"StudyInstanceUID": uid, "labelId": "Normal", "data": None} for uid in ("1.a", "1.2", "")]
+    content = {"labelGroups": [{"name": "Calculated", "labels": labels}], "datasets": [{"annotations": annotations}]}
+    entries = [
+        {"subset_img_id": name, "img_id": "00000017_003.png", "StudyInstanceUID": uid}
+        for name, uid in (("a", "1.a"), ("b", "1.2"), ("c", "1.2"), ("t", ""))
+    ]
+    more = {MAPPING: json.dumps(entries), ADJUDICATED: json.dumps(content)}
+    studies, problems, source = read("rsna_pneumonia", small(tmp_path, more=more), labels="adjudicated")
+    assert list(studies) == ["a"]
+    assert sum("unknown study" in problem.reason for problem in problems) == 2
+    assert source.counts["images whose study is not theirs alone, without adjudicated labels"] == 3
+
+
 def test_adjudicated_labels_take_the_calculated_group_only(tmp_path: Path) -> None:
     groups = [
         {"name": "Reader", "labels": [{"id": "R", "name": "Lung Opacity"}]},
