@@ -26,6 +26,7 @@ COCO = {"train": "annotations/json/TBX11K_train.json", "val": "annotations/json/
 TABLE = "data.csv"
 COLUMNS = ("fname", "image_height", "image_width", "source", "bbox", "target", "tb_type")
 HEALTHY, SICK, TB = "health", "sick", "tb"
+GROUPS = {"h": HEALTHY, "s": SICK, "tb": TB}
 ACTIVE, LATENT, ANY, OTHER = (
     *("Active tuberculosis", "Latent tuberculosis", "Tuberculosis"),
     "Sick but not tuberculosis",
@@ -173,7 +174,9 @@ class Tbx11k(Source):
         found = {"simplified healthy": groups[HEALTHY], "simplified sick": groups[SICK], "simplified tb": groups[TB]}
         self.check_counts({"simplified images": len(by_name), **found}, "simplified images")
         images = [self._table_image(name, rows, files) for name, rows in by_name.items()]
-        name_unlisted(self, files, by_name, TABLE)
+        hidden = {name for name in files if name not in by_name and not _group(name)}
+        self.counts["images whose name tells no class, without a row, left out"] = len(hidden)
+        name_unlisted(self, files, hidden | set(by_name), TABLE)
         return [image for image in images if image is not None]
 
     def _table_image(self, name: str, rows: list[Row], files: Mapping[str, str]) -> _Image | None:
@@ -185,6 +188,8 @@ class Tbx11k(Source):
             mistake = f"the rows of {name} contradict each other"
         elif name not in files:
             mistake = f"row without image: {name}.png is not in images/"
+        elif not group:
+            mistake = f"the file name {name}.png tells no class: h, s or tb and a number are expected"
         elif cells["target"] not in ("tb", "no_tb") or (cells["target"] == "tb") != (group == TB):
             mistake = f"target '{cells['target']}' contradicts the file name {name}.png"
         elif cells["source"] not in ("train", "val"):
@@ -201,8 +206,8 @@ class Tbx11k(Source):
 
 
 def _group(name: str) -> str:
-    """Return the class that the first letters of a file name of the simplified edition mean."""
-    return TB if name.startswith("tb") else SICK if name.startswith("s") else HEALTHY
+    """Return the class that the letters of a file name of the simplified edition mean; empty where they mean none."""
+    return GROUPS.get(name.rstrip("0123456789"), "")
 
 
 def _corner_box(text: str) -> list[float]:

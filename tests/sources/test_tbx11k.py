@@ -107,6 +107,21 @@ def test_another_structure_is_named_and_no_traceback(tmp_path: Path) -> None:
         read("tbx11k", root)
 
 
+def test_a_name_that_tells_no_class_is_not_called_healthy(tmp_path: Path) -> None:
+    header = "fname,image_height,image_width,source,bbox,target,tb_type,image_type"
+    rows = [f"{name}.png,512,512,train,none,no_tb,none,healthy" for name in ("h0001", "x0002", "t0003", "hs0004")]
+    put(tmp_path, {"data.csv": "\n".join([header, *rows])})
+    names = ("h0001", "x0002", "t0003", "hs0004", "s0005", "test_0006")
+    root = put(tmp_path, [f"images/{name}.png" for name in names])
+    studies, problems, source = read("tbx11k", root, edition="simplified")
+    assert list(studies) == ["h0001"]
+    found = reasons(problems)
+    assert [name for name, reason in found.items() if "tells no class" in reason] == ["x0002", "t0003", "hs0004"]
+    assert found["s0005"] == "the image is not in data.csv"
+    assert "test_0006" not in found
+    assert source.counts["images whose name tells no class, without a row, left out"] == 1
+
+
 def test_the_simplified_table_has_one_row_per_box(tmp_path: Path) -> None:
     place = "\"{'xmin': 1.5, 'ymin': 2, 'width': 3, 'height': 4}\""
     rows = [
