@@ -45,7 +45,8 @@ class Roco(Source):
         found = False
         for split, folders in SPLITS.items():
             for kind in KINDS:
-                base = next((f"{name}/{kind}" for name in folders if (self.root / name / kind).is_dir()), None)
+                places = (f"{above}{name}/{kind}" for above in ("", "data/") for name in folders)
+                base = next((place for place in places if (self.root / place).is_dir()), None)
                 if base is None:
                     continue
                 images = index_files(self, [f"{base}/images/*"], PICTURES)
@@ -64,7 +65,8 @@ class Roco(Source):
                 name_unlisted(self, images, captions, table)
         if not found:
             where = "{train,validation,test}/radiology/"
-            raise UserError(f"There is none of {where}.", self.root, "Check root and options.edition.")
+            fix = "Name the folder that holds train, validation and test (or data, with them in it) as root, or set "
+            raise UserError(f"There is none of {where}.", self.root, f"{fix}options.edition to the edition that it is.")
 
     def _tabbed(self, table: str) -> dict[str, Row]:
         """Return id -> row of a file `id<TAB>text` without header."""

@@ -86,3 +86,13 @@ def test_medicat_reads_json_lines_and_marks_articles(tmp_path: Path) -> None:
 def test_the_wrong_edition_says_so(tmp_path: Path, edition: str) -> None:
     with pytest.raises(UserError, match=r"none of|is missing|no image"):
         read("roco", tmp_path, edition=edition)
+
+
+def test_roco_is_found_in_the_folder_data_of_its_repository(tmp_path: Path) -> None:
+    put(tmp_path, ["data/validation/radiology/images/ROCO_00009.jpg"])
+    put(tmp_path, {"data/validation/radiology/captions.txt": "ROCO_00009\tAn MRI.\n"})
+    studies, problems, _ = read("roco", tmp_path)
+    assert problems == []
+    assert [(study.split, study.images[0].path) for study in studies.values()] == [
+        ("val", "data/validation/radiology/images/ROCO_00009.jpg")
+    ]
