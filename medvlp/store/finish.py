@@ -17,8 +17,9 @@ from typing import Any
 
 import medvlp
 from medvlp.config.schema import PrepareConfig
-from medvlp.sources.base import Source
+from medvlp.sources.base import Problem, Source
 from medvlp.store import manifest
+from medvlp.store.boxes import boxes_that_fit
 from medvlp.store.days import study_days
 from medvlp.store.files import file_sha256, write_atomic, write_json
 from medvlp.store.plan import LISTS_RULE, VAL_RULE, Plan, stored_config
@@ -56,10 +57,11 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     with_images = {row["study_id"] for row in images}
     planned = {study.study_id for study, _ in plan.images}
     studies = [study for study in plan.studies if study.study_id in with_images or study.study_id not in planned]
+    studies, misfits = boxes_that_fit(studies, images) if plan.kind == "image" else (studies, [])
     labels = source.label_columns
     days = study_days(plan.studies)
     study_rows = [manifest.study_row(study, labels, days.get(study.study_id)) for study in studies]
-    quarantine, share = _quarantine(plan, [problem for record in records for problem in record["problems"]])
+    quarantine, share = _quarantine(plan, misfits, [problem for record in records for problem in record["problems"]])
 
     card = source.card.text.encode()
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in quarantine)
@@ -178,10 +180,12 @@ def _mask_row(plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
     return {name: planned.get(name, facts.get(name)) for name in manifest.MASK_COLUMNS}
 
 
-def _quarantine(plan: Plan, image_problems: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+def _quarantine(
+    plan: Plan, box_problems: Sequence[Problem], image_problems: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], float]:
     """Return the quarantine lines and the share of studies (or files that belong to none) with a problem."""
     lines: list[dict[str, Any]] = []
-    for problem in plan.problems:
+    for problem in (*plan.problems, *box_problems):
         line = {"path": problem.path, "reason": problem.reason, "next": problem.fix, "study_id": problem.study_id}
         lines.append({**line, "row": None, "part": None})
     for trouble in sorted(image_problems, key=lambda trouble: trouble["index"]):
