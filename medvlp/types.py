@@ -52,6 +52,8 @@ class VolumeFacts:
         intercept: Offset from stored values, likewise.
         affine: From the array index of the file (i, j, k, 1), fastest axis first, to RAS in mm, row by row, in place of
             the file's own.
+        size: Columns, rows and slices that the tables give beside their geometry: a file of another size is another
+            volume and is refused.
         channel: Which volume of a file with four dimensions, from 0.
         label_values: Values besides 0 that the label map of this volume may hold, where the data set lists all of them:
             a map with another value is of another numbering and is refused. Empty: any.
@@ -61,6 +63,7 @@ class VolumeFacts:
     slope: float | None = None
     intercept: float | None = None
     affine: tuple[tuple[float, float, float, float], ...] | None = None
+    size: tuple[int, int, int] | None = None
     channel: int | None = None
     label_values: tuple[int, ...] = ()
 

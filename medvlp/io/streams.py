@@ -78,13 +78,17 @@ def fill_volume(
         affine: From the index in that order to RAS in mm; None where the file does not say.
         meaning: Of the values.
         config: `tilt` decides about sheared grids.
-        facts: Its affine (for the index i, j, k, fastest first) replaces the file's.
+        facts: Its affine (for the index i, j, k, fastest first) replaces the file's, which must have its size.
         path: The file.
         provenance: What the format's reader knows.
 
     Raises:
-        UserError: The voxels end too early, or values or geometry are unusable.
+        UserError: The voxels end too early, values or geometry are unusable, or `facts` are those of another volume.
     """
+    if facts is not None and facts.size is not None and shape != facts.size[::-1]:
+        own, told = (" x ".join(map(str, size)) for size in (shape[::-1], facts.size))
+        what = f"The file has {own} columns, rows and slices, but the data set's table says {told}."
+        raise UserError(what, path, "Download file and table again: their geometry belongs to another volume.")
     if facts is not None and facts.affine is not None:
         affine = np.asarray(facts.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
         provenance = {**provenance, "affine_source": "data set"}

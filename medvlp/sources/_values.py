@@ -53,8 +53,11 @@ def sex(cell: str) -> str | None:
 
 
 def yyyymmdd(cell: str) -> str | None:
-    """Return a date `YYYYMMDD`, `YYYY-MM-DD` or `YYYY-MM-DD hh:mm:ss` as YYYYMMDD, None for anything else."""
-    digits = re.sub(r"[-/]", "", cell.strip().split(" ")[0].split("T")[0])
+    """Return a date `YYYYMMDD`, `YYYY-MM-DD` or `YYYY-MM-DD hh:mm:ss` as YYYYMMDD, None for anything else.
+
+    `20200101.0` is read too: so tables that passed through a data frame with missing cells write dates.
+    """
+    digits = re.sub(r"[-/]", "", cell.strip().split(" ")[0].split("T")[0]).removesuffix(".0")
     try:
         return date.fromisoformat(digits).strftime("%Y%m%d") if re.fullmatch(r"\d{8}", digits) else None
     except ValueError:

@@ -45,6 +45,7 @@ _SCALE = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
 )
+_SIZE = ("Columns", "Rows", "NumberofSlices")
 _ABOUT = ("PatientSex", "PatientAge", "StudyDate")
 _SCANNER = {
     "manufacturer": "Manufacturer",
@@ -109,7 +110,7 @@ class CtRate(Source):
 
     def _split(self, split: str, labels: dict[str, Row]) -> Iterator[Study]:
         scale, rest = (_SCALE, ()) if self.options["version"] == "v1" else ((), _SCALE)
-        optional = (*rest, *_ABOUT, *_SCANNER.values(), "GantryDetectorTilt")
+        optional = (*rest, *_SIZE, *_ABOUT, *_SCANNER.values(), "GantryDetectorTilt")
         meta = self._rows("metadata", METADATA[split], scale, optional)
         reports = self._rows("radiology_text_reports", REPORTS[split], tuple(SECTIONS))
         files = nifti_files(self, [f"dataset/{self._folder(split)}/*/*/*"])
@@ -176,7 +177,11 @@ class CtRate(Source):
             number_list(cells["XYSpacing"], 2),
             number(cells["ZSpacing"]),
         )
-        return VolumeFacts(Intensity.HU, slope, intercept, affine)
+        numbers = [number(cells[column]) for column in _SIZE]
+        told = all(value.is_integer() and value > 0 for value in numbers)
+        self.counts["volumes whose size the table does not give"] += not told
+        size = (int(numbers[0]), int(numbers[1]), int(numbers[2])) if told else None
+        return VolumeFacts(Intensity.HU, slope, intercept, affine, size)
 
     def _study(self, scan: str, split: str, volumes: list[_Volume]) -> Study | None:
         first = volumes[0]

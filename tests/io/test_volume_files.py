@@ -88,6 +88,17 @@ def test_intensity_is_what_someone_says(tmp_path):
         read_volume(path, facts=VolumeFacts(Intensity.UNIT))
 
 
+def test_geometry_of_another_volume_is_refused(tmp_path):
+    array = np.zeros((7, 6, 5), np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "x.nii")
+    affine = tuple(map(tuple, oblique(4).tolist()))
+    volume = read_volume(tmp_path / "x.nii", facts=VolumeFacts(Intensity.HU, affine=affine, size=(7, 6, 5)))
+    assert sorted(volume.array.shape) == [5, 6, 7]
+    for size in ((5, 6, 7), (7, 6, 4)):
+        with pytest.raises(UserError, match="7 x 6 x 5 columns, rows and slices, but the data set's table says"):
+            read_volume(tmp_path / "x.nii", facts=VolumeFacts(Intensity.HU, affine=affine, size=size))
+
+
 def test_facts_of_ct_rate_v1_are_applied_once(tmp_path):
     """Raw values and a wrong affine in the file; slope, intercept and geometry from the tables."""
     array = voxels() + 1000

@@ -90,6 +90,24 @@ def test_v2_gets_neither_scale_nor_geometry(tmp_path: Path) -> None:
     assert (facts.intensity, facts.slope, facts.intercept, facts.affine) == ("hu", None, None, None)
 
 
+def test_v1_has_the_size_of_the_table_where_it_gives_one(tmp_path: Path) -> None:
+    made = tables("valid_1_a_1", "valid_2_a_1")
+    for row in made["metadata"].values():
+        row |= {"Rows": "512", "Columns": "768", "NumberofSlices": "301.0"}
+    made["metadata"]["valid_2_a_1"]["Rows"] = ""
+    studies, source = read(write(tmp_path, made))
+    assert [study.images[0].facts.size for study in studies] == [(768, 512, 301), None]  # type: ignore[union-attr]
+    assert source.summary()["volumes whose size the table does not give"] == 1
+
+
+def test_dates_that_a_table_of_reals_holds(tmp_path: Path) -> None:
+    made = tables("valid_1_a_1", "valid_2_a_1")
+    made["metadata"]["valid_1_a_1"]["StudyDate"] = "20200102.0"
+    made["metadata"]["valid_2_a_1"]["StudyDate"] = "20200102.5"
+    studies, _ = read(write(tmp_path, made))
+    assert [study.date for study in studies] == ["20200102", None]
+
+
 def test_v1_geometry_equals_that_of_simpleitk(tmp_path: Path) -> None:
     sitk = pytest.importorskip("SimpleITK")
     made = tables("valid_1_a_1")

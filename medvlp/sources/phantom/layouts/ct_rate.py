@@ -137,7 +137,8 @@ class CtRateLayout(Layout):
         tables["metadata"].append([row[column] for column in _HEADER])
         facts = VolumeFacts(Intensity.HU)
         if v1:
-            facts = VolumeFacts(Intensity.HU, 1.0, float(intercept), _rows(affine))
+            size = (own.shape[2], own.shape[1], own.shape[0])
+            facts = VolumeFacts(Intensity.HU, 1.0, float(intercept), _rows(affine), size)
         return ImageRef(name, path, "CT", facts=facts)
 
 
