@@ -14,6 +14,7 @@ from medvlp.errors import UserError
 from medvlp.sources._checks import check_patients_apart, name_unlisted
 from medvlp.sources._csv import Row, read_csv
 from medvlp.sources._files import PICTURES, index_files, require_files
+from medvlp.sources._tables import split_of
 from medvlp.sources.base import Source
 from medvlp.types import UNKNOWN_PATIENT, ImageRef, Study
 
@@ -29,7 +30,6 @@ ATTRIBUTES = {
     "magnification": "magnification",
     "med_umls_ids": "concepts",
 }
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SUFFIXES = (*PICTURES, ".tif", ".tiff")
 
 
@@ -58,24 +58,31 @@ class PathologyTiles(Source):
         ends = _by_ending(images) if edition == "quilt" else {path: [path] for path in images}
         grouped: dict[str, list[Row]] = {}
         for row in rows:
-            grouped.setdefault(row.cells[name_column], []).append(row)
+            name = row.cells[name_column].replace("\\", "/").removeprefix("./")
+            if PurePosixPath(name).name:
+                grouped.setdefault(name, []).append(row)
+            else:
+                self.problem(
+                    f"{self._table}:{row.line}", "the row names no image", "Name its image, or remove the row."
+                )
         studies = []
         for name, own in grouped.items():
-            study = self._study(name, own, ends.get(name.removeprefix("./"), []))
+            study = self._study(name, own, ends.get(name, []))
             studies += [study] if study is not None else []
         used = {study.images[0].path for study in studies}
-        listed = {place for name in grouped for place in ends.get(name.removeprefix("./"), [])}
+        listed = {place for name in grouped for place in ends.get(name, [])}
         name_unlisted(self, images, listed | used, self._table)
         check_patients_apart(self, studies, "Correct the column split, or leave it out with options.split=none.")
         yield from sorted(studies, key=lambda study: study.study_id)
 
     def _study(self, name: str, rows: list[Row], places: list[str]) -> Study | None:
-        where, study_id = f"{self._table}:{rows[0].line}", str(PurePosixPath(name.removeprefix("./")).with_suffix(""))
+        where, study_id = f"{self._table}:{rows[0].line}", str(PurePosixPath(name).with_suffix(""))
         if self.options["histology"] == "only" and rows[0].cells.get("not_histology") in ("1", "1.0", "True"):
             self.counts["images left out, they are no histology"] += 1
             return None
         groups = {self._group(name, row) for row in rows}
-        splits = {row.cells.get("split", "") for row in rows}
+        by_table = self.options["split"] == "table"
+        splits = {row.cells["split"] if by_table else "" for row in rows}
         captions = self._captions(rows, study_id)
         mistake = ""
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -86,14 +93,17 @@ class PathologyTiles(Source):
             mistake = f"{len(places)} images have this name: {', '.join(sorted(places)[:3])}"
         elif len(groups) > 1 or len(splits) > 1:
             mistake = "the rows of the image have different patients or splits"
+        split = None
+        if not mistake:
+            try:
+                split = split_of(min(splits))
+            except ValueError as error:
+                self.counts["images with an unknown split"] += 1
+                mistake = str(error) if self.options["edition"] == "csv" else ""
         if mistake or not captions:
             if mistake:
                 self.problem(where, mistake, "Correct the table, or add the image.", study_id)
             return None
-        split = None
-        if self.options["split"] == "table":
-            split = SPLITS.get(min(splits).lower())
-            self.counts["images with an unknown split"] += bool(min(splits)) and split is None
         cells = rows[0].cells
         return Study(
             study_id=study_id,

@@ -65,6 +65,39 @@ def test_bad_rows_of_a_table_of_ones_own(tmp_path: Path) -> None:
     }
 
 
+def test_splits_of_a_table_of_ones_own_are_never_lost(tmp_path: Path) -> None:
+    put(tmp_path, [f"{name}.png" for name in "abcd"])
+    rows = ["a.png,One,p1,Training", "b.png,Two,p2,dev", "c.png,Three,p3,", "d.png,Four,p4,holdout"]
+    put(tmp_path, {"tiles.csv": "\n".join(["image,caption,patient,split", *rows])})
+    studies, problems, source = read("pathology_tiles", tmp_path)
+    assert {name: study.split for name, study in studies.items()} == {"a": "train", "b": "val", "c": None}
+    assert "the split is none of train" in reasons(problems)["d"]
+    assert source.counts["images with an unknown split"] == 1
+    assert list(read("pathology_tiles", tmp_path, split="none")[0]) == ["a", "b", "c", "d"]
+
+
+def test_names_of_tables_from_windows_and_blank_names(tmp_path: Path) -> None:
+    put(tmp_path, ["t/a.png", "b.png"])
+    rows = [
+        "t\\a.png,One,p1,train",
+        "./t/a.png,Two,p1,train",
+        ",Three,p1,train",
+        ".,Four,p1,train",
+        "b.png,Five,p1,train",
+    ]
+    put(tmp_path, {"tiles.csv": "\n".join(["image,caption,patient,split", *rows])})
+    studies, problems, _ = read("pathology_tiles", tmp_path)
+    assert {name: study.report for name, study in studies.items()} == {"b": "Five", "t/a": "One\nTwo"}
+    assert reasons(problems) == {"tiles.csv:4": "the row names no image", "tiles.csv:5": "the row names no image"}
+
+
+def test_splits_that_are_not_taken_do_not_contradict_each_other(tmp_path: Path) -> None:
+    rows = ["0,One.,v_image_1.jpg,quilt,train,,", "1,Two.,v_image_1.jpg,quilt,val,,"]
+    root = quilt(tmp_path, rows, ["v_image_1.jpg"])
+    assert read("pathology_tiles", root, edition="quilt")[0] == {}
+    assert list(read("pathology_tiles", root, edition="quilt", split="none")[0]) == ["v_image_1"]
+
+
 def test_one_name_in_two_folders_is_ambiguous(tmp_path: Path) -> None:
     root = quilt(tmp_path, ["0,One.,v_image_1.jpg,quilt,train,,"], ["a/v_image_1.jpg", "b/v_image_1.jpg"])
     studies, problems, _ = read("pathology_tiles", root, edition="quilt")
