@@ -30,15 +30,15 @@ def check(lists: SplitLists, store: Path | None) -> SplitReport:
             store,
             "Prepare the store with split_lists=FOLDER; the same checks are made, and store.json records them.",
         )
-    studies = [
-        Study(
-            study_id=str(study_id),
-            patient_id=str(own["patient_id"].iloc[0]),
-            images=tuple(
-                ImageRef(str(image_id), str(path)) for image_id, path in zip(own["image_id"], own["path"], strict=True)
-            ),
-            split=own["split"].iloc[0] or None,
-        )
-        for study_id, own in opened.images.groupby("study_id", sort=False)
-    ]
-    return apply_split_lists(lists, studies, [opened.card])[1]
+    return apply_split_lists(lists, _studies(opened), [opened.card])[1]
+
+
+def _studies(store: Store) -> list[Study]:
+    """Return what lists are compared with: ids, patients, images and splits (None where the data set gives none)."""
+    images: dict[str, list[ImageRef]] = {}
+    facts: dict[str, tuple[str, str | None]] = {}
+    columns = (store.images[name] for name in ("study_id", "patient_id", "split", "image_id", "path"))
+    for study_id, patient_id, split, image_id, path in zip(*columns, strict=True):
+        images.setdefault(study_id, []).append(ImageRef(image_id, path))
+        facts[study_id] = patient_id, split if isinstance(split, str) and split else None
+    return [Study(name, facts[name][0], tuple(own), split=facts[name][1]) for name, own in images.items()]

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from medvlp.cli.data import app
 from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
+from medvlp.sources.splits import read_split_lists
 from medvlp.store.prepare import prepare
+from medvlp.store.split_check import check
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,21 @@ def test_check_splits_tells_everything_and_fails_on_leaks_when_strict(raw: Path,
     alone = CliRunner().invoke(app, ["check-splits", str(folder)])
     assert alone.exit_code == 0
     assert "No known lists have these numbers." in alone.output
+
+
+def test_a_store_without_splits_has_nothing_that_the_lists_could_change(tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    for number in range(1, 5):
+        path = tmp_path / "raw/ChinaSet_AllFiles/CXR_png" / f"CHNCXR_000{number}_0.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((20, 20), 40 * number, np.uint8))
+    store = run(tmp_path / "raw", tmp_path / "store", source="shenzhen")
+    for name, number in (("train", 1), ("test", 2)):
+        (tmp_path / f"{name}.txt").write_text(f"CHNCXR_000{number}_0\n")
+    report = check(read_split_lists(tmp_path), store)
+    assert report.images == {"train": 1, "test": 1}
+    assert report.unlisted == 2
+    assert report.notes == []
+    assert report.faults == []
