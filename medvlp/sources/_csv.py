@@ -109,7 +109,7 @@ def iterate_csv(
     """
     text = read_text(path, encoding)
     reader = _reader(text, delimiter)
-    header = _header(reader)
+    header = _header(reader, delimiter)
     for column in columns:
         if column not in header:
             present = [name for name in header if name]
@@ -135,7 +135,7 @@ def csv_columns(path: Path, delimiter: str = ",") -> list[str]:
     Raises:
         UserError: The file cannot be read.
     """
-    return _header(_reader(read_text(path), delimiter))
+    return _header(_reader(read_text(path), delimiter), delimiter)
 
 
 def _reader(text: str, delimiter: str) -> Any:
@@ -146,5 +146,6 @@ def _reader(text: str, delimiter: str) -> Any:
     return reader
 
 
-def _header(reader: Iterator[list[str]]) -> list[str]:
-    return [part.strip() for cell in next(reader, []) for part in cell.split(",")]
+def _header(reader: Iterator[list[str]], delimiter: str) -> list[str]:
+    parts = [cell.split(",") if delimiter == "," else [cell] for cell in next(reader, [])]
+    return [part.strip() for own in parts for part in own]

@@ -17,8 +17,8 @@ _SUFFIXES = (".nii.gz", ".nii")
 
 
 def case_of(name: str) -> str:
-    """Return a file name without `.nii.gz` or `.nii`."""
-    return next((name.removesuffix(end) for end in _SUFFIXES if name.endswith(end)), name)
+    """Return a file name without `.nii.gz` or `.nii`, in any case."""
+    return next((name[: -len(end)] for end in _SUFFIXES if name.lower().endswith(end)), name)
 
 
 def label_map_masks(image_id: str, path: str, structures: Sequence[str]) -> tuple[Mask, ...]:

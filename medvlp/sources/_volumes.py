@@ -33,7 +33,7 @@ def nifti_files(source: Source, patterns: Iterable[str]) -> dict[str, str]:
     second may open the first.
     """
     found = index_files(source, patterns, (".nii", ".gz"), by=without_nifti_suffix)
-    return {name: path for name, path in found.items() if path.endswith(NIFTI)}
+    return {name: path for name, path in found.items() if path.lower().endswith(NIFTI)}
 
 
 def number_list(cell: str, length: int) -> list[float]:

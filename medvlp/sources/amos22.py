@@ -70,7 +70,10 @@ class Amos22(Source):
             raise UserError("dataset.json has no mapping `labels`.", path, "Download it again.")
         check_label_names(content["labels"], self.card.adapter["value_names"], path)
         keys = {"training": "train", "validation": "val", "test": "test"}
-        return {split: {_case(entry) for entry in content.get(key) or []} for key, split in keys.items()}
+        lists = {split: content.get(key) or [] for key, split in keys.items()}
+        if not all(isinstance(entries, list) for entries in lists.values()):
+            raise UserError(f"{', '.join(keys)} of dataset.json are not lists.", path, "Download it again.")
+        return {split: {_case(entry) for entry in entries} for split, entries in lists.items()}
 
     def _rows(self, base: Path) -> dict[str, Row]:
         path = next((folder / TABLE for folder in (base, self.root) if (folder / TABLE).is_file()), None)
@@ -129,5 +132,5 @@ def _number(cell: str) -> str:
 
 def _case(entry: Any) -> str:
     """Return the case of an entry `{image, label}` or of a bare path."""
-    path = entry.get("image", "") if isinstance(entry, dict) else str(entry)
-    return Path(path).name.split(".")[0]
+    path = entry.get("image", "") if isinstance(entry, dict) else entry
+    return Path(str(path)).name.split(".")[0]

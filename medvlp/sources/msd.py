@@ -40,6 +40,11 @@ class Msd(Source):
         if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
             what = f"{LIST} is missing or has no mapping `labels`."
             raise UserError(what, folder / LIST, "Unpack the whole archive of the task.")
+        for key in ("training", "test"):
+            if not isinstance(content.get(key) or [], list):
+                raise UserError(
+                    f"`{key}` of {LIST} is no list.", folder / LIST, "Unpack the archive of the task again."
+                )
         check_label_names(content["labels"], self._facts["patterns"], folder / LIST)
         channel, name = self._channel(content, folder / LIST)
         training, test = self._entries(content, "training"), self._entries(content, "test")
@@ -79,7 +84,8 @@ class Msd(Source):
     def _channel(self, content: Mapping[str, Any], where: Path) -> tuple[int | None, str | None]:
         """Return number and name of the channel to read; None for files with three dimensions."""
         channels, wanted = list(self._facts["channels"]), self.options["channel"]
-        found = [str(value) for _, value in sorted((content.get("modality") or {}).items())]
+        given = content.get("modality")
+        found = [str(value) for _, value in sorted(given.items())] if isinstance(given, dict) else []
         if len(found) != len(channels) or (
             len(channels) > 1 and any(a.lower() not in b.lower() for a, b in zip(channels, found, strict=True))
         ):
@@ -100,7 +106,12 @@ class Msd(Source):
         for place, entry in enumerate(content.get(key) or []):
             image, labels = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
             parts = PurePosixPath(str(image)).parts + PurePosixPath(str(labels or "")).parts
-            if not isinstance(image, str) or ".." in parts or str(image).startswith("/"):
+            if (
+                not isinstance(image, str)
+                or not isinstance(labels or "", str)
+                or ".." in parts
+                or str(image).startswith("/")
+            ):
                 self.problem(f"{LIST}: {key}[{place}]", "the entry names no file of the task", "Correct the entry.")
             elif not any(image == other for other, _ in entries):
                 entries.append((image, labels))

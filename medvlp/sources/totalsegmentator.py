@@ -75,7 +75,7 @@ class TotalSegmentator(Source):
         structures = self.structures_of(str(self.options["version"]))
         files = {
             case_of(path.name): path.name
-            for path in (folder.iterdir() if folder.is_dir() else [])
+            for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
             if not path.name.startswith(".") and path.name.endswith((".nii.gz", ".nii"))
         }
         missing = [structure for structure in structures if structure not in files]

@@ -88,6 +88,20 @@ def test_an_empty_root(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_lists_of_another_form_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/amos_0001.nii.gz")
+    labels = dict(zip(map(str, range(16)), NAMES, strict=True))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "training": 240}))
+    with pytest.raises(UserError, match=r"training, validation, test of dataset\.json are not lists"):
+        read(tmp_path)
+
+
+def test_suffixes_in_capitals_are_read(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/amos_0001.NII.GZ", "labelsTr/amos_0001.nii")
+    (study,), problems, _ = read(tmp_path)
+    assert (study.study_id, len(study.masks), problems) == ("amos_0001", 15, [])
+
+
 def test_rows_are_found_by_number_or_by_name_and_others_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTs/amos_0007.nii.gz", "imagesTs/amos_0008.nii.gz", "imagesTs/amos_0009.nii.gz")
     rows = ["amos_id,Patient's Sex", "7,F", "amos_0008,M", "0009,F", "nine,M"]

@@ -94,6 +94,35 @@ def test_lists_and_files_that_do_not_match(tmp_path: Path) -> None:
     assert source.summary()["numTraining is 64, and so many cases are listed"] == 3
 
 
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"modality": ["CT"]}, "The channels are not given"),
+        ({"training": {"image": "x"}}, "`training` of dataset.json is no list"),
+        ({"test": "x"}, "`test` of dataset.json is no list"),
+        ({"labels": ["background", "liver", "cancer"]}, "no mapping `labels`"),
+    ],
+)
+def test_a_list_of_another_form_is_refused(tmp_path: Path, fields: dict[str, object], what: str) -> None:
+    labels = {"0": "background", "1": "liver", "2": "cancer"}
+    folder = write(tmp_path, "Task03_Liver", ["liver_0"], [], labels=labels)
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(content | fields))
+    with pytest.raises(UserError, match=what):
+        read(tmp_path)
+
+
+def test_an_entry_whose_label_is_no_path_is_named(tmp_path: Path) -> None:
+    labels = {"0": "background", "1": "liver", "2": "cancer"}
+    folder = write(tmp_path, "Task03_Liver", ["liver_0", "liver_1"], [], labels=labels)
+    content = json.loads((folder / "dataset.json").read_text())
+    content["training"][0]["label"] = 7
+    (folder / "dataset.json").write_text(json.dumps(content))
+    studies, problems, _ = read(tmp_path)
+    assert [study.study_id for study in studies] == ["liver_1"]
+    assert problems[0] == "dataset.json: training[0]: the entry names no file of the task"
+
+
 def test_several_tasks_need_a_name(tmp_path: Path) -> None:
     write(tmp_path, "Task09_Spleen", ["spleen_1"], [], labels={"1": "spleen"})
     write(tmp_path, "Task06_Lung", ["lung_1"], [], labels={"1": "cancer"})

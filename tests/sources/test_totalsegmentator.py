@@ -51,6 +51,14 @@ def test_a_row_and_its_masks_in_the_order_of_painting(tmp_path: Path) -> None:
     assert study.masks[4].path == "s0001/segmentations/liver.nii.gz"
 
 
+def test_a_table_with_other_separators_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, ["s0001;61;m;A;ct thorax;train"], CARD.structures)
+    text = (tmp_path / "meta.csv").read_text()
+    (tmp_path / "meta.csv").write_text(text.replace(";", ","))
+    with pytest.raises(UserError, match="has no column 'image_id'"):
+        read(tmp_path)
+
+
 def test_the_other_version_is_refused(tmp_path: Path) -> None:
     write(tmp_path, ["s0001;61;m;A;ct thorax;train"], tuple(CARD.adapter["v1"]))
     with pytest.raises(UserError, match="structures of version 1") as caught:
