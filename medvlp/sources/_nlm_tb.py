@@ -21,9 +21,10 @@ from medvlp.sources.base import Source
 from medvlp.types import ABSENT, PRESENT, ImageRef, Mask, Study
 
 TUBERCULOSIS, NORMAL = "Tuberculosis", "Normal"
-_GAP = r"[\s,.;:]*"
+_GAP = r"[\s,.;:\uff0c\uff1b\uff1a\u3001\u3002]*"
+"""Blanks and punctuation, also that of Chinese text."""
 _SEX = re.compile(
-    rf"(?:(?:patient'?s?\s*)?sex\s*:\s*(f|m)(?![a-z])|(female|femal|male|mal)(?![a-z])){_GAP}", re.IGNORECASE
+    rf"(?:(?:patient'?s?\s*)?sex\s*:\s*(f|m|o|u)(?![a-z])|(female|femal|male|mal)(?![a-z])){_GAP}", re.IGNORECASE
 )
 _AGE = re.compile(
     r"(?:(?:patient'?s?\s*)?age\s*:\s*)?(\d{1,3})\s*-?\s*(years?|yrs?|ys|y|months?|mos?|m|weeks?|w|days?|d)(?![a-z])"

@@ -31,6 +31,8 @@ CHINA = "ChinaSet_AllFiles"
         ("male\n3 months ago fever", ("M", None, "3 months ago fever")),
         ("45yrs male\nnormal", ("M", 45, "normal")),
         ("male 450yrs\nnormal", ("M", None, "normal")),
+        ("male\uff0c45yrs\uff0c\nPTB", ("M", 45, "PTB")),
+        ("Patient's Sex: O\nPatient's Age: 004M\nnormal", (None, 4 / 12, "normal")),
         ("", (None, None, "")),
     ],
 )

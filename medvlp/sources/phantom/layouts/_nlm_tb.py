@@ -1,6 +1,6 @@
 """What the raw layouts of Shenzhen and Montgomery share.
 
-Guarantee: readings are spelt in turn in all the ways that the released files use.
+Guarantee: readings are spelt in turn in several ways, as in the released files.
 """
 
 from __future__ import annotations
