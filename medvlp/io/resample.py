@@ -1,7 +1,9 @@
 """A volume at another spacing: linear interpolation, with the mean over what a voxel covers where it gets coarser.
 
 Guarantee: the result covers the same room, centred on it; its affine says exactly where. Refining equals trilinear
-interpolation; coarsening uses the linear filter stretched to the new spacing (as Pillow does), so nothing aliases.
+interpolation; coarsening uses the linear filter stretched to the new spacing (as Pillow does), so nothing aliases. The
+voxels are the same on every machine: sums are taken one term after the other, where a matrix product would take them in
+an order that depends on the processor and the number of threads, and the hash of a store with it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from medvlp.errors import UserError
 from medvlp.io.grid import plain, spacing_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from medvlp.types import Volume
 
@@ -34,16 +36,26 @@ def new_positions(length: int, spacing: float, wanted: float) -> Float[np.ndarra
     return ((np.arange(count) - (count - 1) / 2) * (wanted / spacing)) + (length - 1) / 2
 
 
-def filter_matrix(length: int, spacing: float, wanted: float) -> Float[np.ndarray, "new old"]:
-    """Return the weights of the old voxels in each new one; rows sum to 1, ends repeat the border."""
+def filter_taps(
+    length: int, spacing: float, wanted: float
+) -> tuple[Int[np.ndarray, "new taps"], Float[np.ndarray, "new taps"]]:
+    """Return the old voxels that make each new one, and their weights; these sum to 1, ends repeat the border."""
     positions = new_positions(length, spacing, wanted)
     reach = max(wanted / spacing, 1.0)
-    old = np.arange(-int(np.ceil(reach)) - 1, length + int(np.ceil(reach)) + 1)
-    weights = np.maximum(1 - np.abs(positions[:, None] - old[None]) / reach, 0)
-    matrix = np.zeros((len(positions), length))
-    for column, place in enumerate(np.clip(old, 0, length - 1)):
-        matrix[:, place] += weights[:, column]
-    return matrix / matrix.sum(axis=1, keepdims=True)
+    places = np.ceil(positions - reach).astype(np.int64)[:, None] + np.arange(int(2 * reach) + 1)
+    weights = np.maximum(1 - np.abs(positions[:, None] - places) / reach, 0)
+    total = sum(weights.T, start=np.zeros(len(positions)))
+    return np.clip(places, 0, length - 1), (weights / total[:, None]).astype(np.float32)
+
+
+def _filtered(
+    plane: Float[np.ndarray, "n m"], places: Int[np.ndarray, "new taps"], weights: Float[np.ndarray, "new taps"]
+) -> Float[np.ndarray, "new m"]:
+    """Return weighted sums of rows."""
+    out = np.zeros((len(places), plane.shape[1]), dtype=np.float32)
+    for taps, parts in zip(places.T, weights.T, strict=True):
+        out += plane[taps] * parts[:, None]
+    return out
 
 
 def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
@@ -63,16 +75,13 @@ def resample(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
     if np.prod([float(n) for n in size]) > LARGEST_VOXELS:
         what = f"At {spacing_mm} mm the volume would have {size[0]} x {size[1]} x {size[2]} voxels."
         raise UserError(what, volume.provenance["path"], "Choose a larger volume.spacing_mm.")
-    along_d, along_h, along_w = (
-        filter_matrix(n, a, b).astype(np.float32) for n, a, b in zip(shape, old, spacing_mm, strict=True)
-    )
+    along_d, along_h, along_w = (filter_taps(n, a, b) for n, a, b in zip(shape, old, spacing_mm, strict=True))
     array = np.empty(size, dtype=np.int16)
-    for index, weights in enumerate(along_d):
-        used = np.flatnonzero(weights)
+    for index, (places, weights) in enumerate(zip(*along_d, strict=True)):
         plane = np.zeros(shape[1:], dtype=np.float32)
-        for k in used:
-            plane += weights[k] * volume.array[k]
-        array[index] = np.rint(along_h @ plane @ along_w.T)
+        for k in np.flatnonzero(weights):
+            plane += weights[k] * volume.array[places[k]]
+        array[index] = np.rint(_filtered(_filtered(plane, *along_h).T, *along_w).T)
     starts = [new_positions(n, a, b)[0] for n, a, b in zip(shape, old, spacing_mm, strict=True)]
     affine = volume.affine.copy()
     affine[:3, 3] = (volume.affine @ np.asarray([*starts, 1.0]))[:3]

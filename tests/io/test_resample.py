@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import nibabel
 import numpy as np
 import pytest
@@ -113,3 +117,25 @@ def test_crop_needs_hu_and_a_body(tmp_path):
         read_volume(path, StoredVolumeConfig(crop="body"))
     with pytest.raises(UserError, match="no voxel is above -500 HU"):
         read_volume(path, StoredVolumeConfig(crop="body", intensity="hu"))
+
+
+PRINT_SHA256 = """
+import hashlib, sys
+from medvlp.config.preprocessing import StoredVolumeConfig
+from medvlp.io import read_volume
+volume = read_volume(sys.argv[1], StoredVolumeConfig(spacing_mm=(1.7, 1.3, 1.1)))
+print(hashlib.sha256(volume.array.tobytes()).hexdigest())
+"""
+
+
+def test_another_processor_or_more_threads_make_the_same_voxels(tmp_path):
+    noise = np.random.default_rng(0).integers(-1000, 2000, (240, 230, 12)).astype(np.int16)
+    path = write(tmp_path, noise, np.diag([0.8, 0.9, 2.0, 1]))
+    found = set()
+    for processor, threads in (("Nehalem", "1"), ("Haswell", "2")):  # kernels of OpenBLAS; other libraries ignore it
+        environment = {**os.environ, "OPENBLAS_CORETYPE": processor, "OPENBLAS_NUM_THREADS": threads}
+        done = subprocess.run(
+            [sys.executable, "-c", PRINT_SHA256, str(path)], env=environment, capture_output=True, text=True, check=True
+        )
+        found.add(done.stdout)
+    assert len(found) == 1
