@@ -80,6 +80,10 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     stored = stored_config(plan.kind, config)
     preprocessing_sha256, card_sha256 = stored.sha256(), source.card.text_sha256
     counts = _counts(images, study_rows, len(plan.images)) | {"masks": len(masks), "shard_masks": plan.shard_masks}
+    counts["empty masks"] = sum(row["pixels"] == 0 for row in masks)
+    if counts["empty masks"]:
+        lost = f"{counts['empty masks']:,} of {len(masks):,} masks have no pixel as stored"
+        logger.warning("%s: %s; they are empty, or too small for image.size; see pixels in masks.parquet", out, lost)
     for split in {study.split for study in plan.studies} - {row["split"] for row in study_rows}:
         logger.warning("%s: no study of split %s is left; see %s", out, split, manifest.QUARANTINE)
     rule = LISTS_RULE if "split_lists" in plan.settings else VAL_RULE

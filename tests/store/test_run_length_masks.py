@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from medvlp.config.schema import PrepareConfig
 from medvlp.sources.phantom.examples import Example, ExampleImage
@@ -41,3 +42,19 @@ def test_both_editions_of_siim_give_the_same_masks(tmp_path: Path) -> None:
         assert sorted(masks) == sorted([int((one | other).sum()), int(other.sum())])
         for truth in (one | other, other):
             assert np.array_equal(masks[int(truth.sum())] > 0, truth)
+
+
+def test_masks_without_a_pixel_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A positive image whose mask file is empty, and a lesion that a small store does not keep."""
+    large, small, empty = np.zeros((3, SIDE, SIDE), bool)
+    large[:20], small[17, 17] = True, True
+    made = [example(0, "train", [large]), example(1, "train", [small]), example(2, "test", [empty])]
+    root = tmp_path / "png"
+    root.mkdir()
+    SiimLayout(root, {"edition": "png"}).write(made)
+    fields = {"source": "siim_acr", "root": root, "out": tmp_path / "store", "options": {"edition": "png"}}
+    config = PrepareConfig.model_validate(fields | {"image": {"size": 16}, "num_workers": 1, "val_fraction": 0})
+    store = Store.open(prepare(config).store)
+    assert sorted(store.masks["pixels"] > 0) == [False, False, True]
+    assert store.meta["counts"]["empty masks"] == 2
+    assert "2 of 3 masks have no pixel as stored" in caplog.text
