@@ -51,6 +51,26 @@ def name_unlisted(source: Source, images: Mapping[str, str], listed: Iterable[st
         source.problem(images[name], f"the image is not in {table}", fix, name)
 
 
+def refuse_no_match(source: Source, studies: Sequence[Study], missing: str, what: str, where: str) -> None:
+    """Refuse a table or archive whose ids are those of no study at all: every study would lack what it holds.
+
+    Args:
+        source: The data set.
+        studies: Those that were made.
+        missing: Key of `source.counts`: how many studies or images found nothing.
+        what: What is looked up, in words, such as `labels`.
+        where: Table or archive.
+
+    Raises:
+        UserError: Nothing matched.
+    """
+    if studies and source.counts[missing] >= len(studies):
+        fix = (
+            f"Compare them with those of the other tables (a spreadsheet may have changed them), or do without {where}."
+        )
+        raise UserError(f"No study finds its {what}: the ids of {where} are others.", source.root, fix)
+
+
 def box_mistake(x: float, y: float, width: float, height: float) -> str | None:
     """Return what is wrong with a box in pixels, None where it is sound."""
     if not all(math.isfinite(value) for value in (x, y, width, height)):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from medvlp.errors import UserError
-from medvlp.sources._checks import check_patients_apart, name_unlisted, unique_rows
+from medvlp.sources._checks import check_patients_apart, name_unlisted, refuse_no_match, unique_rows
 from medvlp.sources._csv import Row, read_csv
 from medvlp.sources._files import index_files, require_files, table_path
 from medvlp.sources._mimic_reports import open_reports
@@ -32,6 +32,8 @@ class MimicSource(Source):
     """One of the two editions; `suffix` is that of its images."""
 
     suffix: ClassVar[str]
+    place_of_tables: ClassVar[str]
+    """What to do where a table of the JPG edition is missing."""
 
     @abstractmethod
     def records(self) -> tuple[str, list[Row]]:
@@ -45,8 +47,8 @@ class MimicSource(Source):
         """Yield one study per examination that has a usable image.
 
         Raises:
-            UserError: A table is missing or lacks a column, no image is there, patients are in several official splits,
-                or a full edition has other counts than the card.
+            UserError: A table is missing or lacks a column, no image is there, no study finds its labels or report,
+                patients are in several official splits, or a full edition has other counts than the card.
         """
         self.problems, self.counts = [], Counter()
         table, rows = self.records()
@@ -87,6 +89,11 @@ class MimicSource(Source):
                 )
             )
         self._edition["reports"] = reports.kind
+        if labels:
+            table = f"mimic-cxr-2.0.0-{self.options['labels']}"
+            refuse_no_match(self, studies, "studies without a row of labels", "labels", table)
+        if reports.kind != "none":
+            refuse_no_match(self, studies, "studies without a report", "report", f"the reports ({reports.kind})")
         check_patients_apart(self, studies, "Download the table of splits again.")
         yield from studies
 
@@ -98,7 +105,7 @@ class MimicSource(Source):
         """
         if not self.has_table(name) and name.startswith(FROM_JPG_EDITION):
             without = self._without(name)
-            fix = f"Copy it there from MIMIC-CXR-JPG{f', or set {without}' if without else ''}."
+            fix = f"{self.place_of_tables}{f', or set {without}' if without else ''}."
             raise UserError(f"{name}.csv.gz is missing.", self.root, fix)
         path = table_path(self, f"{name}.csv.gz", f"{name}.csv")
         return path.name, read_csv(path, tuple(columns), tuple(optional))

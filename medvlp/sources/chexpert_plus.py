@@ -60,6 +60,9 @@ class ChexpertPlus(ChexpertSource):
             entry = self._entry(row, labels)
             if entry is not None:
                 entries.append(entry)
+        if labels and entries and not any(entry.place.key in labels for entry in entries):
+            fix = "Download both again, or set options.labels=none."
+            raise UserError(f"No image of {TABLE} has labels: path_to_image differs.", self.root, fix)
         return entries
 
     def facts(self, entries: Sequence[Entry]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ class MimicCxr(MimicSource):
     """The data set below a root folder; see `data_cards/mimic_cxr.md`."""
 
     suffix = ".dcm"
+    place_of_tables = "Copy it there from MIMIC-CXR-JPG"
 
     def records(self) -> tuple[str, list[Row]]:
         """Return the official list of images."""

@@ -15,6 +15,7 @@ class MimicCxrJpg(MimicSource):
     """The data set below a root folder; see `data_cards/mimic_cxr_jpg.md`."""
 
     suffix = ".jpg"
+    place_of_tables = "Give the folder that holds it beside files/ (wget makes physionet.org/files/mimic-cxr-jpg/2.1.0)"
 
     @cached_property
     def _metadata(self) -> tuple[str, list[Row]]:

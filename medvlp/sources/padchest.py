@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medvlp.errors import UserError, nearest
-from medvlp.sources._checks import name_unlisted, unique_rows
+from medvlp.sources._checks import name_unlisted, refuse_no_match, unique_rows
 from medvlp.sources._csv import Row, read_csv
 from medvlp.sources._files import index_files, require_files, table_path
 from medvlp.sources._values import OLDEST_AGE, sex, yyyymmdd
@@ -38,7 +38,8 @@ class PadChest(Source):
         """Yield one study per examination that has a usable image, by patient and study.
 
         Raises:
-            UserError: The table, a column or the translation is missing, or no image is there.
+            UserError: The table, a column or the translation is missing, no image is there, or no study finds its
+                report in the translation.
         """
         self.problems, self.counts = [], Counter()
         path = table_path(self, TABLE, f"{TABLE}.gz")
@@ -59,7 +60,10 @@ class PadChest(Source):
             text = cells[column or "Report"] if translated is None else translated.get(cells["ReportID"], "")
             grouped.setdefault(cells["StudyID"], []).append((row, text))
         made = [self._study(name, own, files, path.name) for name, own in sorted(grouped.items())]
-        yield from sorted((study for study in made if study), key=lambda study: (study.patient_id, study.study_id))
+        studies = sorted((study for study in made if study), key=lambda study: (study.patient_id, study.study_id))
+        if translated is not None:
+            refuse_no_match(self, studies, "studies without a report", "report", str(self.options["translation"]))
+        yield from studies
 
     def _translation(self, table: str) -> dict[str, str] | None:
         """Return report id -> text of the user's file of translations, None where the reports are in the table."""

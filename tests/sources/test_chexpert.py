@@ -222,6 +222,12 @@ def test_chexpert_plus_without_a_readable_label_stops(tmp_path: Path, lines: lis
     assert list(read(tmp_path, "chexpert_plus", labels="none")[0]) == ["patient00007_study5"]
 
 
+def test_chexpert_plus_labels_of_other_images_stop(tmp_path: Path) -> None:
+    plus(tmp_path, [{"path_to_image": IMAGE}], [{"path_to_image": OTHER, **NULLS}])
+    with pytest.raises(UserError, match="No image of df_chexpert_plus_240401"):
+        read(tmp_path, "chexpert_plus")
+
+
 def test_chexpert_plus_takes_nan_as_not_mentioned(tmp_path: Path) -> None:
     line = json.dumps({"path_to_image": IMAGE, **dict.fromkeys(LABELS, math.nan), "Edema": 1.0})
     assert "NaN" in line  # Python writes and reads this, JSON knows only null

@@ -154,6 +154,7 @@ def test_missing_tables_and_columns(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"split\.csv\.gz is missing") as error:
         read(tmp_path, labels="none")
     assert "options.split" not in error.value.fix  # this edition cannot do without
+    assert "beside files/" in error.value.fix
 
 
 def test_the_dicom_release_says_where_its_missing_tables_are(tmp_path: Path) -> None:
@@ -162,6 +163,23 @@ def test_the_dicom_release_says_where_its_missing_tables_are(tmp_path: Path) -> 
     with pytest.raises(UserError) as error:
         read(tmp_path, "mimic_cxr")
     assert error.value.fix == "Copy it there from MIMIC-CXR-JPG, or set options.split=none."
+
+
+def test_ids_that_match_nothing_stop_the_run(tmp_path: Path) -> None:
+    jpg(tmp_path)
+    labels, ids = tmp_path / "mimic-cxr-2.0.0-chexpert.csv.gz", [study for _, _, study in IDS]
+    text = gzip.decompress(labels.read_bytes()).decode()
+    for study in ids:
+        text = text.replace(f",{study},", f",{study}.0,")  # as a table of floats is saved
+    put(labels, text)
+    with pytest.raises(UserError, match=r"No study finds its labels: the ids of mimic-cxr-2\.0\.0-chexpert"):
+        read(tmp_path)
+    assert len(read(tmp_path, labels="none")[0]) == 4
+    with zipfile.ZipFile(tmp_path / "mimic-cxr-reports.zip", "w") as archive:
+        archive.writestr("files/p19/p19999999/s59999999.txt", REPORT)
+    with pytest.raises(UserError, match="No study finds its report"):
+        read(tmp_path, labels="none")
+    assert len(read(tmp_path, labels="none", reports="none")[0]) == 4
 
 
 def test_tables_by_content_and_tables_cut_off(tmp_path: Path) -> None:

@@ -141,6 +141,9 @@ def test_translations_from_a_file_or_a_column(tmp_path: Path) -> None:
     assert (studies["s1"].report, studies["s1"].language) == ("No change.", "en")
     assert (studies["s2"].report, studies["s2"].language) == (None, None)  # never the Spanish one in its place
     assert source.counts["studies without a report"] == 1
+    (tmp_path / "reports_en.csv").write_text("ReportID,Report\n7.0,No change.\n")
+    with pytest.raises(UserError, match=r"the ids of reports_en\.csv are others"):
+        read(tmp_path, language="en")
     assert read(tmp_path, language="en", translation="MethodLabel")[0]["s2"].report == "Physician"
     with pytest.raises(UserError, match="no column 'English'"):
         read(tmp_path, language="en", translation="English")
