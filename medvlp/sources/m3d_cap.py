@@ -145,7 +145,7 @@ class M3dCap(Source):
     def _case(self, name: str, text: Path, images: list[ImageRef], split: str | None) -> Iterator[Study]:
         """Yield the study of a case, unless it lacks text or images."""
         try:
-            report = caption(read_text(text))
+            report, part = caption(read_text(text))
         except UserError:
             self.problem(
                 self._relative(text), "the text is missing or cannot be read", "Restore the text of the case.", name
@@ -157,6 +157,10 @@ class M3dCap(Source):
         if not images:
             self.problem(self._relative(text.parent), "the case has no usable series", "Restore its series.", name)
             return
+        if part != MARKS[0] and self.options["edition"] == "raw":  # prepared texts bear no heading
+            self.counts[
+                f"texts that are {'a discussion' if part else 'neither findings nor discussion, kept whole'}"
+            ] += 1
         series = [image.image_id.split("/", 1)[1] for image in images]
         yield Study(
             study_id=name,
@@ -179,15 +183,18 @@ class M3dCap(Source):
         return path.relative_to(self.root).as_posix()
 
 
-def caption(text: str) -> str:
-    """Return the text of a case on one line: after `study_findings:`, else after `discussion:`, else all of it."""
+def caption(text: str) -> tuple[str, str | None]:
+    """Return the text of a case on one line, and the heading that it stood under (None: all of the text).
+
+    It is what follows `study_findings:`, the last part of a file, else what follows `discussion:`, else all.
+    """
     for mark in MARKS:
         _, found, rest = text.partition(mark)
         line = " ".join(rest.partition(MARKS[0])[0].split())
         empty = line.startswith(MARKS) or len(line.replace(" ", "")) < LEAST_CHARACTERS
         if found and not empty:
-            return line
-    return " ".join(text.split())
+            return line, mark
+    return " ".join(text.split()), None
 
 
 def _found(pattern: re.Pattern[str], name: str) -> str:

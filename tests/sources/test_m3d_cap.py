@@ -74,16 +74,29 @@ def test_odd_slices_are_left_out_and_the_others_named_in_order(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("title: x\nstudy_findings: Mass in\n the liver.", "Mass in the liver."),
-        ("discussion: About masses.\nstudy_findings: \n", "About masses."),
-        ("study_findings:\ndiscussion: About masses.", "About masses."),
-        ("study_findings: n/a\ndiscussion: About masses.", "n/a discussion: About masses."),
-        ("study_findings: -\n", "study_findings: -"),
-        ("A mass.", "A mass."),
+        ("title: x\nstudy_findings: Mass in\n the liver.", ("Mass in the liver.", "study_findings:")),
+        ("discussion: About masses.\nstudy_findings: A mass.\n", ("A mass.", "study_findings:")),
+        ("discussion: About masses.\nstudy_findings: \n", ("About masses.", "discussion:")),
+        ("study_findings:\ndiscussion: About masses.", ("About masses.", "discussion:")),
+        ("study_findings: n/a\ndiscussion: About masses.", ("n/a discussion: About masses.", "study_findings:")),
+        ("study_findings: -\n", ("study_findings: -", None)),
+        ("A mass.", ("A mass.", None)),
     ],
 )
-def test_captions(text: str, expected: str) -> None:
+def test_captions(text: str, expected: tuple[str, str | None]) -> None:
     assert caption(text) == expected
+
+
+def test_texts_that_are_no_findings_are_counted(tmp_path: Path) -> None:
+    for number, text in enumerate(
+        ("study_findings: A mass.", "discussion: On masses.\nstudy_findings:", "Title:Quiz 17")
+    ):
+        case(tmp_path, f"ct_case/00000{number}", text)
+    studies, source = read(tmp_path)
+    assert [study.report for study in studies] == ["A mass.", "On masses.", "Title:Quiz 17"]
+    summary = source.summary()
+    assert summary["texts that are a discussion"] == 1
+    assert summary["texts that are neither findings nor discussion, kept whole"] == 1
 
 
 @pytest.mark.parametrize(("text", "reason"), [(None, "missing or cannot be read"), (" \n", "the text is empty")])
@@ -127,6 +140,7 @@ def test_the_prepared_edition(tmp_path: Path) -> None:
     }
     (one, two), source = read(prepared(tmp_path, listed), "prepared")
     assert (one.study_id, one.split, one.report) == ("ct_case_000001", "val", "A mass is seen.")
+    assert not any("texts" in name for name in source.summary())
     assert [image.path for image in two.images] == [
         "M3D_Cap_npy/ct_case/000002/Axial.npy", "M3D_Cap_npy/ct_case/000002/Coronal.npy"
     ]  # fmt: skip

@@ -80,6 +80,8 @@ class M3dCapLayout(Layout):
 
 
 def _case_text(text: str, example: Example) -> str:
-    """Return a text file: every second case has its findings as a discussion."""
-    about = f"title: Case {example.number}\npresentation: {example.sections.get('indication', '')}\n"
-    return f"{about}study_findings:\ndiscussion: {text}\n" if example.number % 2 else f"{about}study_findings: {text}\n"
+    """Return a text file: every second case has its findings as a discussion, which comes before the findings."""
+    about = f"Title:Case {example.number}\n\n\npresentation:{example.sections.get('indication', '')}\n\n\n"
+    about += f"patient:Age:{example.age} years\nGender:{'Female' if example.sex == 'F' else 'Male'}\n\n\n"
+    discussion, findings = (text, "") if example.number % 2 else ("About the disease in general.", text)
+    return f"{about}discussion:\n{discussion}\n\n\n\nstudy_findings:\n{findings}\n"
