@@ -14,6 +14,9 @@ from medvlp.sources._csv import Row
 from medvlp.sources.base import Source
 from medvlp.types import UNKNOWN_PATIENT, Study
 
+MOST_LINES = 5
+"""Lines that a message about a repeated id names: it stands once for each of them."""
+
 
 def unique_rows(
     source: Source, rows: Iterable[Row], key: Callable[[Row], str], table: str, thing: str = "image"
@@ -32,7 +35,8 @@ def unique_rows(
         grouped.setdefault(key(row), []).append(row)
     kept = {}
     for name, same in grouped.items():
-        lines = ", ".join(str(row.line) for row in same)
+        lines = ", ".join(str(row.line) for row in same[:MOST_LINES])
+        lines += f" and {len(same) - MOST_LINES:,} more" if len(same) > MOST_LINES else ""
         if len({tuple(row.cells.values()) for row in same}) == 1:
             kept[name], doubtful, decision = same[0], same[1:], "agree; the first is kept"
         else:

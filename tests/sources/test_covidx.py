@@ -95,3 +95,12 @@ def test_a_missing_list_says_what_to_do(tmp_path: Path) -> None:
     (root / "val.txt").unlink()
     with pytest.raises(UserError, match=r"val\.txt is missing"):
         read("covidx", root)
+
+
+def test_a_name_on_very_many_lines_does_not_fill_every_message_with_all_of_them(tmp_path: Path) -> None:
+    studies, problems, _ = read("covidx", small(tmp_path, [f"{n} a.png negative rsna" for n in range(3000)]))
+    assert "train/a.png" not in studies
+    assert len(problems) == 3000
+    assert problems[0].reason == (
+        "duplicated id: train/a.png is on lines 1, 2, 3, 4, 5 and 2,995 more, which differ; none is kept"
+    )
