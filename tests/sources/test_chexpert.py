@@ -188,6 +188,7 @@ def test_chexpert_plus_json_lines_and_sections(tmp_path: Path) -> None:
     assert five.attributes == {"race": "Asian"}
     assert math.isnan(five.values["recent_bmi"])  # its two rows differ
     assert source.counts["images without a line of labels"] == 1
+    assert source.counts["rows of split train"] == 3
     assert all(math.isnan(value) for value in six.labels.values())
 
 
@@ -220,6 +221,17 @@ def test_chexpert_plus_without_a_readable_label_stops(tmp_path: Path, lines: lis
     with pytest.raises(UserError, match=r"No line of chexbert_labels/report_fixed\.json"):
         read(tmp_path, "chexpert_plus")
     assert list(read(tmp_path, "chexpert_plus", labels="none")[0]) == ["patient00007_study5"]
+
+
+def test_chexpert_plus_sizes_of_splits_that_nobody_documents_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plus(tmp_path, [{"path_to_image": IMAGE, "split": "valid"}], [{"path_to_image": IMAGE, **NULLS}])
+    source = SOURCES.get("chexpert_plus")(tmp_path)
+    monkeypatch.setitem(source.card.counts, "images", 1)
+    assert [study.split for study in source.studies()] == ["val"]
+    assert source.summary()["edition"] == "full: 1"
+    assert source.counts["rows of split valid"] == 1
 
 
 def test_chexpert_plus_labels_of_other_images_stop(tmp_path: Path) -> None:
