@@ -29,6 +29,11 @@ OPTIONAL = (
 FOLDERS = ("*", "*/*", "images/*/*")
 _CUI = re.compile(r"'(C\d{7})'")
 _REPAIR = "Download the table again."
+_NEXT = {
+    "no label is given": "Nothing to do: about 100 rows of the release have none.",
+    "unknown label": "Correct the spelling; if the release has this term, report that the data card lacks it.",
+}
+"""How a mistake in a cell of labels begins -> next step, where that is not to download the table again."""
 
 
 class PadChest(Source):
@@ -130,7 +135,8 @@ class PadChest(Source):
         labels, wrong = self._labels(cells["Labels"])
         if mistake or wrong:
             for row, _ in own:
-                self.problem(f"{table}:{row.line}", str(mistake or wrong), _REPAIR, study_id)
+                fix = _REPAIR if mistake else _NEXT.get(str(wrong).split(" '")[0], _REPAIR)
+                self.problem(f"{table}:{row.line}", str(mistake or wrong), fix, study_id)
             return None
         self.counts["studies without a report"] += not text
         return Study(

@@ -109,6 +109,15 @@ def test_bad_rows_are_named(tmp_path: Path, row: dict[str, str], reason: str) ->
     assert reason in source.problems[0].reason
 
 
+@pytest.mark.parametrize(
+    ("cell", "fix"),
+    [("nan", "Nothing to do"), ("['nodul']", "Correct the spelling"), ("[1]", "Download the table again")],
+)
+def test_the_next_step_is_one_that_helps(tmp_path: Path, cell: str, fix: str) -> None:
+    problems = read(put(tmp_path, {"Labels": cell}))[1].problems
+    assert [problem.fix.startswith(fix) for problem in problems] == [True]
+
+
 def test_monochrome1_is_kept_only_on_request(tmp_path: Path) -> None:
     put(tmp_path, {"PhotometricInterpretation_DICOM": "MONOCHROME1"})
     study = read(tmp_path, monochrome1="keep")[0]["s1"]
