@@ -14,8 +14,9 @@ import numpy as np
 
 from medvlp.errors import UserError
 from medvlp.io.formats import volume_format
+from medvlp.io.label_map import read_label_map
 from medvlp.io.stored import stored_transform
-from medvlp.io.volume_masks import read_label_map, read_volume_labels
+from medvlp.io.volume_masks import read_volume_labels
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Shaped, UInt8
@@ -63,7 +64,7 @@ def _file_values(path: Path) -> Shaped[np.ndarray, "h w"]:
         from medvlp.io.raster import read_values
 
         return read_values(path)
-    values, _ = read_label_map(path, 2**26)
+    values = read_label_map(path, 2**26)
     if values.shape[0] != 1:
         raise UserError(f"The mask has {values.shape[0]} slices; an image has one.", path, _FIX)
     return values[0]

@@ -6,6 +6,7 @@ volume (axes, straightening, resampling, crop), each voxel taking the nearest va
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +26,16 @@ from medvlp.io.grid import (
     layout_of,
     spacing_of,
 )
+from medvlp.io.label_map import LARGEST_VALUE, LabelMap, open_label_map
 from medvlp.io.seg import read_segmentation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Integer, Shaped
+    from jaxtyping import Float, Integer
 
     from medvlp.types import Mask, Volume
 
 LARGEST_OFFSET = 0.25
 """Distance between corresponding voxels of mask and volume, in voxels, up to which they count as one."""
-_LARGEST_VALUE = 65535
 _FIX = "Use the mask that was drawn on this volume, or resample it to the volume's grid."
 
 
@@ -64,35 +65,48 @@ def read_volume_labels(
     numbers: dict[str, int] = {}
     for mask in masks:
         numbers.setdefault(mask.label, len(numbers) + 1)
-    if len(numbers) > _LARGEST_VALUE:
-        raise UserError(f"{len(numbers)} structures; up to {_LARGEST_VALUE} fit a label map.", root, "Leave some out.")
-    labels = np.zeros(native.shape, dtype=np.uint8 if len(numbers) < 256 else np.uint16)
-    last: tuple[Path, np.ndarray] | None = None
-    for mask in masks:
-        if mask.path is None:
-            raise UserError(f"A mask of {mask.label} is no file.", root, "Masks of volumes must be files.")
-        path = Path(root) / mask.path
+    if len(numbers) > LARGEST_VALUE:
+        raise UserError(f"{len(numbers)} structures; up to {LARGEST_VALUE} fit a label map.", root, "Leave some out.")
+    labels = native.empty(np.uint8 if len(numbers) < 256 else np.uint16)
+    for name, group in itertools.groupby(masks, key=lambda mask: mask.path):
+        of_file = list(group)
+        if name is None:
+            raise UserError(f"A mask of {of_file[0].label} is no file.", root, "Masks of volumes must be files.")
+        path = Path(root) / name
         if volume_format(path) == "dicom":
-            _paint_segmentation(path, mask, native, labels, numbers[mask.label])
-            continue
-        if last is None or last[0] != path:
-            last = path, _on_native_grid(path, native, trust_shape)
-            _check_values(last[1], known_values, path)
-        values = last[1]
-        inside = np.isin(values, mask.values) if mask.values else values != 0
-        labels[inside] = numbers[mask.label]
+            for mask in of_file:
+                _paint_segmentation(path, mask, native, labels, numbers[mask.label])
+        else:
+            _paint_label_map(path, of_file, native, labels, numbers, trust_shape, known_values)
     return native.to_volume(labels, volume), {number: label for label, number in numbers.items()}
 
 
-def _check_values(values: np.ndarray, known: Sequence[int], path: Path) -> None:
-    """Refuse a label map that holds values which its list does not have."""
-    if not known:
-        return
-    counts = np.bincount(values.ravel(), minlength=max(known) + 1)
-    counts[[0, *known]] = 0
-    if counts.any():
-        found = ", ".join(f"{value} ({counts[value]:,} voxels)" for value in np.flatnonzero(counts)[:5])
-        what = f"The label map holds values that its list does not have: {found}."
+def _paint_label_map(
+    path: Path,
+    masks: Sequence[Mask],
+    native: _Native,
+    labels: np.ndarray,
+    numbers: dict[str, int],
+    trust_shape: bool,
+    known_values: Sequence[int],
+) -> None:
+    """Paint masks of one file, in their order, as the file is read: no copy of it is held."""
+    number_of = np.zeros(LARGEST_VALUE + 1, dtype=labels.dtype)
+    for mask in masks:
+        chosen = [value for value in mask.values if 0 <= value <= LARGEST_VALUE]
+        number_of[chosen if mask.values else slice(1, None)] = numbers[mask.label]
+    unknown = np.zeros(LARGEST_VALUE + 1, dtype=np.int64)
+    with open_label_map(path, int(np.prod(native.shape)) * 8) as label_map:
+        room = _room(labels, label_map, native, trust_shape, path)
+        for index, values in label_map.planes:
+            if known_values:
+                unknown += np.bincount(values.ravel(), minlength=len(unknown))
+            found = np.take(number_of, values, mode="clip")  # "raise" would buffer; no value is out
+            np.copyto(room[index], found, where=found != 0)
+    unknown[[0, *known_values]] = 0
+    if unknown.any():
+        listed = ", ".join(f"{value} ({unknown[value]:,} voxels)" for value in np.flatnonzero(unknown)[:5])
+        what = f"The label map holds values that its list does not have: {listed}."
         raise UserError(what, path, "Use the original label map, or correct it: the names of its values are in doubt.")
 
 
@@ -116,6 +130,11 @@ class _Native:
         a, b, c = record["shape"]
         return cls((a, b, c), None if record["affine"] is None else np.asarray(record["affine"]), None, path)
 
+    def empty(self, dtype: type[np.integer[Any]]) -> Integer[np.ndarray, "a b c"]:
+        """Return room for labels in file order; in memory they lie in the order of a volume, so no copy turns them."""
+        layout = IDENTITY if self.affine is None else layout_of(self.affine)
+        return layout.in_file_order(np.zeros([self.shape[axis] for axis in layout.order], dtype=dtype))
+
     def to_volume(self, labels: Integer[np.ndarray, "a b c"], volume: Volume) -> Integer[np.ndarray, "d h w"]:
         """Bring labels in file order to the grid of the volume."""
         affine: Float[np.ndarray, "4 4"] | None
@@ -130,7 +149,10 @@ class _Native:
             layout = IDENTITY if self.affine is None else layout_of(self.affine)
             turned = layout.canonical(labels)
             affine = None if self.affine is None else canonical_affine(self.affine, layout, self.shape)
-        return np.ascontiguousarray(turned[np.ix_(*_indices(turned.shape, affine, volume))])
+        indices = _indices(turned.shape, affine, volume)
+        if any(not np.array_equal(own, np.arange(n)) for own, n in zip(indices, turned.shape, strict=True)):
+            turned = turned[np.ix_(*indices)]
+        return np.ascontiguousarray(turned)
 
 
 def _indices(
@@ -149,36 +171,41 @@ def _indices(
     return indices
 
 
-def _on_native_grid(path: Path, native: _Native, trust_shape: bool) -> Shaped[np.ndarray, "a b c"]:
-    """Read a label map and return it in the axis order of the volume's file."""
+def _room(
+    labels: Integer[np.ndarray, "a b c"], label_map: LabelMap, native: _Native, trust_shape: bool, path: Path
+) -> Integer[np.ndarray, "a b c"]:
+    """Return the view of the labels whose axes run as those of a label map on the same grid."""
     if native.straightened is not None:
         what = "The volume's slices were resampled to a straight grid, so a mask without slice positions has no place."
         raise UserError(what, path, "Use a DICOM SEG, or leave the masks of this volume out.")
-    values, affine = read_label_map(path, int(np.prod(native.shape)) * 8)
+    affine = label_map.affine
     if affine is None or _is_identity(affine) or native.affine is None:
-        if values.shape != native.shape:
-            raise UserError(_other_shape(values.shape, native.shape), path, _FIX)
+        if label_map.shape != native.shape:
+            raise UserError(_other_shape(label_map.shape, native.shape), path, _FIX)
         same = affine is not None and native.affine is not None and np.allclose(affine, native.affine)
         if not trust_shape and not same:
             what = "The mask or its volume has no geometry, so nothing says that they lie on one grid."
             raise UserError(what, path, "Ask for masks to be matched by their shape, if the data set says so.")
-        return values
+        return labels
     try:
         check_affine(affine)
     except BadGeometry as error:
         raise UserError(f"The geometry of the mask is unusable: {error}.", path, _FIX) from None
     ours, theirs = layout_of(native.affine), layout_of(affine)
-    turned = theirs.canonical(values)
-    shape = ours.canonical(np.empty(native.shape, dtype=bool)).shape
-    if turned.shape != shape:
-        raise UserError(_other_shape(turned.shape, shape), path, _FIX)
+    turned = ours.canonical(labels)
+    room = theirs.in_file_order(turned)
+    if room.shape != label_map.shape:
+        shape = [label_map.shape[axis] for axis in theirs.order]
+        raise UserError(_other_shape(shape, turned.shape), path, _FIX)
     offset = _largest_offset(
-        canonical_affine(native.affine, ours, native.shape), canonical_affine(affine, theirs, values.shape), shape
+        canonical_affine(native.affine, ours, native.shape),
+        canonical_affine(affine, theirs, label_map.shape),
+        turned.shape,
     )
     if offset > LARGEST_OFFSET:
         what = f"The mask lies up to {offset:.3g} voxels beside its volume, or is turned or scaled against it."
         raise UserError(what, path, _FIX)
-    return ours.in_file_order(turned)
+    return room
 
 
 def _largest_offset(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
@@ -198,53 +225,6 @@ def _is_identity(affine: np.ndarray) -> bool:
 def _other_shape(found: Sequence[int], needed: Sequence[int]) -> str:
     one, two = (" x ".join(str(n) for n in shape) for shape in (found, needed))
     return f"The mask has {one} voxels where its volume has {two}."
-
-
-def read_label_map(path: Path, free: int) -> tuple[Shaped[np.ndarray, "a b c"], Float[np.ndarray, "4 4"] | None]:
-    """Read a NIfTI, MHD or NRRD label map.
-
-    Args:
-        path: The file.
-        free: Bytes that it may unpack to in any case.
-
-    Returns:
-        uint16 values in the order of the bytes, slowest axis first, and the affine of that index (None: not stated).
-
-    Raises:
-        UserError: The file is damaged, or its values are no labels (whole numbers from 0 to 65535).
-    """
-    from medvlp.io import itk_files, nifti
-    from medvlp.io.streams import pieces
-
-    kind = volume_format(path)
-    if kind == "nifti":
-        header: Any = nifti.read_nifti_header(path, free)
-        opened, scaling = nifti.open_data(path, header), header.scaling
-    elif kind in ("metaimage", "nrrd"):
-        header = itk_files.read_itk_header(path, kind, free)
-        opened, scaling = itk_files.open_itk_data(path, header), (1.0, 0.0)
-    else:
-        raise UserError("The mask is no NIfTI, MHD, NRRD or DICOM SEG file.", path, "Convert it to one of these.")
-    values = np.empty(header.shape, dtype=np.uint16)
-    with opened as stream:
-        for place, part in pieces(stream, header.shape, header.dtype, path):
-            values[place] = _whole(part, scaling, path)
-    return values, header.affine
-
-
-def _whole(part: np.ndarray, scaling: tuple[float, float], path: Path) -> np.ndarray:
-    if scaling != (1.0, 0.0):
-        part = part * scaling[0] + scaling[1]
-    if part.dtype.kind == "f":
-        if not np.isfinite(part).all() or np.abs(part - np.rint(part)).max() > 1e-3:
-            raise UserError("The mask holds fractions, so it is no label map.", path, "Convert it to whole numbers.")
-        part = np.rint(part)
-    if part.min() < 0 or part.max() > _LARGEST_VALUE:
-        what = (
-            f"The mask holds values from {part.min():.6g} to {part.max():.6g}; labels run from 0 to {_LARGEST_VALUE}."
-        )
-        raise UserError(what, path, "Use the label map, not the image.")
-    return part
 
 
 def _paint_segmentation(path: Path, mask: Mask, native: _Native, labels: np.ndarray, number: int) -> None:

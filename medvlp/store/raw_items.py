@@ -140,6 +140,7 @@ def _read_volume(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask],
     }
     if not masks:
         return
+    from medvlp.io.label_map import count_values
     from medvlp.io.masks import read_volume_labels
 
     known = image.facts.label_values if image.facts else ()
@@ -153,7 +154,7 @@ def _read_volume(item: Item, root: Path, image: ImageRef, masks: Sequence[Mask],
         item.problems.append({"part": "masks", "reason": error.what, "fix": error.fix, "path": path})
         return
     item.labels = np.ascontiguousarray(labels)
-    voxels = np.bincount(item.labels.ravel(), minlength=max(names, default=0) + 1)
+    voxels = count_values(item.labels, max(names, default=0) + 1)
     digest_of_labels = pixels_sha256(item.labels)
     item.structures = [
         {"label": name, "value": int(value), "voxels": int(voxels[value]), "sha256": digest_of_labels}
