@@ -13,6 +13,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -26,8 +27,6 @@ from medvlp.store.identifiers import Protection
 from medvlp.store.manifest import FORMAT_VERSION
 from medvlp.store.raw_items import StoredConfig
 from medvlp.types import UNKNOWN_PATIENT, ImageRef, Mask, Study
-
-logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Plan:
         studies = [dataclasses.asdict(study) for study in self.studies]
         return json_sha256({"studies": studies, "problems": [dataclasses.asdict(problem) for problem in self.problems]})
 
-    @property
+    @cached_property
     def state(self) -> dict[str, Any]:
         """What a later run into the same store must agree with."""
         counts = {"studies": len(self.studies), "images": len(self.images), "left out": len(self.problems)}

@@ -207,12 +207,14 @@ def _write(plan: Plan, source: Source, config: PrepareConfig) -> None:
         del records[number]
         tasks[number].record.unlink()
     pending = [task for task in tasks if task.number not in records]
+    bad = sum(len(record["problems"]) for record in records.values())
     with progress_bar(f"prepare {config.source}", len(plan.images), manifest.UNITS[plan.kind]) as advance:
         advance(len(plan.images) - sum(len(task.images) for task in pending))
         with closing(run_shards(pending, config)) as written:
             for task, record in written:
                 records[task.number] = record
-                advance(len(task.images), bad=sum(len(record["problems"]) for record in records.values()))
+                bad += len(record["problems"])
+                advance(len(task.images), bad=bad)
     finish(plan, [records[task.number] for task in tasks], source, config)
 
 
