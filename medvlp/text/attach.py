@@ -41,7 +41,11 @@ _LIST = re.compile(r"(?:,|,? ?(?:and|or|and/or|versus|vs\.?)|/)(?: (?!a |an |the
 _VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|remains?|appears?|appear|demonstrat\w+|shows?|contains?|reveals?|exhibits?|looks?)\b"
 )
-_OF_NEAR = re.compile(r"(?: (?:appearance|size|contour|position|course|caliber) of| of| in)(?: [\w-]+){0,4} \Z")
+_OF_NEAR = re.compile(
+    r"(?: (?:appearance|size|contour|position|course|caliber) of| of| in(?! (?:size|contour|shape|caliber|configuration)(?:,| and)))(?: [\w-]+){0,4} \Z"
+)
+_SHOWS = re.compile(r"(?:demonstrat\w+|shows?|contains?|reveals?|exhibits?)\b|(?:is|are) (?:\w+ly )?(?:clear|normal)\b")
+_BEGUN = re.compile(r"\b(?:no|there (?:is|are)|without)\b")
 _BUT = re.compile(r"\bbut\b")
 _NOUN = re.compile(r"(?:ment|ence|ness|ing|ion|ity)\Z")
 _LIKE = re.compile(r"[ -]\Z|(?: [\w'%/-]+){1,4} ?\Z|\Z")
@@ -157,11 +161,21 @@ class _Reader:
                 beside = gap == " " and not following.entry.generic
                 if not (beside or joined(self.text, found[-1].end, following.start)) or self._qualifies(following):
                     break
+                if not beside and self._begins_clause(item, found[0], following):
+                    break
                 if beside and found[-1].entry.generic:
                     found.pop()
                 found.append(following)
             return found
         return []
+
+    def _begins_clause(self, item: Named, first: Place, place: Place) -> bool:
+        """Say whether a place is the subject of a new clause: "no opacity in the left lung, and the right lung shows"."""
+        verb = _VERB.match(self.text, place.end + 1)
+        if verb is None:
+            return False
+        told = _VERB.search(self.text[item.end : first.start]) or _BEGUN.search(self.text[: item.start])
+        return told is not None or _SHOWS.match(self.text, place.end + 1) is not None
 
     def _leads_to(self, item: Named, place: Place) -> bool:
         gap = self.text[item.end : place.start]
@@ -210,10 +224,14 @@ class _Reader:
             before = before[:-1]  # "the bony structures of the thorax"
         found = [before[-1]]
         for place in reversed(before[:-1]):
-            if not joined(self.text, place.end, found[0].start):
+            if not joined(self.text, place.end, found[0].start) or self._of_another(place, found[0]):
                 break
             found.insert(0, place)
         return found
+
+    def _of_another(self, place: Place, subject: Place) -> bool:
+        """Say whether a finding before has the first place and not the second: "opacity in the left lung, the right ..."."""
+        return any(place in tied and subject not in tied for tied in self.tied.values())
 
     def _parted(self, whole: Place, part: Place) -> bool:
         return (

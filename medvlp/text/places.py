@@ -18,8 +18,12 @@ BOTH = frozenset((LEFT, RIGHT))
 _SIDE_WORDS = r"left|right|bilateral(?:ly)?|both|lt|rt"
 _SIDES = re.compile(rf"(?<![\w-])(?:{_SIDE_WORDS})(?![\w])")
 _GAP_WORD = r"(?!(?:of|in|with|and|or|the|is|are|at|on|to|from|over|near|than|no|without|a|an|but)\b)[\w'-]+"
+_SECOND = (  # "right greater than left effusions", "small right and moderate left effusions"
+    r" (?:(?:(?:much |slightly )?(?:greater|larger|bigger|more|worse|less|smaller) )?than|>|and|or|/)"
+    r"(?: (?:trace|tiny|small|moderate|large|mild|minimal|severe|(?:moderate(?:ly)?|very)[ -](?:small|large)))?"
+)
 _BEFORE = re.compile(
-    rf"(?<![\w-])(?P<first>{_SIDE_WORDS})(?:[ -]sided)?(?: (?:and|or|than|/) (?P<second>left|right))?"
+    rf"(?<![\w-])(?P<first>{_SIDE_WORDS})(?:[ -]sided)?(?:{_SECOND} (?P<second>left|right))?"
     rf"(?:(?<= )|(?:[ -]{_GAP_WORD}){{0,3}}[ -])\Z"
 )
 _AFTER = re.compile(

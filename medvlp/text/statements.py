@@ -18,10 +18,14 @@ from medvlp.types import ABSENT, PRESENT, UNCERTAIN
 Span = tuple[int, int]
 
 _SEPARATOR = re.compile(r",| and (?!/)|(?<!and)/(?!or)")
+_NEW_CLAUSE = re.compile(r";(?! ?(?:or|nor)\b)(?![^;]*; ?(?:or|nor)\b)")  # "no A; B; or C" is one list
+_DASH = re.compile(r" (?:--?|[\u2013\u2014]) ")
+_AFTER_REMOVAL = re.compile(r"\b(?:after|following|since|interval|post|s/p)(?: [\w-]+){0,4} \Z")
+_ASIDE = re.compile(r", (?:(?:as )?previously|formerly|initially|now|once)\b[^,;]{0,50},")
 _OR = re.compile(r"\b(?:or|nor|versus|vs)\b|\w/\w")
 _LIST_JOINT = re.compile(r"\s*(?:and|or|nor|as well as)\b")
 _CLAUSE = re.compile(r"[^,]{0,60}? (?:(?:is|are) (?:also |now |again )?present|persists?|remains?|has|have)\b")
-_EITHER = re.compile(r"\s(?:and/or|or|versus|vs\.?)\s")
+_EITHER = re.compile(r"\s(?:and/or|or|versus|vs\.?|(?<=favored )over|(?<=favoured )over)\s")
 _GAP = (
     r"of|the|in|size|sized|shape|appearance|appearing|contours?|configuration|position|overall|xxxx|and|cardiac|heart|for|to|a|an|"
     r"degree|diameter|calib\w+|transverse|[a-z]+ly"
@@ -108,9 +112,8 @@ class Scopes:
             masked = _mask(masked, self.spans[kind])
         self.masked = masked
         self.links = [m.span() for m in triggers["link"].finditer(masked)]
-        self.stops = [
-            m.span() for m in triggers["stop"].finditer(_mask(masked, self.links))
-        ]  # not the "with" of a link
+        free = _mask(masked, self.links)  # the "with" of a link is no stop
+        self.stops = [m.span() for pattern in (triggers["stop"], _NEW_CLAUSE) for m in pattern.finditer(free)]
         self.negated = [(start, self._right(end, ())) for start, end in self.spans["negated_before"]]
         nots = self.spans["negated_before"]
         self.uncertain = [
@@ -128,6 +131,7 @@ class Scopes:
         hard = (
             [s for s, _ in self.stops if s >= begin]
             + [s for s, _ in self.links if s >= first]
+            + [m.start() for m in _DASH.finditer(self.masked, first)]
             + [s for s in also_stop if s >= begin]
         )
         limit = min(hard, default=limit)
@@ -144,8 +148,9 @@ class Scopes:
         """Return where the reach, to the left, of a word that begins at `end` begins."""
         begin = max([e for s, e in self.stops if e <= end], default=0)
         joined = False
-        for match in reversed(list(_SEPARATOR.finditer(self.masked, begin, end))):
-            after = self.masked[match.end() : end]
+        text = _mask(self.masked, [m.span() for m in _ASIDE.finditer(self.masked, begin, end)])
+        for match in reversed(list(_SEPARATOR.finditer(text, begin, end))):
+            after = text[match.end() : end]
             comma = match.group() == ","
             if comma and not joined and not _LIST_JOINT.match(after):
                 return match.end()
@@ -158,6 +163,8 @@ class Scopes:
         """Return the value of a finding named at `start:end`, None where it is only asked for."""
         if any(s < start < e for s, e in self.asked):
             return None
+        if self.text.startswith("?", end):
+            return UNCERTAIN
         negations = [s for s, e in self.negated if s < start < e]
         doubts = [s for s, e in self.uncertain if s < start < e]
         if negations and (not doubts or min(negations) < min(doubts)):
@@ -166,6 +173,8 @@ class Scopes:
             if left <= start and end <= word:
                 hedged = any(end <= s < word + 4 for s, _ in self.spans["uncertain_before"])
                 return UNCERTAIN if hedged else ABSENT
+        if self.text.startswith(" removal", end) and _AFTER_REMOVAL.search(self.text[:start]):
+            return ABSENT
         if doubts or any(left <= start and end <= word for left, word in self.uncertain_left):
             return UNCERTAIN
         return PRESENT
