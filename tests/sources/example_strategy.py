@@ -41,7 +41,7 @@ def example(
     findings = frozenset(draw(st.sets(st.sampled_from(NAMES), max_size=4)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     images: tuple[ExampleImage, ...] = ()
-    if layout.needs == "radiographs":
+    if layout.needs in ("radiographs", "lungs"):
         views = [draw(st.sampled_from(["PA", "AP"])), *(["LATERAL"] if draw(st.booleans()) else [])]
         images = tuple(picture(rng, view, sorted(findings)) for view in views)
     return Example(
@@ -96,7 +96,8 @@ def picture(rng: np.random.Generator, view: str, findings: list[str]) -> Example
         boxes.append(ExampleBox(name, x, y, width, height))
         masks.append((name, mask))
     pixels = rng.integers(1, 255, (HEIGHT, WIDTH), dtype=np.uint8)
-    return ExampleImage(pixels, view, tuple(boxes), tuple(masks))
+    left = rng.random((HEIGHT, WIDTH)) < 0.4
+    return ExampleImage(pixels, view, tuple(boxes), tuple(masks), (left, (rng.random((HEIGHT, WIDTH)) < 0.6) & ~left))
 
 
 def volume(rng: np.random.Generator, layout: type[Layout], findings: frozenset[str]) -> ExampleVolume:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from medvlp.sources import SOURCES
 from medvlp.sources.phantom.layouts import LAYOUTS
+from medvlp.sources.phantom.layouts.write import write_layout
 
 COMBINATIONS = [
     (name, dict(zip(layout.editions, values, strict=True)))
@@ -19,6 +20,17 @@ COMBINATIONS = [
     for layout in [LAYOUTS.get(name)]
     for values in itertools.product(*layout.editions.values())
 ]
+
+
+@pytest.mark.parametrize("name", LAYOUTS.names())
+def test_the_phantom_itself_is_written_and_read_in_every_layout(name: str, tmp_path: Path) -> None:
+    options = {"version": "v2"} if name in ("ct_rate", "totalsegmentator") else {}
+    number = write_layout(name, tmp_path / "raw", 5, seed=3, size=32, image_size=64, options=options)
+    source = SOURCES.get(name)(tmp_path / "raw", options)
+    studies = list(source.studies())
+    assert len(studies) == number >= 3
+    assert not source.problems
+    assert all((tmp_path / "raw" / image.path).exists() for study in studies for image in study.images)
 
 
 @pytest.mark.parametrize(("name", "options"), COMBINATIONS, ids=lambda part: str(part))

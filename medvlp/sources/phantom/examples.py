@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int16, UInt8
 
-    from medvlp.sources.phantom.study import PhantomStudy
+    from medvlp.sources.phantom.study import PhantomImage, PhantomStudy
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class ExampleImage:
     """PA, AP or LATERAL."""
     boxes: tuple[ExampleBox, ...] = ()
     masks: tuple[tuple[str, Bool[np.ndarray, "h w"]], ...] = ()
+    lungs: tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]] | None = None
+    """The patient's left and right lung, where they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def phantom_examples(
     from medvlp.sources.phantom.study import generate_study
 
     for number in range(studies):
-        yield _example(number, generate_study(seed, number, size, image_size), needs == "volumes")
+        yield _example(number, generate_study(seed, number, size, image_size), needs)
 
 
 def _without_thorax(studies: int, seed: int, size: int, needs: str) -> Iterator[Example]:
@@ -166,7 +168,7 @@ def _without_thorax(studies: int, seed: int, size: int, needs: str) -> Iterator[
         )
 
 
-def _example(number: int, study: PhantomStudy, volumes: bool) -> Example:
+def _example(number: int, study: PhantomStudy, needs: str) -> Example:
     images = []
     for image in study.images:
         seen = [
@@ -175,7 +177,9 @@ def _example(number: int, study: PhantomStudy, volumes: bool) -> Example:
             if box is not None
         ]
         boxes = tuple(ExampleBox(name, *map(float, box)) for name, box, _ in seen)
-        images.append(ExampleImage(image.pixels, image.view, boxes, tuple((name, mask) for name, _, mask in seen)))
+        masks = tuple((name, mask) for name, _, mask in seen)
+        lungs = _lungs(study, image) if needs == "lungs" else None
+        images.append(ExampleImage(image.pixels, image.view, boxes, masks, lungs))
     return Example(
         number=number,
         patient=int(study.visit.patient),
@@ -186,8 +190,28 @@ def _example(number: int, study: PhantomStudy, volumes: bool) -> Example:
         findings=frozenset(finding.name for finding in study.findings),
         sections=dict(study.report.sections),
         images=tuple(images),
-        volume=_volume(study) if volumes else None,
+        volume=_volume(study) if needs == "volumes" else None,
     )
+
+
+def _lungs(study: PhantomStudy, image: PhantomImage) -> tuple[np.ndarray, np.ndarray]:
+    """Return where rays of a radiograph run through the left and the right lung."""
+    from medvlp.sources.phantom.anatomy import LOBES
+    from medvlp.sources.phantom.project import project_mask
+
+    depth, height, width = study.lobes.shape
+    everything = (slice(0, depth), slice(0, height), slice(0, width))
+    left, right = (
+        project_mask(
+            np.isin(study.lobes, [value for name, value in LOBES.items() if name.startswith(side)]),
+            everything,
+            study.grid,
+            image.geometry,
+            len(image.pixels),
+        )
+        for side in ("left", "right")
+    )
+    return left, right
 
 
 def _volume(study: PhantomStudy) -> ExampleVolume:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from medvlp.sources.phantom.examples import Example, ExampleImage
 from medvlp.sources.phantom.layouts.base import Layout
 from medvlp.types import PRESENT, ImageRef, Mask, Study
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 _SPELLINGS = (
     "{word} {age}yrs\n\n{text}\n",
@@ -27,12 +30,18 @@ _SPELLINGS = (
 class NlmTuberculosisLayout(Layout):
     """One image per examination: the frontal one; label and number make its name."""
 
+    needs = "lungs"
     folder: ClassVar[str]
     prefix: ClassVar[str]
 
     @abstractmethod
     def put_masks(self, name: str, image: ExampleImage) -> tuple[Mask, ...]:
         """Write the masks of an image; return them as the adapter gives them."""
+
+    def lungs(self, image: ExampleImage) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+        """Return the patient's left and right lung."""
+        assert image.lungs is not None
+        return image.lungs
 
     def write(self, examples: Iterable[Example]) -> list[Study]:
         """Write the data set; return its studies in the order of their ids."""

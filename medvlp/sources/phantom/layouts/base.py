@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
 
 
+Needs = Literal["radiographs", "lungs", "volumes", "abdomen", "heart", "surgery", "nothing"]
+"""What examples must hold: radiographs (with lung masks), volumes of thorax or abdomen, echo loops, operations."""
+
+
 class Layout(ABC):
     """The raw layout of the data set whose name the module has.
 
@@ -31,7 +35,9 @@ class Layout(ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Literal["radiographs", "volumes", "abdomen", "heart", "surgery", "nothing"]] = "radiographs"
+    needs: ClassVar[Literal["radiographs", "lungs", "volumes", "abdomen", "heart", "surgery", "nothing"]] = (
+        "radiographs"
+    )
     """What the examples must hold: radiographs, thorax volumes, abdominal volumes, ultrasound loops, operations."""
     label_values: ClassVar[tuple[float, ...]] = ()
     """Values that every label of the data set may have on its own; empty where labels follow from findings."""

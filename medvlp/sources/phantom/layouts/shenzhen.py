@@ -8,7 +8,7 @@ from medvlp.types import Mask
 
 
 class ShenzhenLayout(NlmTuberculosisLayout):
-    """Lung masks are the bright half of the pixels, written for two images of three."""
+    """One mask has both lungs; two images of three have one."""
 
     folder, prefix = "ChinaSet_AllFiles", "CHNCXR"
 
@@ -17,5 +17,6 @@ class ShenzhenLayout(NlmTuberculosisLayout):
         if int(name.split("_")[1]) % 3 == 0:
             return ()
         path = f"mask/{name}_mask.png"
-        self.put_mask(path, image.pixels > 127)
+        left, right = self.lungs(image)
+        self.put_mask(path, left | right)
         return (Mask(name, "lungs", path=path),)
