@@ -205,8 +205,9 @@ def plane_of(get: Any) -> Plane:
 def _numbers(value: Any, count: int, keyword: str) -> np.ndarray:
     if value is None or value == "":
         raise ValueError(f"it lacks {keyword}")
+    values = [value] if isinstance(value, str) else value  # a text of one value is no sequence of its characters
     try:
-        numbers = np.asarray([float(part) for part in value], dtype=np.float64)
+        numbers = np.asarray([float(part) for part in values], dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"its {keyword} is not numbers") from None
     if len(numbers) != count:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,9 +155,9 @@ def _unique(studies: Sequence[Study]) -> tuple[list[Study], list[Problem]]:
                 raise UserError(
                     f"The adapter gives a path outside the root: {path}.", fix="Give paths relative to the root."
                 )
-        own = [name for image in study.images for name in (f"id '{image.image_id}'", _place(image))]
+        own = Counter(name for image in study.images for name in (f"id '{image.image_id}'", _place(image)))
         again = f"the study id '{study.study_id}'" if study.study_id in ids else ""
-        again = again or next((f"the image {name}" for name in own if name in images or own.count(name) > 1), "")
+        again = again or next((f"the image {name}" for name in own if name in images or own[name] > 1), "")
         if again:
             where = study.images[0].path if study.images else study.study_id
             fix = "Give every study and image an id of its own; the first study is kept."

@@ -351,6 +351,8 @@ def test_a_broken_slice_is_not_left_out(tmp_path):
         ({"PixelSpacing": None}, "lacks PixelSpacing"),
         ({"ImagePositionPatient": ["nan", "0", "0"]}, "ImagePositionPatient is not finite"),
         ({"ImagePositionPatient": ["1e9", "0", "0"]}, "from the origin"),
+        ({"PixelSpacing": "12"}, "PixelSpacing has 1 values where 2 are needed"),
+        ({"ImagePositionPatient": "123"}, "ImagePositionPatient has 1 values where 3 are needed"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no pair of perpendicular unit vectors"),
         ({"ImageOrientationPatient": [1, 0, 0]}, "3 values where 6"),
         ({"RescaleSlope": 0}, "rescale slope is 0"),
