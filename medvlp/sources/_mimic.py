@@ -134,8 +134,7 @@ class MimicSource(Source):
         if labeler == "none":
             return {}
         labels = self._label_table(f"mimic-cxr-2.0.0-{labeler}", labeler, {label: label for label in self.card.labels})
-        wanted = self.options["test_labels"]
-        if wanted == "radiologist" or (wanted == "auto" and self.has_table(RADIOLOGIST)):
+        if self.options["test_labels"] == "radiologist":
             spelling = {label: name for name, label in self.card.label_aliases.items()}
             columns = {label: spelling.get(label, label) for label in self.card.labels}
             labels |= self._label_table(RADIOLOGIST, "radiologist", columns)

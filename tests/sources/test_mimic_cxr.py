@@ -91,12 +91,12 @@ def test_a_radiologists_labels_replace_those_of_the_labeler(tmp_path: Path) -> N
     names = ["Airspace Opacity" if name == "Lung Opacity" else name for name in LABELS]
     cells = ",".join("1.0" if name == "Airspace Opacity" else "0.0" for name in names)
     put(tmp_path / "mimic-cxr-2.1.0-test-set-labeled.csv", f"study_id,{','.join(names)}\n50000004,{cells}\n")
-    studies, source = read(tmp_path)
+    studies, source = read(tmp_path, test_labels="radiologist")
     study = studies["50000004"]
     assert source.counts["studies with a radiologist's labels"] == 1
     assert {name for name, value in study.labels.items() if value == 1} == {"Lung Opacity"}
     assert study.attributes["label_source"] == "radiologist"
-    automatic = read(tmp_path, test_labels="automatic")[0]["50000004"]
+    automatic = read(tmp_path)[0]["50000004"]
     assert set(automatic.labels.values()) == {1.0}
     assert automatic.attributes["label_source"] == "chexpert"
 
