@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 RADIOGRAPHS = ("CR", "DX", "MG", "RG", "RF", "PX", "IO", "XA")
 VOLUMES = ("CT", "MR", "PT")
-NAME_TAGS = ("PatientName", "OtherPatientNames", "OtherPatientIDs", "PatientMotherBirthName", "PatientBirthName")
+NAME_TAGS = (
+    *("PatientName", "OtherPatientNames", "OtherPatientIDs", "PatientMotherBirthName", "PatientBirthName"),
+    *("ResponsiblePerson", "ReferringPhysicianName", "RequestingPhysician", "PerformingPhysicianName"),
+    *("NameOfPhysiciansReadingStudy", "PhysiciansOfRecord", "ConsultingPhysicianName", "OperatorsName"),
+)
 
 
 def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
@@ -65,12 +69,14 @@ def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
 
 
 def names_of(file: Path) -> tuple[str, ...]:
-    """Return the names of the patient in a header, for their removal from the report."""
+    """Return the names of people in a header, patient and staff, for their removal from the report."""
+    from pydicom.valuerep import PersonName
+
     from medvlp.io.dicom_file import open_header
 
     dataset, _ = open_header(file, NAME_TAGS)
     values = [dataset.get(tag) for tag in NAME_TAGS]
-    parts = [list(value) if isinstance(value, list) else [value] for value in values if value]
+    parts = [[value] if isinstance(value, str | PersonName) else list(value) for value in values if value]
     return tuple(sorted({str(value) for part in parts for value in part}))
 
 

@@ -17,7 +17,8 @@ from medvlp.sources._csv import Row
 from medvlp.sources._dicom_heap import VOLUMES, names_of, read_heap
 from medvlp.sources._heap_item import Item
 from medvlp.sources._keyed_tables import FINE, KEYS, Keyed, tie
-from medvlp.sources._tables import COLUMNS, Chosen, Labels, find_labels, report_reader, split_of
+from medvlp.sources._label_columns import Chosen, Labels, find_labels
+from medvlp.sources._tables import COLUMNS, name_columns, report_reader, split_of
 from medvlp.sources.base import Source
 from medvlp.types import Study
 
@@ -70,13 +71,15 @@ class DicomFolder(Source):
         """Yield (option, field of the study, how to read it from a row), and record what the columns were taken for."""
         table, split = keyed.table, keyed.table.column(COLUMNS["split"])
         meanings = {f"tied to files by the {keyed.kind}": keyed.column, "split": split}
+        if names := name_columns(table):
+            meanings["names of people, removed from reports"] = ", ".join(names)
         patient = table.column(KEYS["patient"])
         if patient != keyed.column:
             compared = "compared with" if keyed.compares_patients else "NOT compared: it holds none of the ids in"
             meanings[f"patient, {compared} the headers"] = patient
         if option == "labels":
             others = {table.column(COLUMNS[name]) for name in ("age", "sex", "view")}
-            used = {name for name in (*keyed.id_columns, split, *others) if name}
+            used = {name for name in (*keyed.id_columns, *names, split, *others) if name}
             self._labels = find_labels(
                 table, used, self.options["label_columns"], keyed.path, self.options["label_values"]
             )
@@ -121,15 +124,21 @@ class DicomFolder(Source):
             elif value is not None:
                 said[field] = value
         report = said.get("report")
-        identifiers = None if report is None else self._identifiers(own)
+        people = [
+            row.cells[column]
+            for option, row in rows.items()
+            if row is not None
+            for column in name_columns(tables[option].table)  # type: ignore[union-attr]
+        ]
+        identifiers = self._identifiers(own, people)
         return Study(
             study_id=name,
             patient_id=first.patient,
             images=tuple(item.image for item in own),
             masks=tuple(mask for item in own for mask in item.masks),
-            report=None if identifiers is None else str(report),
+            report=None if report is None or identifiers is None else str(report),
             labels=said.get("labels") or {},  # type: ignore[arg-type]
-            attributes=first.attributes,
+            attributes=first.attributes if identifiers is not None else {},
             age=first.age,
             sex=first.sex,
             date=first.date,
@@ -137,17 +146,17 @@ class DicomFolder(Source):
             identifiers=identifiers or (),
         )
 
-    def _identifiers(self, items: Sequence[Item]) -> tuple[str, ...] | None:
-        """Return what the headers call the patient and the examination, for its removal from the report.
+    def _identifiers(self, items: Sequence[Item], people: Sequence[str]) -> tuple[str, ...] | None:
+        """Return what headers and tables call the patient, the staff and the examination, for removal from texts.
 
-        None where the names cannot be read: the report could then show them, and is left out.
+        None where the names cannot be read: texts could then show them, and are left out.
         """
         first = items[0]
         try:
             names = names_of(self.root / first.image.path)
         except Exception:  # whatever a parser throws at a broken value
-            fix = "Export the file again; the examination is kept without its report."
+            fix = "Export the file again; the examination is kept without report and attributes."
             self.problem(first.image.path, "the names in its header cannot be read", fix, first.study)
             return None
         accessions = [value for item in items for value in item.keys["accession"]]
-        return tuple(value for value in dict.fromkeys((*names, first.patient, *accessions)) if value)
+        return tuple(value for value in dict.fromkeys((*names, *people, first.patient, *accessions)) if value)

@@ -17,19 +17,9 @@ from medvlp.errors import UserError
 from medvlp.sources._checks import check_patients_apart
 from medvlp.sources._csv import Row
 from medvlp.sources._dicom_heap import VOLUMES
+from medvlp.sources._label_columns import Chosen, Labels, check_classes, find_labels
 from medvlp.sources._pictures import Pictures, only_file
-from medvlp.sources._tables import (
-    COLUMNS,
-    Chosen,
-    Labels,
-    Table,
-    check_classes,
-    find_labels,
-    open_table,
-    report_reader,
-    split_of,
-    view_of,
-)
+from medvlp.sources._tables import COLUMNS, Table, name_columns, open_table, report_reader, split_of, view_of
 from medvlp.sources._values import age_years, sex
 from medvlp.sources.base import Source
 from medvlp.types import ABSENT, PRESENT, UNKNOWN_PATIENT, ImageRef, Study
@@ -70,7 +60,7 @@ class ImageFolder(Source):
         else:
             table = open_table(path, self.options["encoding"])
             columns = {name: table.column(names) for name, names in COLUMNS.items() if name != "classes"}
-            used = {name for name in columns.values() if name}
+            used = {*name_columns(table), *(name for name in columns.values() if name)}
             self._labels = find_labels(table, used, self.options["label_columns"], path, self.options["label_values"])
             if columns["path"] is None:
                 fix = f"Name one path or filename; the columns are {', '.join(table.columns)}."
@@ -123,6 +113,8 @@ class ImageFolder(Source):
         """Return a study per row whose picture is there, in the order of the table."""
         reader = report_reader(table)
         meanings = {name: column for name, column in columns.items() if name != "report"}
+        names = name_columns(table)
+        meanings["names of people, removed from reports"] = ", ".join(names)
         self._chosen.note(table, {**meanings, "report": ", ".join(reader[0]) if reader else None}, self._labels)
         found = []
         for row in table.rows:
@@ -139,6 +131,7 @@ class ImageFolder(Source):
                     age=age_years(cells.get("age", "")),
                     sex=sex(cells.get("sex", "")),
                     split=split_of(cells.get("split", "")),
+                    identifiers=tuple(row.cells[column] for column in names if row.cells[column]),
                 )
             except ValueError as error:
                 self.problem(where, str(error), "Correct the row, or remove it.", path or None)

@@ -7,6 +7,7 @@ of the others. Studies come in the order of the lines.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from typing import Any
 from medvlp.errors import UserError
 from medvlp.sources._checks import box_mistake, check_patients_apart
 from medvlp.sources._csv import read_text
+from medvlp.sources._label_columns import check_classes
 from medvlp.sources._pictures import only_file
 from medvlp.sources._report import join_sections
 from medvlp.sources._tables import SECTIONS, split_of, view_of
@@ -27,6 +29,7 @@ FIELDS = {
     "images": ("images", "image", "image_path", "path"),
     "text": ("text", "report", "caption"),
     "patient": ("patient", "patient_id", "subject_id"),
+    "name": ("patient_name", "patientname", "PatientName"),
     "labels": ("labels", "label"),
     **{name: (name,) for name in ("boxes", "split", "age", "sex", "language", *SECTIONS)},
 }
@@ -57,7 +60,7 @@ class Jsonl(Source):
             fix = "Put one there, or set options.file."
             raise UserError("There is no .jsonl file in the folder.", self.root, fix)
         lines: dict[str, list[tuple[int, Study]]] = {}
-        for number, line in enumerate(read_text(path).splitlines(), 1):
+        for number, line in enumerate(read_text(path).split("\n"), 1):
             if not line.strip():
                 continue
             try:
@@ -67,7 +70,9 @@ class Jsonl(Source):
                 continue
             lines.setdefault(study.study_id, []).append((number, study))
         studies = self._unique(lines, path)
-        self._labels = tuple(dict.fromkeys(name for study in studies for name in study.labels))
+        named = Counter(name for study in studies for name in study.labels)
+        check_classes(named, "The labels", path, "Give labels the names of classes, not of people.")
+        self._labels = tuple(named)
         check_patients_apart(self, studies, "Correct the splits: each patient in one split.")
         yield from studies
 
@@ -110,7 +115,8 @@ class Jsonl(Source):
             report=report or join_sections(sections),
             labels=_labels(given["labels"]),
             boxes=self._boxes(given["boxes"], images, f"{path.name}:{number}", study_id),
-            language=_text(given["language"], "language"),
+            language=_code(given["language"], "language", r"[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?"),
+            identifiers=tuple(filter(None, [_text(given["name"], "the name of the patient")])),
             age=age_years(_text(given["age"], "age") or ""),
             sex=sex(_text(given["sex"], "sex") or ""),
             split=split_of(_text(given["split"], "split") or ""),
@@ -132,7 +138,7 @@ class Jsonl(Source):
                 raise ValueError("the path of an image leaves the folder")
             if not (self.root / pure).is_file():
                 raise ValueError("the file of an image is missing")
-            modality = _text(facts.get("modality"), "modality") or str(self.options["modality"])
+            modality = _code(facts.get("modality"), "modality", "[A-Z]{2,16}") or str(self.options["modality"])
             view = view_of(_text(facts.get("view"), "view") or "")
             images.append(ImageRef(pure.as_posix(), pure.as_posix(), modality, view))
         if len({image.path for image in images}) < len(images):
@@ -160,6 +166,18 @@ def _text(value: Any, field: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{field} is no text")
     return str(value).strip() or None
+
+
+def _code(value: Any, field: str, pattern: str) -> str | None:
+    """Return a code such as `en` or `DX`.
+
+    Raises:
+        ValueError: It is none; free text has no place in such a field.
+    """
+    text = _text(value, field)
+    if text is not None and not re.fullmatch(pattern, text):
+        raise ValueError(f"{field} is no code")
+    return text
 
 
 def _labels(given: Any) -> dict[str, float]:

@@ -28,6 +28,7 @@ from medvlp.sources.base import Problem, Source
 from medvlp.sources.cards import Card
 from medvlp.store.files import file_sha256, write_atomic
 from medvlp.text.deidentify import deidentify, presidio
+from medvlp.text.known_names import without_known
 from medvlp.types import UNKNOWN_PATIENT, ImageRef, Study
 
 SALT_BYTES = 32
@@ -93,9 +94,9 @@ class Protection:
     def study(self, study: Study) -> Study:
         """Return the study as it may be kept."""
         report = study.report
+        known = (*study.identifiers, study.patient_id, study.study_id) if self.hashes else study.identifiers
+        known = tuple(name for name in known if name != UNKNOWN_PATIENT)
         if report is not None and self.text != "none":
-            known = (*study.identifiers, study.patient_id, study.study_id) if self.hashes else study.identifiers
-            known = tuple(name for name in known if name != UNKNOWN_PATIENT)
             report = self.clean(deidentify(report, known=known, study_date=study.date))
         if not self.hashes:
             return dataclasses.replace(study, report=report, identifiers=())
@@ -105,9 +106,12 @@ class Protection:
             patient_id=self.pseudonyms("patient", study.patient_id),
             images=tuple(self._image(image) for image in study.images),
             report=report,
-            boxes=tuple(self._of_image(box) for box in study.boxes),
+            boxes=tuple(
+                dataclasses.replace(self._of_image(box), label=without_known(box.label, known)) for box in study.boxes
+            ),
             lesions=tuple(self._of_image(lesion) for lesion in study.lesions),
             masks=tuple(dataclasses.replace(self._of_image(mask), path=None) for mask in study.masks),
+            attributes={name: without_known(value, known) for name, value in study.attributes.items()},
             age=None if study.age is None else min(study.age, float(OLDEST_AGE)),
             identifiers=(),
         )

@@ -19,18 +19,33 @@ from typing import Any
 
 import yaml
 
+from medvlp.text.known_names import without_known
+
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _OTHER_MONTHS = (
     r"jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
     r"|nov(?:ember)?|dec(?:ember)?"
 )
 _MONTH = rf"(?:{_OTHER_MONTHS}|may)\.?"
-_TITLE = r"(?:Dr|DR|Mr|MR|Mrs|MRS|Ms|MS|Miss|Prof|Professor|Doctor|Sir)"
-_PARTICLE = r"(?:de|da|del|la|le|van|von|der|den|bin|al)(?=[ \t])"
-_CAPITALISED = r"[A-Z][\w'\u2019-]+"
+_OTHER_LANGUAGES = (
+    r"januar|februar|m(?:\u00e4|ae)rz|mai|juni|juli|oktober|dezember|enero|febrero|marzo|abril|mayo|junio|julio|agosto"
+    r"|septiembre|octubre|noviembre|diciembre|janvier|f\u00e9vrier|mars|avril|juin|juillet|ao\u00fbt|septembre|octobre"
+    r"|novembre|d\u00e9cembre"
+)
+_ENGLISH_TITLE = r"(?:Dr|DR|Mr|MR|Mrs|MRS|Ms|MS|Miss|Prof|Professor|Doctor|Sir)"
+_TITLE = (
+    rf"(?:{_ENGLISH_TITLE}|Herrn?|Frau|Doktor|Sr|Sra|Srta|Dra|Se\u00f1or|Se\u00f1ora|Don|Do\u00f1a|Mme|Mlle|Madame"
+    r"|Monsieur)"
+)
+_PARTICLE = r"(?:de|da|del|la|le|van|von|der|den|bin|al|y|zu|dos)(?=[ \t])"
+_CAPITAL = (
+    r"[A-Z\u00c0-\u00d6\u00d8-\u00de\u0104\u0106\u010c\u0110\u0118\u011e\u0130\u0141\u0143\u015a\u015e\u0160\u0179\u017b"
+    r"\u017d]"
+)
+_CAPITALISED = rf"{_CAPITAL}[\w'\u2019-]+"
 _PERSON = (
-    rf"(?!{_TITLE}\b)(?:(?:[A-Z]\.[ \t]*){{1,3}}|(?:{_PARTICLE}[ \t]+){{1,3}})?{_CAPITALISED}"
-    rf"(?:(?:[ \t]+|,[ \t]*)(?:[A-Z]\.?(?![\w])|{_PARTICLE}|{_CAPITALISED})){{0,4}}"
+    rf"(?!{_TITLE}\b)(?:(?:{_CAPITAL}\.[ \t-]*){{1,3}}|(?:{_PARTICLE}[ \t]+){{1,3}})?{_CAPITALISED}"
+    rf"(?:(?:[ \t]+|,[ \t]*)(?:{_CAPITAL}\.?(?![\w])|{_PARTICLE}|{_CAPITALISED})){{0,4}}"
 )
 _LINE_PERSON = rf"[^\n,;:]{{2,60}}(?:,[ \t]*(?-i:{_CAPITALISED})){{0,2}}"
 
@@ -45,6 +60,12 @@ _DATES: tuple[tuple[str, str], ...] = (
         rf"|\d{{1,2}}(?:st|nd|rd|th)?[ \t]+(?:{_OTHER_MONTHS}|(?-i:May)))\b",
         "doubtful",
     ),
+    (
+        rf"\b(?:\d{{1,2}}\.?[ \t]+(?:de[ \t]+)?(?:{_OTHER_LANGUAGES})(?:\.?[ \t]+(?:de[ \t]+)?(?:19|20)\d\d)?"
+        rf"|(?:{_OTHER_LANGUAGES})[ \t]+(?:de[ \t]+)?(?:19|20)\d\d)\b",
+        "doubtful",
+    ),
+    (rf"\b\d{{1,2}}\.[ \t]+(?:{_OTHER_MONTHS}|may)[ \t]+(?:19|20)\d\d\b", "doubtful"),
 )
 
 _AGE = re.compile(r"\b(?P<n>9\d|1[01]\d)(?=[ -]*(?:years?|yrs?|y/?o|y\.o\.|year-old)\b)", re.IGNORECASE)
@@ -56,7 +77,12 @@ def _compiled() -> tuple[list[tuple[re.Pattern[str], str]], list[tuple[str, re.P
     rules = []
     for rule in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")):
         pattern = f"(?P<before>{rule.get('before', '')})(?P<what>{rule['what']})"
-        for name, meaning in (("<PERSON>", _PERSON), ("<LINE>", _LINE_PERSON), ("<TITLE>", _TITLE)):
+        for name, meaning in (
+            ("<PERSON>", _PERSON),
+            ("<LINE>", _LINE_PERSON),
+            ("<TITLE>", _TITLE),
+            ("<CAPITAL>", _CAPITAL),
+        ):
             pattern = pattern.replace(name, meaning)
         rules.append((rule["tag"], re.compile(pattern, re.IGNORECASE | re.VERBOSE)))
     return dates, rules
@@ -67,30 +93,16 @@ def deidentify(text: str, *, known: Iterable[str] = (), study_date: str | None =
 
     Args:
         text: A report.
-        known: Strings that identify this patient, such as name, number and accession; names may be in DICOM's form
-            (`Family^Given`). Each part of three letters or more is replaced wherever it stands as a word.
+        known: Strings that identify this patient, such as name, number and accession, as `without_known` takes them.
         study_date: YYYYMMDD; a full date in the text then becomes its distance in days.
     """
-    text = _without_known(text, known)
+    text = without_known(text, known)
     dates, rules = _compiled()
     for pattern, kind in dates:
         text = pattern.sub(partial(_date_tag, kind=kind, study_date=study_date), text)
     for tag, pattern in rules:
         text = pattern.sub(rf"\g<before>[{tag}]", text)
     return _AGE.sub("over 89", text)
-
-
-def _without_known(text: str, known: Iterable[str]) -> str:
-    parts: set[str] = set()
-    for name in known:
-        whole = name.strip()
-        if len(whole) >= 3:
-            parts.add(whole)
-        parts.update(part for part in re.split(r"[\^,=\s]+", whole) if len(part) >= 3)
-    for part in sorted(parts, key=lambda part: (-len(part), part)):
-        spaced = r"[\s\^,_-]*".join(map(re.escape, re.split(r"[\s\^,]+", part)))
-        text = re.sub(rf"(?<![^\W_]){spaced}(?![^\W_])", "[REMOVED]", text, flags=re.IGNORECASE)
-    return re.sub(r"\[REMOVED\](?:[\s,^_]+\[REMOVED\])+", "[REMOVED]", text)
 
 
 def _date_tag(match: re.Match[str], kind: str, study_date: str | None) -> str:

@@ -71,6 +71,17 @@ def test_rows_by_accession_number_and_reports_by_study(tmp_path: Path) -> None:
     assert summary["table of reports: tied to files by the study"] == "study_id"
 
 
+def test_people_of_headers_and_tables_are_named_for_removal(tmp_path: Path) -> None:
+    film(tmp_path, "a", "1.2", "P1", AccessionNumber="008", PatientName="Anon^7", OperatorsName="Hall^Ada\\Ek^Bo",
+         ReferringPhysicianName="House^Gregory")  # fmt: skip
+    (tmp_path / "reports.csv").write_text("AccessionNumber,Patient Name,Radiologist,report\n008,Jane Doe,A. Turing,x\n")
+    (study,), _, source = read(tmp_path, reports="reports.csv")
+    people = {"Anon^7", "Hall^Ada", "Ek^Bo", "House^Gregory", "Jane Doe", "A. Turing", "P1", "008"}
+    assert set(study.identifiers) == people
+    assert source.summary()["table of reports: names of people, removed from reports"] == "Patient Name, Radiologist"
+    assert "table of reports: not used" not in source.summary()
+
+
 def test_a_study_column_that_holds_accession_numbers(tmp_path: Path) -> None:
     three(tmp_path)
     (tmp_path / "labels.csv").write_text("study_id,Effusion\n007,1\n008,0\n009,0\n")
@@ -195,11 +206,14 @@ def test_patients_who_are_not_compared_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cells", [[f"Anna Berger {chr(65 + k // 2)}" for k in range(44)], ["12345678"] * 44])
 def test_names_and_numbers_of_people_do_not_become_classes(tmp_path: Path, cells: list[str]) -> None:
     for k in range(44):
-        film(tmp_path, f"{k:03d}", f"1.{k}", f"P{k}")
-    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{k:03d},{cells[k]}\n" for k in range(44)))
+        film(tmp_path, "a" * (k + 1), f"1.{k}", f"P{k}")
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{'a' * (k + 1)},{cells[k]}\n" for k in range(44)))
     with pytest.raises(UserError, match="The cells of the column label do not look like classes") as refused:
         read(tmp_path, labels="labels.csv")
     assert not any(cell in str(refused.value) for cell in cells)
+    studies, problems, source = read(tmp_path, labels="labels.csv", label_columns=["label"])
+    assert (problems, source.label_columns) == ([], tuple(sorted(set(cells))))
+    assert studies[0].labels[cells[0]] == 1.0
 
 
 def test_declared_columns_and_their_bad_cells(tmp_path: Path) -> None:
@@ -305,6 +319,7 @@ def test_the_command_with_both_tables(
     rows = pq.read_table("store/studies.parquet").to_pylist()
     assert sorted(str(row["label:Effusion"]) for row in rows) == ["0.0", "1.0", "nan"]
     assert {row["report"] for row in rows} == {"[REMOVED] is well.", "b", "c"}
+    kept += str(rows).encode()
     assert all(secret not in kept for secret in (b"Jane", b"Doe", b'"P1"', bytes(tmp_path)))
     monkeypatch.setattr("sys.argv", ["medvlp", *[w.replace("dicom_folder", "btcv") for w in command], "--out", "other"])
     with pytest.raises(SystemExit):

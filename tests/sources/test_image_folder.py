@@ -43,6 +43,13 @@ def test_names_in_every_spelling_and_what_columns_mean(tmp_path: Path) -> None:
     assert read(tmp_path, label_columns=["severe"])[2].label_columns == ("severe",)
 
 
+def test_names_of_people_are_no_labels_and_go_out_of_the_report(tmp_path: Path) -> None:
+    pictures(tmp_path, "1.png")
+    (tmp_path / "list.csv").write_text("image;Nachname;Vorname;text\n1.png;Berger;Anna;Frau Berger hustet\n")
+    (study,), _, _ = read(tmp_path)
+    assert (study.identifiers, study.labels) == (("Berger", "Anna"), {})
+
+
 def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
     pictures(tmp_path, "a/1.png", "b/1.png", "2.png", "3.png", "4.png", "5.png")
     rows = [

@@ -73,6 +73,8 @@ def test_forms_of_a_line(tmp_path: Path) -> None:
         ({"id": 1, "labels": [1]}, "labels are an object with 1, 0, -1 or null, or a list of names"),
         ({"id": 1, "patient": {"name": "Doe"}}, "patient is no text"),
         ({"id": 1, "split": "later"}, "the split is none of train"),
+        ({"id": 1, "language": "Jane Doe"}, "language is no code"),
+        ({"images": [{"path": "a.png", "modality": "of Doe"}]}, "modality is no code"),
     ],
 )
 def test_lines_that_cannot_be_used(tmp_path: Path, line: object, reason: str) -> None:
@@ -80,6 +82,23 @@ def test_lines_that_cannot_be_used(tmp_path: Path, line: object, reason: str) ->
     assert [study.study_id for study in studies] == ["good"]
     assert problem.startswith(f"x.jsonl:2: {reason}")
     assert "Doe" not in problem
+
+
+def test_separators_of_lines_inside_a_text_end_no_line(tmp_path: Path) -> None:
+    text = "Clear.\u2028No effusion.\x85Normal.\x0bEnd."
+    (study,), problems, _ = read(tmp_path, json.dumps({"id": "a", "text": text}, ensure_ascii=False))
+    assert (study.report, problems) == (text, [])
+
+
+def test_the_name_of_a_patient_is_for_removal_alone(tmp_path: Path) -> None:
+    (study,), problems, _ = read(tmp_path, {"id": "a", "text": "x", "patient_name": "Doe, Jane", "language": "de-AT"})
+    assert (study.identifiers, study.language, problems) == (("Doe, Jane",), "de-AT", [])
+
+
+def test_names_of_people_do_not_become_labels(tmp_path: Path) -> None:
+    lines = [{"id": k, "labels": [f"Anna Berger {chr(65 + k)}"]} for k in range(24)]
+    with pytest.raises(UserError, match="The labels do not look like classes: 24 different names"):
+        read(tmp_path, *lines)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import nih_layout as nih
+import pyarrow.parquet as pq
 import pytest
 
+from medvlp.config.identifiers import IdentifierConfig
 from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
+from medvlp.sources.cards import load_card
 from medvlp.store.array_store import Store
-from medvlp.store.identifiers import Pseudonyms, read_salt, without_values
+from medvlp.store.identifiers import Protection, Pseudonyms, read_salt, without_values
 from medvlp.store.prepare import prepare
-from medvlp.types import UNKNOWN_PATIENT
+from medvlp.types import UNKNOWN_PATIENT, Box, Study
 
 
 def config(folder: Path, name: str, **identifiers: Any) -> PrepareConfig:
@@ -41,7 +44,10 @@ def raw(tmp_path: Path) -> Path:
 
 
 def everything(folder: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
+    """Return the contents of all files; tables also as text, because they are compressed."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    tables = [str(pq.read_table(file).to_pylist()).encode() for file in files if file.suffix == ".parquet"]
+    return b"".join([*tables, *(file.read_bytes() for file in files)])
 
 
 def test_no_original_id_is_in_the_store_and_the_key_names_them(raw: Path) -> None:
@@ -106,6 +112,19 @@ def test_a_salt_is_made_once_readable_by_its_owner_and_refused_if_short(tmp_path
     path.write_text("short\n")
     with pytest.raises(UserError, match="5 characters"):
         read_salt(path, [])
+
+
+def test_texts_beside_the_report_lose_what_names_the_patient(tmp_path: Path) -> None:
+    config = IdentifierConfig(ids="hash", salt=tmp_path / "salt")
+    protection = Protection(config, load_card("jsonl"), [tmp_path / "store"])
+    study = Study(
+        "S1", "P1", boxes=(Box("i", "Nodule of Mueller", 1, 2, 3, 4),), identifiers=("Müller^Anna",),
+        attributes={"manufacturer": "Acme (MULLER)", "body_part": "CHEST"},
+    )  # fmt: skip
+    kept = protection.study(study)
+    assert kept.boxes[0].label == "Nodule of [REMOVED]"
+    assert kept.attributes == {"manufacturer": "Acme ([REMOVED])", "body_part": "CHEST"}
+    assert kept.identifiers == ()
 
 
 def test_kinds_of_ids_do_not_share_hashes_and_unknown_stays() -> None:

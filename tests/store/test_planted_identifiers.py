@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tiny_store
 from typer.testing import CliRunner
@@ -18,9 +19,19 @@ from medvlp.sources.phantom.layouts._dicom import radiograph_file, uid_of
 from medvlp.store.array_store import Store
 
 PATIENTS, FILES = 100, 200
-FAMILY = ("Quistgaard", "Oyelaran", "Brzezinski", "Nakagawara", "Featherstone", "Vandermeulen", "Okonjo", "Tsvetkova")
-GIVEN = ("Ingeborg", "Temitope", "Zbigniew", "Haruhiko", "Clementine", "Joost", "Adaeze", "Lyudmila")
+FAMILY = (
+    "Quistgaard",
+    "Oyelaran",
+    "Brzeziński",
+    "Nakagawara",
+    "O'Featherstone",
+    "Vandermeulen",
+    "Okonjo",
+    "Weißmüller",
+)
+GIVEN = ("Ingeborg", "Temitope", "Zbigniew", "Haruhiko", "Clémentine", "Hans-Joost", "Adaeze", "Lyudmila")
 DOCTORS = ("Wolfenbuettel", "Abernathy", "Castellanos", "Ramanujam")
+PLAIN = str.maketrans({"ń": "n", "é": "e", "ß": "ss", "ü": "ue"})
 
 
 @dataclass
@@ -48,6 +59,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
         birth, day = f"19{30 + person % 60}0{1 + person % 9}1{person % 10}", f"2019{1 + visit:02d}{10 + person % 19}"
         institution, uid = f"St. Hildegard Hospital Ward {900 + person}", uid_of("planted", number)
         made.hide(family, given, doctor, mrn, accession, birth, day, institution, "Hildegard", uid)
+        made.hide(family.translate(PLAIN), given.translate(PLAIN))
         pixels = rng.integers(1, 255, (48, 40), dtype=np.uint8)
         data = radiograph_file(
             pixels,
@@ -68,6 +80,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
             OperatorsName=doctor,
             ViewPosition="PA",
             StudyDescription=f"Chest of {family}",
+            Manufacturer=f"Acme for {family}" if number % 25 == 3 else "Acme",
+            SpecificCharacterSet="ISO_IR 192",
         )
         if number % 50 == 7:
             data = data[: len(data) // 2]
@@ -76,24 +90,35 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
         (folder / f"{accession}.dcm").write_bytes(data)
         split = ("train", "train", "train", "test")[person % 4]
         labels.append([accession, str(number % 2), "-1" if number % 3 else "", split])
-        reports.append([accession, report(family, given, doctor, mrn, accession, day, visit)])
-    made.hide("Rosenstrasse", "555-0142", "lyudmila@example.org")
+        reports.append([accession, report(number, (family, given, doctor), mrn, accession, day, visit)])
+    made.hide("Rosenstrasse", "24105", "555-0142", "lyudmila@example.org")
     labels.append(["ACC99999999", "1", "0", "train"])
     labels.append([labels[1][0], "1" if labels[1][1] == "0" else "0", "", "train"])
     made.hide("ACC99999999")
-    for name, rows in (("labels.csv", labels), ("reports.csv", reports)):
+    for name, rows in (("labels_Quistgaard000x.csv", labels), ("reports_of_Ingeborg.csv", reports)):
         with (made.root.parent / name).open("w", newline="") as file:
             csv.writer(file).writerows(rows)
     return made
 
 
-def report(family: str, given: str, doctor: str, mrn: str, accession: str, day: str, visit: int) -> str:
+def report(number: int, people: tuple[str, str, str], mrn: str, accession: str, day: str, visit: int) -> str:
     """A report that names everybody: the patient by header and in the text, doctors by title and signature."""
+    family, given, doctor = people
+    finding = "There is edema." if visit else "The lungs are clear."
+    if number % 4 == 1:
+        return f"pt {given.lower()}\n{family.translate(PLAIN)} ({mrn.removeprefix('MR')}) {finding} seen, {doctor}"
+    if number % 4 == 2:
+        return (
+            f"Patient {given} {family}, geb. {day[6:]}.{day[4:6]}.1950, Fall-Nr. {accession}. "
+            f"Zuweiser: Dr. med. {doctor}. {finding} Herr\n{family} wohnt Rosenstrasse 12, 24105 Kiel. gez. {doctor}"
+        )
+    if number % 4 == 3:
+        return f"Paciente: {given} {family}. {finding} Sra. {family.upper()} refiere tos. Informado por {doctor}."
     return (
         f"PATIENT: {family.upper()}, {given.upper()}  MRN: {mrn}\nACCESSION: {accession}\nDATE: {day}\n"
         f"INDICATION: {given} {family} with cough, referred by Dr. {doctor} of St. Hildegard Hospital Ward 9.\n"
         f"COMPARISON: {day[:4]}-{day[4:6]}-{day[6:]}.\n"
-        f"FINDINGS: {'There is edema.' if visit else 'The lungs are clear.'} No effusion. "
+        f"FINDINGS: {finding} No effusion. "
         f"Called to 555-0142 and lyudmila@example.org.\n"
         f"IMPRESSION: {'Edema.' if visit else 'Normal chest.'}\n"
         f"Electronically signed by: Otto {doctor} MD"
@@ -101,14 +126,17 @@ def report(family: str, given: str, doctor: str, mrn: str, accession: str, day: 
 
 
 def everything(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield names and contents of all files; tables are compressed, so that their bytes alone would hide everything."""
     for file in sorted(folder.rglob("*")):
         yield file, str(file.relative_to(folder)).encode()
+        if file.suffix == ".parquet":
+            yield file, str(pq.read_table(file).to_pylist()).encode()
         if file.is_file():
             yield file, file.read_bytes()
 
 
 def found(secrets: set[str], name: object, data: bytes) -> list[str]:
-    text = data.decode("latin-1").lower()
+    text = data.decode("utf-8", "replace").lower()
     return [f"{name}: {secret}" for secret in secrets if secret.lower() in text]
 
 
@@ -123,8 +151,8 @@ def test_nothing_that_was_planted_is_found_again(
     parent = export.root.parent
     printed = ""
     verbs = [
-        ["prepare", "dicom_folder", "--root", str(export.root), "--labels", str(parent / "labels.csv"),
-         "--reports", str(parent / "reports.csv"), "--out", "store", "image.size=32", "num_workers=1",
+        ["prepare", "dicom_folder", "--root", str(export.root), "--labels", str(parent / "labels_Quistgaard000x.csv"),
+         "--reports", str(parent / "reports_of_Ingeborg.csv"), "--out", "store", "image.size=32", "num_workers=1",
          "max_quarantine_share=0.2"],
         ["show", "store", "--html", "show.html"],
         ["audit", "store", "--html", "audit.html", "--json", "audit.json", "--raw", str(export.root)],

@@ -1,0 +1,126 @@
+"""Names and numbers that are known to identify a patient, in every spelling that a report may give them.
+
+Guarantee: a known string is found whatever its case, blanks and punctuation, with or without accents (Müller, Mueller,
+MULLER), in either order of family and given name, and a number also without its leading zeros or with blanks inside.
+Parts of a name count from three letters on, and particles (van, der, de la) never alone.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+
+SHORTEST_PART = 3
+SHORTEST_NUMBER = 4
+_PARTICLES = frozenset(
+    (
+        *("and", "aus", "bei", "bin", "das", "dei", "del", "dem", "den", "der", "des", "dos", "frau", "herr", "ibn"),
+        *(
+            "las",
+            "les",
+            "los",
+            "med",
+            "mrs",
+            "prof",
+            "san",
+            "ten",
+            "ter",
+            "the",
+            "und",
+            "van",
+            "vom",
+            "von",
+            "zum",
+            "zur",
+        ),
+    )
+)
+_DIGRAPHS = {"ae": "(?:ae|[äæ])", "oe": "(?:oe|[öøœ])", "ue": "(?:ue|ü)", "ss": "(?:ss|ß)"}
+_SINGLE = {
+    **{"ä": "(?:ae|[äæa])", "æ": "(?:ae|[äæ])", "ö": "(?:oe|[öøo])", "ø": "(?:oe|[öøo])", "œ": "(?:oe|œ)"},
+    **{"ü": "(?:ue|[üu])", "å": "(?:aa|[åa])", "ß": "(?:ss|ß)"},
+}
+_BASES = {"ł": "l", "đ": "d", "ð": "d", "ı": "i", "ħ": "h", "ŧ": "t"}
+_GAP = r"[\s\^,_-]*"
+
+
+def without_known(text: str, known: Iterable[str]) -> str:
+    """Return the text with every known string replaced by `[REMOVED]`.
+
+    Args:
+        text: A report.
+        known: Names, in DICOM's form (`Family^Given`) or another one, and numbers of the patient.
+    """
+    patterns = {pattern for name in known for pattern in _patterns(unicodedata.normalize("NFC", name.strip()))}
+    if not patterns:
+        return text
+    text = unicodedata.normalize("NFC", text)
+    for pattern in sorted(patterns, key=lambda pattern: (-len(pattern), pattern)):
+        text = re.sub(rf"(?<![^\W_]){pattern}(?![^\W_])", "[REMOVED]", text, flags=re.IGNORECASE)
+    text = re.sub(r"\[REMOVED\](?:[\s,^_-]+\[REMOVED\])+", "[REMOVED]", text)
+    return re.sub(r"\b[A-Z]\.(?:[ \t-]?[A-Z]\.){0,2}[ \t]*\[REMOVED\]", "[REMOVED]", text)
+
+
+def _patterns(name: str) -> set[str]:
+    found = {_spellings(name)} if len(name) >= SHORTEST_PART else set()
+    if name.isdigit():
+        return found | ({_number(name)} if len(name.lstrip("0")) >= SHORTEST_NUMBER else set())
+    parts = [part for part in re.split(r"[\^,=\s]+", name) if part]
+    if not re.search(r"\d", name):
+        if len(parts) == 2 and sum(map(len, parts)) >= SHORTEST_NUMBER:
+            found |= {rf"{_spellings(a)}[\s,^.-]+{_spellings(b)}" for a, b in (parts, parts[::-1])}
+        parts += [component.strip() for component in re.split(r"[\^,=]+", name)]
+        parts += [piece for part in parts if "-" in part for piece in part.split("-")]
+    long = {part for part in parts if len(part) >= SHORTEST_PART and part.lower().strip(".") not in _PARTICLES}
+    return found | {_spellings(part) for part in long}
+
+
+def _number(digits: str) -> str:
+    return "0*" + r"[ .-]?".join(digits.lstrip("0"))
+
+
+def _spellings(name: str) -> str:
+    """Return a pattern for all spellings of a name."""
+    lower, pieces, at = name.lower(), [], 0
+    while at < len(lower):
+        pair = lower[at : at + 2]
+        if pair in _DIGRAPHS:
+            pieces.append(_DIGRAPHS[pair])
+            at += 2
+        elif re.match(r"[\s^,]", lower[at]):
+            pieces.append(_GAP)
+            at += len(re.match(r"[\s^,]+", lower[at:]).group())  # type: ignore[union-attr]
+        else:
+            pieces.append(_letter(lower[at]))
+            at += 1
+    return "".join(pieces)
+
+
+def _letter(letter: str) -> str:
+    if letter in _SINGLE:
+        return _SINGLE[letter]
+    if letter in "'\u2019`\u00b4":
+        return "['\u2019`\u00b4 ]?"
+    if letter == "-":
+        return r"[\s-]*"
+    base = _base(letter)
+    variants = _variants().get(base, "")
+    return f"[{base}{variants}]" if variants else re.escape(letter)
+
+
+def _base(letter: str) -> str:
+    return _BASES.get(letter, unicodedata.normalize("NFKD", letter)[0])
+
+
+@cache
+def _variants() -> dict[str, str]:
+    """Return plain letter -> the letters of Europe's alphabets that are it with a mark."""
+    found: dict[str, str] = {}
+    for code in range(0xC0, 0x180):
+        letter = chr(code)
+        base = _base(letter)
+        if letter.islower() and base.isascii() and base.isalpha() and base != letter:
+            found[base] = found.get(base, "") + letter
+    return found
