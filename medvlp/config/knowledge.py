@@ -31,7 +31,7 @@ class LinkingConfig(Config):
         ("EXACT",), description="Synonyms used beside the names."
     )
     exclude: tuple[str, ...] = Field(
-        ("cardiopulmonary disease", "degenerative disease", "chronic granulomatous disease"),
+        ("cardiopulmonary disease", "degenerative disease", "chronic granulomatous disease", "back"),
         description="Names not looked for, because reports mean something else by them than the ontology.",
     )
     min_characters: int = Field(4, ge=1, description="Shorter names are not looked for: most are abbreviations.")

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+BOOKS = tuple(Path(__file__).with_name(name) for name in ("anatomy.yaml", "findings.yaml"))
 NORMAL_FINDINGS = 8
 """The first entries of the finding book are words of health; the others are abnormal."""
 

@@ -103,7 +103,7 @@ class ConceptBook(Mapping[str, Concept]):
         graph.add_edges_from((name, parent) for name, concept in self.items() for parent in concept.parents)
         return graph
 
-    @property
+    @cached_property
     def roots(self) -> tuple[str, ...]:
         """Concepts without a parent."""
         return tuple(name for name, concept in self.items() if not concept.parents)

@@ -1,8 +1,8 @@
 """Entity linking: names of concepts in report text, with places and what the report says of them.
 
 Guarantee: of several names at one place the longest counts; spelling (case, number, hyphens, British or American) makes
-no difference, anything else does. Nothing is learned and nothing downloaded. Status follows the statement rules of
-`medvlp.text`.
+no difference, anything else does; an abbreviation counts only where it is written in capitals. Nothing is learned and
+nothing downloaded. Status follows the statement rules of `medvlp.text`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from medvlp.text.sections import BODY_SECTIONS, find_sections, sentence_spans
 from medvlp.text.spelling import words_of
 from medvlp.text.statements import Scopes, Statement, alternatives, normalise_with_offsets
 from medvlp.text.tokenizer import Tokenizer
+
+_LONGEST_ABBREVIATION = 6
+"""Letters and digits of a name in capitals that is taken for an abbreviation (COLD, GIST), not for loud writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +60,19 @@ class Linker:
         from ahocorasick_rs import AhoCorasick, MatchKind
 
         left_out = {_pattern([word for word, _, _ in words_of(name)]) for name in exclude}
-        meant: dict[str, tuple[int, str]] = {}
+        meant: dict[str, tuple[bool, int, str]] = {}
         for concept_id in names:
             for rank, name in enumerate(names[concept_id]):
                 words = [word for word, _, _ in words_of(name)]
                 if sum(map(len, words)) < min_characters or all(word.isdigit() for word in words):
                     continue
-                pattern, candidate = _pattern(words), (min(rank, 1), concept_id)
+                pattern, candidate = _pattern(words), (_is_abbreviation(name), min(rank, 1), concept_id)
                 if pattern not in left_out:
                     meant[pattern] = min(meant.get(pattern, candidate), candidate)
         if not meant:
             raise UserError("There is no name to look for.", fix="Lower linking.min_characters, or add an ontology.")
-        self._concepts = [concept_id for _, concept_id in meant.values()]
+        self._concepts = [concept_id for _, _, concept_id in meant.values()]
+        self._abbreviations = {pattern for pattern, (short, _, _) in meant.items() if short}
         self._automaton = AhoCorasick(list(meant), matchkind=MatchKind.LeftmostLongest)
         self._read = lru_cache(maxsize=1 << 15)(self._link_sentence)
 
@@ -91,11 +95,18 @@ class Linker:
         spans: list[Span] = []
         for start, end in sentence_spans(text):
             sentence, offsets = normalise_with_offsets(text[start:end])
-            spans += [
+            found = (
                 replace(span, start=start + offsets[span.start], end=start + offsets[span.end - 1] + 1)
                 for span in self._read(sentence)
-            ]
+            )
+            spans += [span for span in found if self._meant(text[start:end], text[span.start : span.end])]
         return spans
+
+    def _meant(self, sentence: str, name: str) -> bool:
+        """Say whether words are more than a word spelt like an abbreviation: "cold" or, among capitals, "COLD"."""
+        if _pattern([word for word, _, _ in words_of(name)]) not in self._abbreviations:
+            return True
+        return name.isupper() and (not sentence.isupper() or name == sentence.strip(" .:,;"))
 
     def link_report(self, report: str) -> list[Span]:
         """Return the concepts named in what a report says about the images, with offsets of the report."""
@@ -118,6 +129,10 @@ class Linker:
             for number, begin, finish in self._automaton.find_matches_as_indexes(haystack)
         ]
         return tuple(_judged(sentence, spans))
+
+
+def _is_abbreviation(name: str) -> bool:
+    return name.isupper() and sum(map(str.isalnum, name)) <= _LONGEST_ABBREVIATION
 
 
 def _pattern(words: Sequence[str]) -> str:

@@ -86,7 +86,9 @@ def read_ontology(path: str | Path) -> OntologyFile:
     start = content.lstrip(b"\xef\xbb\xbf \t\r\n")[:200]
     if start.startswith((b"format-version", b"!")):
         content, stubs = _with_stubs(_mended(content, file, problems))
-    elif not start.startswith((b"<?xml", b"<rdf:RDF", b"<!DOCTYPE")):
+    elif start.startswith((b"<?xml", b"<rdf:RDF", b"<!DOCTYPE")):
+        content = _with_owl_stubs(content)
+    else:
         raise UserError("The file is neither OBO (it would begin with format-version) nor OWL.", file, _FORMATS)
     ontology = _parse(content, file)
     concepts = _concepts(ontology, file.name, stubs, problems)
@@ -124,6 +126,15 @@ def _with_stubs(text: str) -> tuple[bytes, frozenset[str]]:
     extra = [f"[Term]\nid: {name}" for name in sorted(stubs)]
     extra += [f"[Typedef]\nid: {name}" for name in sorted(kinds - ids["[Typedef]"])]
     return ("\n\n".join([text.rstrip("\n"), *extra]) + "\n").encode(), stubs
+
+
+def _with_owl_stubs(content: bytes) -> bytes:
+    """Return an OWL file with an empty class for each parent that it names and does not hold: the parser needs them."""
+    declared = set(re.findall(rb'<owl:Class\s+rdf:about="([^"]+)"', content))
+    missing = set(re.findall(rb'<rdfs:subClassOf\s+rdf:resource="([^"]+)"', content)) - declared
+    body, end, rest = content.rpartition(b"</rdf:RDF>")
+    extra = b"".join(b'<owl:Class rdf:about="%s"/>\n' % name for name in sorted(missing))
+    return body + extra + end + rest if end else content
 
 
 def _mended(content: bytes, file: Path, problems: list[Problem]) -> str:

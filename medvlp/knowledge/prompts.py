@@ -40,7 +40,7 @@ def hierarchy_caption(
     book: ConceptBook,
     concept_id: str,
     rng: np.random.Generator,
-    exclude: frozenset[str] = frozenset(),
+    exclude: frozenset[str] | None = None,
     path_share: float = 0.5,
     scopes: Sequence[str] = ("EXACT",),
 ) -> str:
@@ -50,7 +50,7 @@ def hierarchy_caption(
         book: The concept book.
         concept_id: The concept; an alternate id is resolved.
         rng: Source of randomness: template, synonyms, and whether the path is told.
-        exclude: Concepts left out of the path (see `top_concepts`).
+        exclude: Concepts left out of the path (see `top_concepts`); None leaves out the roots.
         path_share: Probability that the path from the root is told instead of the concept alone.
         scopes: Synonyms that may stand for a name.
 
@@ -59,7 +59,8 @@ def hierarchy_caption(
     """
     leaf = book.require(concept_id).id
     told = book.path(leaf) if rng.random() < path_share else (leaf,)
-    kept = [name for name in told if name == leaf or name not in exclude]
+    general = frozenset(book.roots) if exclude is None else exclude
+    kept = [name for name in told if name == leaf or name not in general]
     words = []
     for name in kept:
         options = book.names(name, scopes)

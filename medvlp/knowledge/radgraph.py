@@ -87,19 +87,25 @@ def _report(key: str, entry: dict[str, Any], labeler: str | None) -> RadGraphRep
     for word in text.split(" "):
         starts.append((position, position + len(word)))
         position += len(word) + 1
-    entities = [_entity(name, given, starts) for name, given in (entry["entities"] or {}).items()]
+    entities = [_entity(name, given, text, starts) for name, given in (entry["entities"] or {}).items()]
     return RadGraphReport(key, text, {entity.id: entity for entity in sorted(entities, key=lambda e: (e.start, e.id))})
 
 
-def _entity(name: str, given: dict[str, Any], starts: list[tuple[int, int]]) -> Entity:
+def _entity(name: str, given: dict[str, Any], text: str, starts: list[tuple[int, int]]) -> Entity:
     anatomy, value = _label(given["label"])
+    first, last = int(given["start_ix"]), int(given["end_ix"])
+    if not 0 <= first <= last:
+        raise ValueError(f"words {first} to {last} of entity {name}")
+    start, end = starts[first][0], starts[last][1]
+    if text[start:end].split() != given["tokens"].split():
+        raise ValueError(f"the words of entity {name} do not stand at {first} to {last}")
     return Entity(
         id=str(name),
         words=given["tokens"],
         anatomy=anatomy,
         value=value,
-        start=starts[int(given["start_ix"])][0],
-        end=starts[int(given["end_ix"])][1],
+        start=start,
+        end=end,
         relations=tuple((str(kind), str(other)) for kind, other in given.get("relations", ())),
     )
 
@@ -151,8 +157,17 @@ def _phrase(anatomy: str, report: RadGraphReport) -> str:
 
 
 def finding_of(words: str) -> tuple[str, str]:
-    """Return (name, entry of the 75) of the words of an observation: first by lemma, then by the lexicon."""
+    """Return (name, entry of the 75) of the words of an observation.
+
+    First as a phrase of the lexicon ("free air", "airspace disease"), then by the lemma of a word, then by the words of
+    the lexicon in it.
+    """
     text = normalise(words)
+    whole = next(
+        (entry for entry in lexicon().findings.values() if " " in text and entry.pattern.fullmatch(text)), None
+    )
+    if whole:
+        return whole.name, whole.book
     lemmas = {stem(name): name for name in finding_names()}
     for word in text.split():
         found = lemmas.get(stem(word))

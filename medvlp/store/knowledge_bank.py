@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from medvlp.config.knowledge import KnowledgeConfig
 from medvlp.errors import UserError
 from medvlp.knowledge import bank
+from medvlp.knowledge.books import BOOKS
 from medvlp.knowledge.concepts import ConceptBook
 from medvlp.knowledge.graph import build_graph
 from medvlp.knowledge.linking import Linker
@@ -28,6 +30,7 @@ from medvlp.store import manifest
 from medvlp.store.array_store import read_meta
 from medvlp.store.files import file_sha256, locked, remove_folder, write_atomic, write_json
 from medvlp.store.plan import differences
+from medvlp.store.remote import is_remote, place, read_bytes
 from medvlp.text.lexicon import LEXICON
 from medvlp.text.rules import PHRASES
 from medvlp.text.triplets import cells_of, read_mentions, triplets_of
@@ -87,6 +90,8 @@ def build_bank(config: KnowledgeConfig) -> BankSummary:
 
 
 def _check_target(out: Path) -> None:
+    if is_remote(place(out)):
+        raise UserError("A bank is built on a local disk.", place(out), "Choose a folder for --out.")
     if out.exists() and not out.is_dir():
         raise UserError("The bank must be a folder, but there is a file of this name.", out, "Choose another --out.")
     known = (out / bank.META).exists() or (out / bank.PROGRESS).exists()
@@ -97,7 +102,7 @@ def _check_target(out: Path) -> None:
 def _stores(paths: Sequence[Path]) -> list[_Reports]:
     """Return the stores with a name for each: the data set's, numbered where two have the same."""
     found: list[_Reports] = []
-    for path in paths:
+    for path in map(place, paths):
         meta = read_meta(path)
         dataset = str(meta["dataset"])
         same = sum(store.meta["dataset"] == dataset for store in found)
@@ -112,10 +117,9 @@ def _plan(config: KnowledgeConfig, stores: Sequence[_Reports]) -> dict[str, Any]
     return {
         "format_version": bank.FORMAT_VERSION,
         "settings": config.model_dump(mode="json", exclude={"ontologies", "reports", "out", "kind"}),
-        "ontologies": {path.name: file_sha256(path) for path in config.ontologies},
-        "order": [path.name for path in config.ontologies],
+        "ontologies": [f"{path.name} {file_sha256(path)}" for path in config.ontologies],
         "reports": {store.name: store.meta["hash"] for store in stores},
-        "rules": {path.name: file_sha256(path) for path in (LEXICON, PHRASES)},
+        "rules": {path.name: file_sha256(path) for path in (LEXICON, PHRASES, *BOOKS)},
     }
 
 
@@ -225,7 +229,8 @@ def _read_store(store: _Reports, linker: Linker, config: KnowledgeConfig, scratc
     """Read a store's reports, part by part; parts that are there already are kept."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(store.path / manifest.STUDIES, columns=["study_id", "report", "language"])
+    studies = io.BytesIO(read_bytes(store.path / manifest.STUDIES))
+    table = pq.read_table(studies, columns=["study_id", "report", "language"])
     rows = [row for row in table.to_pylist() if row["report"]]
     readable = [row for row in rows if row["language"] in LANGUAGES]
     if not readable:

@@ -42,7 +42,8 @@ _VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|remains?|appears?|appear|demonstrat\w+|shows?|contains?|reveals?|exhibits?|looks?)\b"
 )
 _OF_NEAR = re.compile(
-    r"(?: (?:appearance|size|contour|position|course|caliber) of| of| in(?! (?:size|contour|shape|caliber|configuration)(?:,| and)))(?: [\w-]+){0,4} \Z"
+    r"(?: (?:appearance|size|contour|position|course|caliber) of| of| in"
+    r"(?! (?:size|contour|shape|caliber|configuration)(?:,| and)))(?: [\w-]+){0,4} \Z"
 )
 _SHOWS = re.compile(r"(?:demonstrat\w+|shows?|contains?|reveals?|exhibits?)\b|(?:is|are) (?:\w+ly )?(?:clear|normal)\b")
 _BEGUN = re.compile(r"\b(?:no|there (?:is|are)|without)\b")
@@ -170,7 +171,7 @@ class _Reader:
         return []
 
     def _begins_clause(self, item: Named, first: Place, place: Place) -> bool:
-        """Say whether a place is the subject of a new clause: "no opacity in the left lung, and the right lung shows"."""
+        """Say whether a place is the subject of a new clause: "opacity on the left, and the right lung is clear"."""
         verb = _VERB.match(self.text, place.end + 1)
         if verb is None:
             return False
@@ -230,7 +231,7 @@ class _Reader:
         return found
 
     def _of_another(self, place: Place, subject: Place) -> bool:
-        """Say whether a finding before has the first place and not the second: "opacity in the left lung, the right ..."."""
+        """Say whether a finding before has the first place and not the second."""
         return any(place in tied and subject not in tied for tied in self.tied.values())
 
     def _parted(self, whole: Place, part: Place) -> bool:

@@ -141,3 +141,41 @@ def test_umls_output_that_breaks_the_format_is_refused(tmp_path: Path, content: 
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(UserError, match="linked entities cannot be read"):
         list(read_umls(tmp_path / "x.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("COLD and a common cold.", ["COLD"]),
+        ("Feels cold, the gist of it.", []),
+        ("COLD ABSCESS OF THE CHEST.", []),  # among capitals nobody can tell
+        ("COLD.", ["COLD"]),
+        ("ASTHMA and asthma.", ["ASTHMA", "asthma"]),  # a word that a file shouts once, and names plainly too
+    ],
+)
+def test_abbreviations_count_only_in_capitals(text: str, found: list[str]) -> None:
+    linker = Linker({"A": ["obstructive lung disease", "COLD"], "B": ["GIST"], "C": ["ASTHMA", "asthma"]})
+    assert [text[span.start : span.end] for span in linker.link(text)] == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0130stanbul: Bacterial\r\n  pneumonia \u2014 \ufb01brosis of the na\u00efve lung-disease, \U0001fac1 Lung.",
+        "no-lung / lung,lung;LUNG\tpneumonias\u00a0lung\u200blung",
+        "x" * 300 + " lung " + "pneumonia " * 40,
+    ],
+)
+@pytest.mark.parametrize("max_tokens", [3, 8, 17, 512])
+def test_tokens_and_characters_name_the_same_words(linker: Linker, text: str, max_tokens: int) -> None:
+    tokenizer = Tokenizer.train([text, "bacterial pneumonia lung disease"], 200)
+    ids, mask, _ = tokenizer.encode([text], max_tokens)
+    spans = linker.link(text)
+    assert spans
+    kept = token_spans(tokenizer, text, spans, max_tokens)
+    for span, (first, last) in kept:
+        assert 1 <= first < last <= int(mask.sum()) - 1  # neither class nor end token
+        words = "".join(tokenizer.tokens(ids[0, first:last].tolist())).replace("##", "")
+        assert words == "".join(text[span.start : span.end].lower().split())
+    if max_tokens == 512:
+        assert len(kept) == len(spans)

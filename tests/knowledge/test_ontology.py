@@ -58,6 +58,15 @@ def test_owl_is_read_and_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.
     assert len(read_ontology(write(tmp_path, with_import)).concepts) == 1
 
 
+def test_a_parent_that_an_owl_file_does_not_hold_costs_only_its_link(tmp_path: Path) -> None:
+    lost = OWL.replace(
+        'rdf:resource="http://purl.obolibrary.org/obo/T_1"', 'rdf:resource="http://purl.obolibrary.org/obo/T_9"'
+    )
+    book = ConceptBook.from_files([write(tmp_path, lost, "t.owl")])
+    assert {name: concept.parents for name, concept in book.items()} == {"T:1": (), "T:2": ()}
+    assert any("T:2 is_a T:9, which is in no file" in problem.reason for problem in book.problems)
+
+
 FAULTS = {
     "a line that breaks the grammar": (
         terms("id: D:1\nname: a\nxref: http://x/Category\\:Y\nsynonym: \"b\" EXACT []"),

@@ -140,3 +140,23 @@ def test_a_file_that_breaks_the_format_is_refused(tmp_path: Path, data: object) 
     assert "p10/" not in str(caught.value)
     with pytest.raises(UserError, match="cannot be read"):
         list(read_radgraph(tmp_path / "missing.json"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{"start_ix": -13, "end_ix": -13}, {"start_ix": 11, "end_ix": 10}, {"start_ix": 10, "end_ix": 11},
+     {"start_ix": 12, "end_ix": 12}],
+    ids=["from the end", "backwards", "a word too many", "another word"],
+)  # fmt: skip
+def test_an_entity_must_stand_where_it_says(tmp_path: Path, place: dict[str, int]) -> None:
+    data = {"p10/s1": {"text": TEXT, "entities": {"7": {**OLD["7"], **place}}}}
+    with pytest.raises(UserError, match="breaks the format"):
+        list(read_radgraph(write(tmp_path, data)))
+
+
+@pytest.mark.parametrize(
+    ("words", "book"), [("free air", "air"), ("airspace disease", "opacity"), ("air space disease", "opacity"),
+                        ("pleural effusion", "effusion"), ("free", "free")]
+)  # fmt: skip
+def test_a_phrase_is_more_than_its_first_word(words: str, book: str) -> None:
+    assert finding_of(words)[1] == book

@@ -197,6 +197,31 @@ def test_two_stores_of_one_data_set_have_names_of_their_own(tmp_path: Path, phan
     assert bank.reports("phantom") == bank.reports("phantom-2")
 
 
+def test_ontologies_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    first, second = write(tmp_path), write(tmp_path / "other", terms("id: E:1\nname: rib"))
+    made = config(tmp_path, graph={"method": "none"}, ontologies=(first, second))
+    build_bank(made)
+    write(tmp_path, terms("id: D:1\nname: changed"))
+    with pytest.raises(UserError, match="from other files"):
+        build_bank(made)
+
+
+def test_reports_of_a_store_behind_a_url_are_read(tmp_path: Path, phantom: Path) -> None:
+    from upath import UPath
+
+    there = UPath("memory://bank-test/store")
+    for name in ("store.json", "studies.parquet"):
+        (there / name).write_bytes((phantom / name).read_bytes())
+    build_bank(config(tmp_path, phantom, graph={"method": "none"}, out=tmp_path / "here"))
+    build_bank(config(tmp_path, Path("memory://bank-test/store"), graph={"method": "none"}, out=tmp_path / "there"))
+    assert content(tmp_path / "there") == content(tmp_path / "here")
+    with pytest.raises(UserError, match="no prepared store"):
+        build_bank(config(tmp_path, Path("memory://bank-test/none"), out=tmp_path / "x"))
+    with pytest.raises(UserError, match="local disk"):
+        build_bank(config(tmp_path, out=Path("memory://bank-test/bank")))
+
+
 def test_what_cannot_be_built_is_refused(tmp_path: Path, phantom: Path) -> None:
     with pytest.raises(UserError, match="no ontology file"):
         build_bank(config(tmp_path, ontologies=(tmp_path / "missing.obo",)))
