@@ -108,6 +108,16 @@ def joined(text: str, first: int, second: int) -> bool:
     return _JOINT.match(text[first:second]) is not None
 
 
+def _is_part(part: Place, whole: Place, text: str) -> bool:
+    """Say whether two places are one, the second giving the side: "the lower lobe of the left lung"."""
+    lung = part.entry.kind == whole.entry.kind == "lung" and whole.entry.generic and not part.entry.generic
+    return (
+        lung
+        and not part.sides
+        and re.fullmatch(r"(?: of)? (?:the )?(?:left |right )?", text[part.end : whole.start]) is not None
+    )
+
+
 def find_places(text: str, taken: Sequence[tuple[int, int]]) -> list[Place]:
     """Return the places of a normalised sentence in order.
 
@@ -129,6 +139,10 @@ def find_places(text: str, taken: Sequence[tuple[int, int]]) -> list[Place]:
         rib = _RIB.search(match.group()) if entry.name == "rib" else None
         place = Place(entry, match.start(), match.end(), sides, _ORDINALS.get(rib[1], rib[1]) if rib else "")
         before = places[-1] if places else None
+        whole = place.sides or (BOTH if match.groupdict().get("both") else frozenset[str]())
+        if before and whole and _is_part(before, place, text):
+            places[-1] = replace(before, end=place.end, sides=whole)
+            continue
         if before and len(before.sides) == 1 and not before.entry.side and not sides:
             between = text[before.end : place.start]
             if joined(text, before.end, place.start) and not _SIDES.search(between) and not before.entry.midline:

@@ -89,6 +89,12 @@ SENTENCES = [
         "The heart is normal in size and the lungs are clear.",
         "heart: cardiomegaly 0; heart: normal 1; left lung: clear 1; right lung: clear 1",
     ),
+    ("Consolidation at the base of the right lung.", "right lung base: consolidation 1"),
+    ("The bases of the lungs are clear.", "left lung base: clear 1; right lung base: clear 1"),
+    (
+        "There is opacity in the lower lobe of the right lung and the left lung is clear.",
+        "right lower lobe: opacity 1; left lung: clear 1",
+    ),
 ]
 
 
