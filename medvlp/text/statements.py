@@ -19,6 +19,10 @@ Span = tuple[int, int]
 
 _SEPARATOR = re.compile(r",| and (?!/)|(?<!and)/(?!or)")
 _NEW_CLAUSE = re.compile(r";(?! ?(?:or|nor)\b)(?![^;]*; ?(?:or|nor)\b)")  # "no A; B; or C" is one list
+_AFFIRMED = re.compile(
+    r"(?:positive|prominent|copd|emphysema|scarring|scoliosis|kyphosis|atherosclero|osteop|post-?op)"
+)
+_GONE = re.compile(r"(?:now |since )?(?:resolved|cleared|gone|removed|excluded|ruled out|unlikely|doubtful)\b")
 _DASH = re.compile(r" (?:--?|[\u2013\u2014]) ")
 _AFTER_REMOVAL = re.compile(r"\b(?:after|following|since|interval|post|s/p)(?: [\w-]+){0,4} \Z")
 _ASIDE = re.compile(r", (?:(?:as )?previously|formerly|initially|now|once)\b[^,;]{0,50},")
@@ -114,7 +118,7 @@ class Scopes:
         self.links = [m.span() for m in triggers["link"].finditer(masked)]
         free = _mask(masked, self.links)  # the "with" of a link is no stop
         self.stops = [m.span() for pattern in (triggers["stop"], _NEW_CLAUSE) for m in pattern.finditer(free)]
-        self.negated = [(start, self._right(end, ())) for start, end in self.spans["negated_before"]]
+        self.negated = [(start, self._right(end, (), denies=True)) for start, end in self.spans["negated_before"]]
         nots = self.spans["negated_before"]
         self.uncertain = [
             (start, self._right(end, [s for s, _ in nots if s > end + 1]))
@@ -124,8 +128,8 @@ class Scopes:
         self.negated_left = [(self._left(start), start, end) for start, end in self.spans["negated_after"]]
         self.uncertain_left = [(self._left(start), start) for start, _ in self.spans["uncertain_after"]]
 
-    def _right(self, begin: int, also_stop: Iterable[int]) -> int:
-        """Return where the reach of a word that ends at `begin` ends."""
+    def _right(self, begin: int, also_stop: Iterable[int], denies: bool = False) -> int:
+        """Return where the reach of a word that ends at `begin` ends; `denies`: it is one of negation."""
         limit = len(self.text)
         first = next((end for end in self.ends if end > begin), limit)  # end of the first finding that it reaches
         hard = (
@@ -137,6 +141,10 @@ class Scopes:
         limit = min(hard, default=limit)
         for match in _SEPARATOR.finditer(self.masked, begin, limit):
             rest = self.masked[match.end() : limit].lstrip()
+            following = match.end() + len(self.masked[match.end() : limit]) - len(rest)
+            doubted = any(start == following for start, _ in self.spans["uncertain_before"])
+            if denies and match.group() == "," and (doubted or (_AFFIRMED.match(rest) and not _OR.search(rest))):
+                return match.start()  # "no A, cannot exclude B"; "no A, COPD"
             if not self.found.triggers["opener"].match(rest) and not _CLAUSE.match(self.masked, match.end()):
                 continue
             if match.group().strip() == "," and _OR.search(rest):
@@ -152,6 +160,8 @@ class Scopes:
         for match in reversed(list(_SEPARATOR.finditer(text, begin, end))):
             after = text[match.end() : end]
             comma = match.group() == ","
+            if comma and not after.strip() and _GONE.match(self.text, end):
+                continue  # "pneumonia, resolved"
             if comma and not joined and not _LIST_JOINT.match(after):
                 return match.end()
             if not comma and self.found.triggers["opener"].match(after.lstrip()):

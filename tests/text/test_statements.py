@@ -95,6 +95,22 @@ SENTENCES = [
         "There is opacity in the lower lobe of the right lung and the left lung is clear.",
         "right lower lobe: opacity 1; left lung: clear 1",
     ),
+    ("If the patient has pneumonia, follow up is recommended.", ""),
+    ("No acute infiltrate, COPD.", "lung: infiltrate 0; unspecified: disease 1"),
+    ("No pneumothorax, scarring, or mass.", "pleural space: pneumothorax 0; lung: scar 0; lung: mass 0"),
+    ("Negative for infiltrate, positive for effusion.", "lung: infiltrate 0; pleural space: effusion 1"),
+    (
+        "No pneumothorax following placement of a right chest tube.",
+        "pleural space: pneumothorax 0; right pleural space: chest tube 1",
+    ),
+    ("Pneumonia, resolved.", "lung: pneumonia 0"),
+    ("Density seen on the frontal view, not identified on the lateral view.", "unspecified: density 1"),
+    ("The effusion is gone.", "pleural space: effusion 0"),
+    (
+        "No obvious pneumothorax, cannot exclude tiny effusion.",
+        "pleural space: pneumothorax 0; pleural space: effusion -1",
+    ),
+    ("Borderline cardiomegaly.", "heart: cardiomegaly -1"),
 ]
 
 
