@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -158,9 +158,7 @@ class KnowledgeBank:
             UserError: There is no such store, or none is named and there are several.
         """
         rows = (
-            row
-            for part in self._parts(store)
-            for row in part.select(["study_id", "spans", "triplets", "cells"]).to_pylist()
+            row for part in self._parts(store, ["study_id", "spans", "triplets", "cells"]) for row in part.to_pylist()
         )
         return {row["study_id"]: read_report_of(row) for row in rows}
 
@@ -185,13 +183,13 @@ class KnowledgeBank:
 
         shape = (len(anatomy_book()), len(finding_book()))
         ids: list[str] = []
-        rows: list[bytes] = []
-        for part in self._parts(store):
+        rows: list[Int8[np.ndarray, "n 51 75"]] = []
+        for part in self._parts(store, ["study_id", "matrix"]):
             ids += part["study_id"].to_pylist()
-            rows += part["matrix"].to_pylist()
-        return ids, np.frombuffer(b"".join(rows), dtype=np.int8).reshape(-1, *shape)
+            rows += [np.frombuffer(b"".join(part["matrix"].to_pylist()), dtype=np.int8).reshape(-1, *shape)]
+        return ids, np.concatenate(rows)
 
-    def _parts(self, store: str | None) -> list[pa.Table]:
+    def _parts(self, store: str | None, columns: list[str]) -> Iterator[pa.Table]:
         import pyarrow.parquet as pq
 
         if store is None and len(self.stores) == 1:
@@ -202,7 +200,8 @@ class KnowledgeBank:
                 self.path,
                 f"Name one of: {', '.join(self.stores) or 'none; build it with --reports'}.",
             )
-        return [pq.read_table(self.path / name) for name in self.meta["reports"][store]["files"]]
+        for name in self.meta["reports"][store]["files"]:
+            yield pq.read_table(self.path / name, columns=columns)
 
     def _vectors(self) -> dict[str, np.ndarray]:
         from safetensors.numpy import load_file
