@@ -92,8 +92,8 @@ def apply(
         out[:] = out[:, ::-1].copy()
     gain, offset = changes.brightness[i] * changes.contrast[i], 0.0
     if changes.contrast[i] != 1:
-        mean = np.mean(cv2.mean(out)[: out.shape[2] if out.ndim == 3 else 1])
-        offset = changes.brightness[i] * (1 - changes.contrast[i]) * float(mean)
+        means = cv2.mean(out)[: out.shape[2] if out.ndim == 3 else 1]
+        offset = changes.brightness[i] * (1 - changes.contrast[i]) * sum(means) / len(means)
     if changes.invert[i]:
         gain, offset = -gain, np.iinfo(out.dtype).max - offset
     if gain != 1 or offset != 0:
