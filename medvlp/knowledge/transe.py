@@ -102,11 +102,11 @@ def _hinge(
     import torch.nn.functional as F
 
     unit = F.normalize(nodes, dim=-1)
-    head, tail = unit[batch[:, 0]], unit[batch[:, 2]]
-    step = F.normalize(relations, dim=-1)[batch[:, 1]]
+    head, tail = F.embedding(batch[:, 0], unit), F.embedding(batch[:, 2], unit)  # indexing sums gradients in any order
+    step = F.embedding(batch[:, 1], F.normalize(relations, dim=-1))
     true = (head + step - tail).abs().sum(-1)
     wanted = torch.where(at_head[:, None], tail - step, head + step)  # where the replaced node would have to lie
-    false = (unit[drawn] - wanted[:, None]).abs().sum(-1)
+    false = (F.embedding(drawn, unit) - wanted[:, None]).abs().sum(-1)
     return torch.relu(margin + true[:, None] - false)
 
 

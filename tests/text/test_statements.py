@@ -104,6 +104,9 @@ SENTENCES = [
         "pleural space: pneumothorax 0; right pleural space: chest tube 1",
     ),
     ("Pneumonia, resolved.", "lung: pneumonia 0"),
+    ("Edema cannot be seen.", "lung: edema 0"),
+    ("The reported nodule is not confirmed.", "lung: nodule -1"),
+    ("The nodule is not seen on the lateral view.", "lung: nodule -1"),
     ("Density seen on the frontal view, not identified on the lateral view.", "unspecified: density 1"),
     ("The effusion is gone.", "pleural space: effusion 0"),
     (
