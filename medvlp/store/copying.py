@@ -2,7 +2,8 @@
 
 Guarantee: `copy_store` may be killed at any moment; the same command goes on, and what is whole is not sent again. The
 copy can be opened only after every file has been read back and found equal, byte for byte: until then `.copying.json`
-stands in it, and `store.json` is written last. A target that holds anything else is never touched.
+stands in it, and `store.json` is written last. A target that holds anything else is never touched. Two runs never
+copy into one folder of a disk at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,7 @@ from medvlp.errors import UserError
 from medvlp.progress import Advance, progress_bar
 from medvlp.store import manifest
 from medvlp.store.array_store import Store
-from medvlp.store.files import atomic_file, remove_folder, write_atomic, writing
+from medvlp.store.files import atomic_file, locked, remove_folder, write_atomic, writing
 from medvlp.store.remote import COPYING, is_remote, place, reaching, read_bytes, sizes
 
 logger = logging.getLogger(__name__)
@@ -63,64 +65,93 @@ def copy_store(source: str | Path, target: str | Path, threads: int = THREADS) -
     if not is_remote(there) and not is_remote(store.path) and there.resolve() == store.path.resolve():
         raise UserError("A store cannot be copied onto itself.", there, "Choose another target.")
     meta = read_bytes(store.path / manifest.META)
-    scratch = there / SCRATCH
+    mark = {"store": store.hash, "store.json": hashlib.sha256(meta).hexdigest()}
     files = {name: size for name, size in sizes(store.path).items() if name != manifest.META}
-    begun = _begin(store, hashlib.sha256(meta).hexdigest(), there)
-    found = sizes(there)
-    missing = [name for name, size in files.items() if found.get(name) != size]
-    if begun:
-        total = sum(files[name] for name in missing)
-        with progress_bar(f"copy {store.dataset}", total // MEBI, "MiB") as advance:
-            _each(missing, files, threads, advance, lambda name: _send(store.path / name, there / name, scratch))
-    elif missing:
+    whole = _is_whole(mark, there)
+    with nullcontext() if whole or is_remote(there) else locked(there / SCRATCH):
+        sent = 0
+        if not whole and not _is_whole(mark, there):  # another run may have finished it since
+            sent = _finish_copy(store, there, meta, mark, files, threads)
+        else:
+            _check_copy(store, there, files, threads)
+        if not is_remote(there):
+            remove_folder(there / SCRATCH)
+    Store.open(there)
+    return CopySummary(
+        target=str(there),
+        files=len(files) + 1,
+        bytes=sum(files.values()) + len(meta),
+        sent=sent,
+        seconds=time.perf_counter() - started,
+        hash=store.hash,
+    )
+
+
+def _is_whole(mark: dict[str, str], there: Path) -> bool:
+    """Tell whether the target is a whole copy; if not, it is empty or the begun copy of this store.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    found = {name for name in sizes(there) if not name.startswith(f"{SCRATCH}/")}
+    if COPYING in found:
+        if json.loads(read_bytes(there / COPYING)) != mark:
+            raise UserError(
+                "The target holds the begun copy of another store.", there, "Choose another target, or empty it."
+            )
+        return False
+    if manifest.META in found:
+        if hashlib.sha256(read_bytes(there / manifest.META)).hexdigest() == mark["store.json"]:
+            return True
+        raise UserError("The target holds another store.", there, "Choose another target.")
+    if found or (not is_remote(there) and there.exists() and not _is_empty(there)):
+        raise UserError("The target is not empty and holds no store.", there, "Choose an empty or new folder.")
+    return False
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and all(path.name == SCRATCH for path in folder.iterdir())
+
+
+def _finish_copy(
+    store: Store, there: Path, meta: bytes, mark: dict[str, str], files: dict[str, int], threads: int
+) -> int:
+    """Send what is missing, compare all, and make the copy one that can be opened; return how many files were sent."""
+    scratch = there / SCRATCH
+    _put(there / COPYING, json.dumps(mark).encode(), scratch)
+    missing = _missing(files, there)
+    total = sum(files[name] for name in missing)
+    with progress_bar(f"copy {store.dataset}", total // MEBI, "MiB") as advance:
+        _each(missing, files, threads, advance, lambda name: _send(store.path / name, there / name, scratch))
+    _verify(store, there, files, threads, True)
+    if read_bytes(store.path / manifest.META) != meta:
+        raise UserError("The store was changed while it was copied.", store.path, "Run the same command again.")
+    _put(there / manifest.META, meta, scratch)
+    with reaching(there), writing(there):
+        (there / COPYING).unlink()
+    return len(missing)
+
+
+def _check_copy(store: Store, there: Path, files: dict[str, int], threads: int) -> None:
+    """Compare a copy that was whole once.
+
+    Raises:
+        UserError: A file is missing or differs.
+    """
+    missing = _missing(files, there)
+    if missing:
         raise UserError(
             f"The copy is there, but {len(missing)} of its files are missing or have another size, such as "
             f"{missing[0]}.",
             there,
             "Remove the copy and make it anew.",
         )
-    _verify(store, there, files, threads, begun)
-    if read_bytes(store.path / manifest.META) != meta:
-        raise UserError("The store was changed while it was copied.", store.path, "Run the same command again.")
-    if begun:
-        _put(there / manifest.META, meta, scratch)
-        with reaching(there), writing(there):
-            (there / COPYING).unlink()
-    if not is_remote(there):
-        remove_folder(scratch)
-    Store.open(there)
-    return CopySummary(
-        target=str(there),
-        files=len(files) + 1,
-        bytes=sum(files.values()) + len(meta),
-        sent=len(missing),
-        seconds=time.perf_counter() - started,
-        hash=store.hash,
-    )
+    _verify(store, there, files, threads, False)
 
 
-def _begin(store: Store, meta_sha256: str, there: Path) -> bool:
-    """Mark the target as a copy of this store, unless it is; tell whether it still has to be finished.
-
-    Raises:
-        UserError: It holds something else.
-    """
-    found = {name for name in sizes(there) if not name.startswith(f"{SCRATCH}/")}
-    mark = {"store": store.hash, "store.json": meta_sha256}
-    if COPYING in found:
-        if json.loads(read_bytes(there / COPYING)) != mark:
-            raise UserError(
-                "The target holds the begun copy of another store.", there, "Choose another target, or empty it."
-            )
-        return True
-    if manifest.META in found:
-        if hashlib.sha256(read_bytes(there / manifest.META)).hexdigest() == meta_sha256:
-            return False
-        raise UserError("The target holds another store.", there, "Choose another target.")
-    if found or (not is_remote(there) and there.exists() and (not there.is_dir() or any(there.iterdir()))):
-        raise UserError("The target is not empty and holds no store.", there, "Choose an empty or new folder.")
-    _put(there / COPYING, json.dumps(mark).encode(), there / SCRATCH)
-    return True
+def _missing(files: dict[str, int], there: Path) -> list[str]:
+    found = sizes(there)
+    return [name for name, size in files.items() if found.get(name) != size]
 
 
 def _each(

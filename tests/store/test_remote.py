@@ -26,6 +26,7 @@ from medvlp.errors import UserError
 from medvlp.store import copying
 from medvlp.store.array_store import Store
 from medvlp.store.copying import copy_store
+from medvlp.store.files import locked
 from medvlp.store.remote import kvstore, place
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -165,6 +166,17 @@ def test_a_copy_that_was_killed_goes_on(folder: Path, tmp_path: Path) -> None:
             Store.open(target)
         assert copy_store(folder, target).sent == 0
     assert tree(tmp_path / "copy") == tree(folder)
+
+
+def test_two_runs_never_copy_into_one_folder(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    with locked(target / copying.SCRATCH), pytest.raises(UserError, match="Another run is writing this store") as told:
+        copy_store(folder, target)
+    assert told.value.where == str(target)
+    assert copy_store(folder, target).sent == len(tree(folder)) - 1
+    with locked(target / copying.SCRATCH):
+        assert copy_store(folder, target).sent == 0  # a whole copy is only read
+    assert tree(target) == tree(folder)
 
 
 def test_what_is_damaged_on_the_way_is_found(folder: Path, bucket: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
