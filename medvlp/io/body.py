@@ -1,7 +1,8 @@
 """Cropping to the body.
 
-Guarantee: nothing above -500 HU that is part of the body is cut off; what lies apart from it and is small (noise, a
-thin table) does not count. Only volumes in HU are cropped.
+Guarantee: nothing above -500 HU is cut off that belongs to the body and is thicker than two slices and four pixels;
+parts that lie apart from it and have less than a tenth of its voxels (a table, but also an arm in a scan of the trunk)
+do not count. Only volumes in HU are cropped.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from medvlp.config.volumes import PRESETS, WindowConfig
 from medvlp.html import data_uri
 from medvlp.html.pictures import colour, marks_uri
 from medvlp.html.private import scrub
+from medvlp.io.label_map import count_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,9 +132,7 @@ class VolumeCard:
             inside = np.clip(np.rint(lesion["centre"]).astype(int), 0, np.array(shape) - 1)
             return inside, f"the {lesion['label']}"
         if self.labels is not None and self.labels.any():
-            found = np.nonzero(self.labels)
-            middle = np.array([int(np.median(axis)) for axis in found])
-            return middle, "the masks"
+            return np.array([_middle(self.labels, axis) for axis in range(3)]), "the masks"
         return np.array(shape) // 2, "the volume"
 
     def _plane(self, plane: Plane) -> dict[str, Any]:
@@ -191,12 +190,18 @@ class VolumeCard:
 
     def _legend(self) -> dict[str, Any]:
         """Name the structures that are there, the largest first."""
-        values, voxels = np.unique(self.labels, return_counts=True) if self.labels is not None else ((), np.empty(0))
-        ordered = [int(values[place]) for place in np.argsort(-voxels, kind="stable")]
+        voxels = np.empty(0) if self.labels is None else count_values(self.labels, int(self.labels.max()) + 1)
+        ordered = [int(value) for value in np.argsort(-voxels, kind="stable") if voxels[value]]
         present = [
             (self.structures[value], colour(self.places[value])) for value in ordered if value in self.structures
         ]
         return {"named": present[:NAMED_STRUCTURES], "others": max(0, len(present) - NAMED_STRUCTURES)}
+
+
+def _middle(labels: Shaped[np.ndarray, "d h w"], axis: int) -> int:
+    """Return the slice before and after which lie half of the labelled voxels; their places would fill the memory."""
+    counts = np.count_nonzero(labels, axis=tuple(other for other in range(3) if other != axis))
+    return int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
 
 
 def stated(value: Any) -> Any:
