@@ -20,7 +20,8 @@ AIR_HU = -1024
 PADDING_HU = (-2000, -3024)
 """Values outside of the scanned field that no tissue has; scanners write them as stored or as HU."""
 HIGHEST_PADDING_HU = -900
-"""A declared padding value at or above this could be tissue, and is left alone."""
+"""A declared padding value at or above this could be tissue, and is left alone, unless int16 cannot even hold it: -2000
+among unsigned values reads as 63536, and would become the brightest of all."""
 WHOLE = 1e-3
 """Distance from a whole number up to which a float counts as one."""
 COARSEST_LOSS = 0.5
@@ -122,8 +123,8 @@ class Converter:
         """Return where the file's own padding values are, if there are any and they cannot be tissue."""
         if self.padding is None or self.intensity is not Intensity.HU:
             return None
-        highest = max(value * self.slope + self.intercept for value in self.padding)
-        if highest >= HIGHEST_PADDING_HU:
+        ends = [value * self.slope + self.intercept for value in self.padding]
+        if max(ends) >= HIGHEST_PADDING_HU and min(ends) <= _HIGH:
             return None
         low, high = self.padding
         if lowest > high:

@@ -170,6 +170,17 @@ def test_padding_becomes_air(tmp_path):
     assert volume.provenance["padding_voxels"] == 3 * 31
 
 
+def test_padding_of_unsigned_values_becomes_air_and_not_the_brightest(tmp_path):
+    slices = random_slices(3).astype(np.uint16)
+    slices[:, 0] = 63536  # -2000 without its sign
+    write_series(tmp_path, slices, PixelPaddingValue=DataElement("PixelPaddingValue", "US", 63536))
+    volume = read_volume(tmp_path)
+    assert volume.array.min() == -1024
+    assert volume.array.max() == slices[:, 1:].max() - 1024
+    assert volume.provenance["padding_voxels"] >= 3 * slices.shape[2]
+    assert volume.provenance["clipped_voxels"] == 0
+
+
 def test_a_padding_value_that_could_be_tissue_is_left_alone(tmp_path):
     slices = random_slices(3)
     slices[:, 0] = 1024
