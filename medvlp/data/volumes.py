@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from medvlp.store.array_store import Store
 
 
+MOST_STRUCTURES = 255
+"""Values of a uint8 mask besides 0."""
+
+
 class VolumeLoader(Loader):
     """Batches of crops: `pixels` are uint8 `[b c d h w]`, one channel for each window, in RAS.
 
@@ -61,13 +65,23 @@ class VolumeLoader(Loader):
             raise UserError(
                 f"Crops are taken from volumes, but the store holds {store.kind}s.", store.path, "Use another store."
             )
+        if len(structures) > MOST_STRUCTURES:
+            raise UserError(
+                f"{len(structures)} structures are asked for; a mask of bytes holds {MOST_STRUCTURES}.",
+                store.path,
+                "Ask for fewer.",
+            )
         self.store, self.crop, self.structures = store, crop, tuple(structures)
         self.positions = np.asarray(rows, dtype=np.int64)
         super().__init__(np.arange(len(self.positions) * crop.per_volume), seed=seed, training=training, **options)
         self._indices = store.images["index"].to_numpy()
         self._check_intensity()
         self._tables = np.stack([window_table(window) for window in crop.windows])
-        self._values = {int(index): self._class_table(int(index)) for index in self._used()} if structures else {}
+        tables: dict[bytes, np.ndarray] = {}  # most volumes of a store share one numbering
+        self._values: dict[int, np.ndarray] = {}
+        for index in self._used().tolist() if structures else ():
+            table = self._class_table(index)
+            self._values[index] = tables.setdefault(table.tobytes(), table)
 
     def _used(self) -> Int[np.ndarray, " n"]:
         return self._indices[np.unique(self.positions)]

@@ -113,6 +113,8 @@ def test_other_stores_intensities_and_structures_are_refused(store: Store) -> No
         loader(store, rows=(0,), structures=("liver", "kidney"))
     with pytest.raises(UserError, match="volume 3 does not name liver; it names nothing"):
         loader(store, structures=("liver",))
+    with pytest.raises(UserError, match="256 structures are asked for; a mask of bytes holds 255"):
+        loader(store, rows=(0,), structures=[str(number) for number in range(256)])
 
     class Images:
         kind, path = "image", Path("store")
