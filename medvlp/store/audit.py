@@ -22,14 +22,14 @@ from medvlp.store.audit_report import ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT
 from medvlp.store.audit_texts import repeated_texts, text_identifiers
 from medvlp.store.burnt_in import burnt_in_text
 from medvlp.store.duplicates import hash_bits, near_identical
-from medvlp.store.exposure import exposures, id_pairs, overlap_rows, picture_groups
+from medvlp.store.exposure import PERSONAL, exposures, id_pairs, overlap_rows, picture_groups
 from medvlp.store.header_identifiers import header_identifiers
 from medvlp.store.shortcuts import THUMBNAIL_SIDE, Probe, image_statistics, predictors, probes
 from medvlp.types import ABSENT, PRESENT, UNCERTAIN, UNKNOWN_PATIENT
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 def audit(stores: Sequence[Path], raw: Sequence[Path] = ()) -> AuditReport:
@@ -40,13 +40,18 @@ def audit(stores: Sequence[Path], raw: Sequence[Path] = ()) -> AuditReport:
         raw: Folders of raw data whose DICOM headers are examined for identifiers.
 
     Raises:
-        UserError: No store is named, one is named twice, or one cannot be opened; or a raw folder does not exist.
+        UserError: No store is named, one is named twice, two have one name, or one cannot be opened; or a raw folder
+            does not exist.
     """
     if not stores:
         raise UserError("No store is named.", fix="Name one or more folders made by `medvlp data prepare`.")
     if len({Path(path).resolve() for path in stores}) < len(stores):
         raise UserError("A store is named twice.", ", ".join(map(str, stores)), "Name each store once.")
     opened = [Store.open(Path(path)) for path in stores]
+    names = [store.path.name for store in opened]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        fix = "Rename a folder, or name it by a symbolic link: the report tells stores by the names of their folders."
+        raise UserError(f"Two stores are called {', '.join(twice)}.", ", ".join(map(str, stores)), fix)
     results: list[Probe] = []
     thumbnails = []
     for store in opened:
@@ -115,7 +120,8 @@ def _joint_table(stores: Sequence[Store]) -> pd.DataFrame:
     columns = ["index", "image_id", "study_id", "patient_id", "split", "sha256", "pixels_sha256", "phash"]
     frames = []
     for place, store in enumerate(stores):
-        own = store.images[columns].assign(place=place, store=store.path.name, dataset=store.dataset)
+        names = {"store": store.path.name, "dataset": store.dataset, "people": _people(store)}
+        own = store.images[columns].assign(place=place, **names)
         facts = dict(zip(store.studies["study_id"], map(json.loads, store.studies["attributes"]), strict=True))
         frames.append(own.assign(attributes=own["study_id"].map(facts)))
     joint = pd.concat(frames, ignore_index=True)
@@ -123,14 +129,31 @@ def _joint_table(stores: Sequence[Store]) -> pd.DataFrame:
     return joint
 
 
+def _people(store: Store) -> str:
+    """Return which numbering of patients a store uses: that of its data set, or that of a salt."""
+    settings = store.meta["made_from"]["settings"].get("identifiers", {})
+    if settings.get("ids") != "hash":
+        return ""
+    kind = PERSONAL if store.card.identifiers == "personal" else "ids hashed with "
+    return f"{kind}{settings['salt_sha256']} "
+
+
 def _patient_leaks(images: pd.DataFrame) -> list[dict[str, Any]]:
     known = images[(images["patient_id"] != UNKNOWN_PATIENT) & images["split"].notna()]
-    keys = ["dataset", "patient_id"]
+    personal = known["people"].str.startswith(PERSONAL)
+    known = known.assign(numbering=known["people"] + known["dataset"].where(~personal, ""))
+    keys = ["numbering", "patient_id"]
     crossing = known[known.groupby(keys)["split"].transform("nunique") > 1]
-    return [
-        {"dataset": dataset, "patient_id": patient, "splits": sorted(set(own["split"])), "images": len(own)}
-        for (dataset, patient), own in crossing.groupby(keys, sort=True)
+    rows = [
+        {
+            "dataset": " and ".join(sorted(set(own["dataset"]))),
+            "patient_id": patient,
+            "splits": sorted(set(own["split"])),
+            "images": len(own),
+        }
+        for (_, patient), own in crossing.groupby(keys, sort=True)
     ]
+    return sorted(rows, key=lambda row: (row["dataset"], row["patient_id"]))
 
 
 def _identical(images: pd.DataFrame) -> list[dict[str, Any]]:
@@ -153,7 +176,11 @@ def _identical(images: pd.DataFrame) -> list[dict[str, Any]]:
 def _near_pairs(
     images: pd.DataFrame, thumbnails: Float[np.ndarray, "n 256"], stores: Sequence[Store]
 ) -> tuple[Int[np.ndarray, "pairs 2"], Float[np.ndarray, " pairs"]]:
-    """Return pairs of near-identical pictures; volumes and clips are compared by their files and voxels alone."""
+    """Return pairs of near-identical pictures; volumes and clips are compared by their files and voxels alone.
+
+    Two training images of one patient of one store are passed over: that they look alike is as it should be (the frames
+    of a video do), and a test image that is like both is paired with each of them.
+    """
     place, index = images["place"].to_numpy(), images["index"].to_numpy()
     pictures = np.flatnonzero(np.array([store.kind == "image" for store in stores], bool)[place])
 
@@ -165,7 +192,15 @@ def _near_pairs(
             pixels |= zip(own.tolist(), map(_luminance, stores[store_place].read(index[own])), strict=True)
         return [pixels[row] for row in rows.tolist()]
 
-    pairs, correlation = near_identical(hash_bits(images["phash"].iloc[pictures]), thumbnails[pictures], read)
+    own = images["patient_id"].where(images["patient_id"] != UNKNOWN_PATIENT, images.index.astype(str) + " unknown")
+    person = (images["place"].astype(str) + "/" + own + "/" + images["split"].map(str)).factorize()[0][pictures]
+    tested = (images["split"] == "test").to_numpy()[pictures]
+
+    def wanted(i: Int[np.ndarray, " p"], j: Int[np.ndarray, " p"]) -> Bool[np.ndarray, " p"]:
+        return (person[i] != person[j]) | tested[i]
+
+    hashes = hash_bits(images["phash"].iloc[pictures])
+    pairs, correlation = near_identical(hashes, thumbnails[pictures], read, wanted)
     return pictures[pairs], correlation
 
 

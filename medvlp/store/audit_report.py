@@ -18,7 +18,7 @@ SHORTCUT_AUROC, SHORTCUT_LOW = 0.6, 0.55
 EXAMPLES = 10
 """Examples listed per leak in tables; `to_dict` holds them all."""
 
-KINDS = ("Leak", "Conflict", "Duplicates", "Identifiers", "False negatives", "Shortcut")
+KINDS = ("Leak", "Overlap", "Conflict", "Duplicates", "Identifiers", "False negatives", "Shortcut")
 """What a sentence can be about, in the order of listing."""
 ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT = "across splits", "across data sets", "within a split"
 PREDICTORS = {
@@ -247,7 +247,8 @@ def _exposed(report: AuditReport) -> list[str]:
             )
         elif row["names_of_outer"]:
             found.append(
-                f"Leak: {row['names_of_outer']} images of {row['inner']} have names of {row['outer']}. {row['note']}"
+                f"Overlap: {row['names_of_outer']} images of {row['inner']} have names of {row['outer']}, which "
+                f"{'does not hold them here' if row['both_here'] else 'is not examined here'}. {row['note']}"
             )
     if report.conflicts:
         worst, total = report.conflicts[0], sum(row["conflicts"] for row in report.conflicts)
@@ -260,10 +261,11 @@ def _exposed(report: AuditReport) -> list[str]:
 
 def _identifiers(report: AuditReport) -> list[str]:
     found = []
-    people = [row for row in report.header_identifiers if row["kind"] == "person"]
-    if people:
-        names = ", ".join(row["attribute"] for row in people[:5])
-        found.append(f"Identifiers: {len(people)} personal attributes are filled in raw DICOM headers ({names}).")
+    for kind, what in (("person", "personal attributes"), ("free", "attributes that can hold anything")):
+        rows = [row for row in report.header_identifiers if row["kind"] == kind]
+        if rows:
+            names = ", ".join(row["attribute"] for row in rows[:5])
+            found.append(f"Identifiers: {len(rows)} {what} are filled in raw DICOM headers ({names}).")
     for store in sorted({row["store"] for row in report.text_identifiers}):
         own = [row for row in report.text_identifiers if row["store"] == store]
         listed = ", ".join(f"{row['kind']} in {row['texts']}" for row in own)

@@ -20,7 +20,7 @@ from medvlp.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float, Int, Shaped, UInt64
+    from jaxtyping import Bool, Float, Int, Shaped, UInt64
 
 MAX_HAMMING = 8
 """Bits of the 64-bit perceptual hash in which near-identical images may differ."""
@@ -35,6 +35,8 @@ _DETAIL_SIDE, _BLUR_SIGMA = 64, 4.0
 
 ReadImages = Callable[["Int[np.ndarray, ' b']"], "list[Shaped[np.ndarray, 'h w']]"]
 """Positions in the joint image table -> their stored pixels."""
+Wanted = Callable[["Int[np.ndarray, ' p']", "Int[np.ndarray, ' p']"], "Bool[np.ndarray, ' p']"]
+"""Positions of the first and second images of pairs -> whether each pair is of interest."""
 
 
 def hash_bits(column: pd.Series) -> UInt64[np.ndarray, " n"]:
@@ -42,8 +44,10 @@ def hash_bits(column: pd.Series) -> UInt64[np.ndarray, " n"]:
     return np.fromiter((int(text, 16) for text in column), dtype=np.uint64, count=len(column))
 
 
-def hamming_pairs(hashes: UInt64[np.ndarray, " n"], distance: int) -> Int[np.ndarray, "pairs 2"]:
-    """Return all pairs i < j whose hashes differ in at most `distance` bits; exact, 10 s for 112,120 images."""
+def hamming_pairs(
+    hashes: UInt64[np.ndarray, " n"], distance: int, wanted: Wanted | None = None
+) -> Int[np.ndarray, "pairs 2"]:
+    """Return all wanted pairs i < j whose hashes differ in at most `distance` bits; exact, 10 s for 112,120 images."""
     found = [np.empty((0, 2), dtype=np.int64)]
     with progress_bar("Comparing perceptual hashes", len(hashes), "images") as advance:
         for start in range(0, len(hashes), _ROWS_AT_ONCE):
@@ -51,13 +55,20 @@ def hamming_pairs(hashes: UInt64[np.ndarray, " n"], distance: int) -> Int[np.nda
             near = np.bitwise_count(block[:, None] ^ hashes[None, start:]) <= distance
             i, j = np.nonzero(near)
             later = j > i
-            found.append(np.stack([i[later], j[later]], axis=1) + start)
+            i, j = i[later] + start, j[later] + start
+            if wanted is not None:
+                keep = wanted(i, j)
+                i, j = i[keep], j[keep]
+            found.append(np.stack([i, j], axis=1))
             advance(len(block))
     return np.concatenate(found)
 
 
 def near_identical(
-    hashes: UInt64[np.ndarray, " n"], thumbnails: Float[np.ndarray, "n 256"], read: ReadImages
+    hashes: UInt64[np.ndarray, " n"],
+    thumbnails: Float[np.ndarray, "n 256"],
+    read: ReadImages,
+    wanted: Wanted | None = None,
 ) -> tuple[Int[np.ndarray, "pairs 2"], Float[np.ndarray, " pairs"]]:
     """Return pairs of near-identical images and their detail correlation.
 
@@ -65,9 +76,12 @@ def near_identical(
         hashes: Perceptual hash of each image.
         thumbnails: 16×16 pixels of each image.
         read: Gives stored pixels by position.
+        wanted: Which pairs are of interest; None: all. Images of one grey value agree with nothing.
     """
-    pairs = hamming_pairs(hashes, MAX_HAMMING)
     unit = _standardised(thumbnails)
+    varied = np.flatnonzero(unit.any(axis=1))
+    chosen = None if wanted is None else lambda i, j: wanted(varied[i], varied[j])
+    pairs = varied[hamming_pairs(hashes[varied], MAX_HAMMING, chosen)]
     alike = [np.empty((0, 2), dtype=np.int64)]
     for start in range(0, len(pairs), 65536):
         some = pairs[start : start + 65536]

@@ -1,7 +1,9 @@
 """Which test images a pre-training run on the other images would have seen, in whatever disguise.
 
 Guarantee: an image counts as seen only for a reason that is named with it: the same file or pixels, near-identical
-pixels, an id that the leak map ties to it, or its patient. Reasons are transitive: a copy of a copy is a copy.
+pixels, an id that the leak map ties to it, or its patient. Reasons are transitive: a copy of a copy is a copy. Patients
+are compared where the leak map says that both data sets number them alike, and between stores of personal ids that were
+hashed with one salt.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TRAINING = ("train", "val")
+PERSONAL = "personal ids hashed with "
+"""Begins `people` of stores whose ids were personal: one salt, one numbering, whatever the data set."""
 BY_PICTURE, BY_ID, BY_PATIENT = "picture", "id", "patient"
 
 
@@ -79,9 +83,12 @@ def id_pairs(images: pd.DataFrame) -> list[tuple[int, int, Overlap]]:
             keys = [_stem(str(facts.get(attribute, ""))) for facts in inner["attributes"]]
             found += _tied(outer, inner, [_stem(name) for name in outer["image_id"]], keys, overlap)
         if "ids" in overlap.by:
+            tied: set[int] = set()
             for column in ("image_id", "study_id"):
-                names, keys = ([_stem(name) for name in side[column]] for side in (outer, inner))
-                found += _tied(outer, inner, names, keys, overlap)
+                rest = inner[~inner.index.isin(tied)]  # a study ties only images that their own ids do not tie
+                names, keys = ([_stem(name) for name in side[column]] for side in (outer, rest))
+                found += _tied(outer, rest, names, keys, overlap)
+                tied |= {row for _, row, other in found if other is overlap}
     return list({(first, second): (first, second, overlap) for first, second, overlap in found}.values())
 
 
@@ -112,7 +119,10 @@ def overlap_rows(
         inner = images[images["dataset"] == overlap.inner]
         row: dict[str, Any] = {"outer": overlap.outer, "inner": overlap.inner, "share": overlap.share}
         row |= {"note": overlap.note, "both_here": {overlap.outer, overlap.inner} <= set(datasets)}
-        row |= {"inner_images": len(inner), "tied_by_id": sum(other is overlap for _, _, other in tied)}
+        row |= {
+            "inner_images": len(inner),
+            "tied_by_id": len({second for _, second, other in tied if other is overlap}),
+        }
         row["same_picture"] = _same_picture(images, groups, overlap) if row["both_here"] else 0
         pattern = overlap.argument("names")
         named = [] if pattern is None else [n for n in inner["image_id"] if re.fullmatch(pattern, _stem(n))]
@@ -129,54 +139,83 @@ def _same_picture(images: pd.DataFrame, groups: Groups, overlap: Overlap) -> int
 def exposures(images: pd.DataFrame, groups: Groups, tied: Sequence[tuple[int, int, Overlap]]) -> list[dict[str, Any]]:
     """Return every test image that training on the other images exposes, with all images that expose it.
 
+    Images without a split count as training images for the other stores: they are trained on as a whole.
+
     Args:
-        images: The joint image table, rows numbered from 0.
+        images: The joint image table, rows numbered from 0, with `people` (which numbering of patients the store uses).
         groups: Images that are the same picture.
         tied: Pairs tied by ids.
     """
     split = images["split"].to_numpy(dtype=object)
-    trained, tested = np.isin(split, TRAINING), split == "test"
-    seen: dict[int, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for row, training in _by_patient(images, trained, tested):
-        for other in training:
-            seen[row][other].add(BY_PATIENT)
+    trained, tested, place = np.isin(split, TRAINING), split == "test", images["place"].to_numpy()
+    unsplit = np.array([one is None or one != one for one in split], bool)
+    candidates = trained | unsplit
+    stores, ids = (images[name].to_numpy(dtype=object) for name in ("store", "image_id"))
+
+    def names(row: int) -> str:
+        return f"{stores[row]}/{ids[row]} ({split[row] or 'no split'})"
+
+    by_reason = {
+        BY_PATIENT: _by_patient(images, candidates, tested),
+        BY_ID: _by_id(tied, candidates, tested),
+        BY_PICTURE: _by_picture(groups, candidates, tested),
+    }
+    found = []
+    for row in np.flatnonzero(tested).tolist():
+        showing = {}
+        for reason, others in by_reason.items():
+            own = others.get(row, _NONE)
+            showing[reason] = own[trained[own] | (place[own] != place[row])]
+        shown = [own for own in showing.values() if len(own)]
+        seen = shown[0] if len(shown) == 1 else np.unique(np.concatenate([_NONE, *shown]))
+        if len(seen):
+            found.append(
+                {
+                    "image": names(row),
+                    "store": stores[row],
+                    "by": sorted(reason for reason, own in showing.items() if len(own)),
+                    "seen_as": [names(other) for other in seen[:20].tolist()],
+                    "count": len(seen),
+                }
+            )
+    return found
+
+
+Others = dict[int, np.ndarray]
+"""Test row -> rows that may have been trained on and show it; arrays are shared between rows."""
+_NONE = np.empty(0, np.int64)
+
+
+def _by_picture(groups: Groups, candidates: np.ndarray, tested: np.ndarray) -> Others:
+    found: Others = {}
+    for rows in map(np.array, groups.members().values()):
+        found |= dict.fromkeys(rows[tested[rows]].tolist(), rows[candidates[rows]])
+    return found
+
+
+def _by_id(tied: Sequence[tuple[int, int, Overlap]], candidates: np.ndarray, tested: np.ndarray) -> Others:
+    found: dict[int, list[int]] = defaultdict(list)
     for first, second, _ in tied:
         for row, other in ((first, second), (second, first)):
-            if tested[row] and trained[other]:
-                seen[row][other].add(BY_ID)
-    for rows in groups.members().values():
-        training = [row for row in rows if trained[row]]
-        for row in rows:
-            for other in training if tested[row] else []:
-                seen[row][other].add(BY_PICTURE)
-    return [
-        {
-            "image": _name(images, row),
-            "store": images["store"][row],
-            "by": sorted(set().union(*reasons.values())),
-            "seen_as": [_name(images, other) for other in sorted(reasons)[:20]],
-            "count": len(reasons),
-        }
-        for row, reasons in sorted(seen.items())
-        if reasons
-    ]
+            if tested[row] and candidates[other]:
+                found[row].append(other)
+    return {row: np.unique(others) for row, others in found.items()}
 
 
-def _by_patient(images: pd.DataFrame, trained: np.ndarray, tested: np.ndarray) -> Iterable[tuple[int, list[int]]]:
-    """Yield test rows with the training rows of the same patient, where both data sets use the same patient ids."""
+def _by_patient(images: pd.DataFrame, candidates: np.ndarray, tested: np.ndarray) -> Others:
+    """Return rows of the same patient, where both stores number patients alike."""
     family = {name: name for name in images["dataset"].unique()}
     for overlap in overlaps_between(family):
         if overlap.patients:
             old, new = family[overlap.inner], family[overlap.outer]
             family = {name: new if root == old else root for name, root in family.items()}
-    keys = list(zip(images["dataset"].map(family), images["patient_id"], strict=True))
-    training: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for row in np.flatnonzero(trained).tolist():
-        training[keys[row]].append(row)
-    for row in np.flatnonzero(tested).tolist():
-        if keys[row][1] != UNKNOWN_PATIENT and keys[row] in training:
-            yield row, training[keys[row]]
-
-
-def _name(images: pd.DataFrame, row: int) -> str:
-    return f"{images['store'][row]}/{images['image_id'][row]} ({images['split'][row] or 'no split'})"
+    groups = zip(images["dataset"].map(family), images["people"], strict=True)
+    people = [own if own.startswith(PERSONAL) else f"{own}{group}" for group, own in groups]
+    rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(people, images["patient_id"], strict=True)):
+        if key[1] != UNKNOWN_PATIENT:
+            rows_of[key].append(row)
+    found: Others = {}
+    for rows in map(np.array, rows_of.values()):
+        found |= dict.fromkeys(rows[tested[rows]].tolist(), rows[candidates[rows]])
+    return found

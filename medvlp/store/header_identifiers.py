@@ -2,7 +2,7 @@
 
 Guarantee: neither values nor file names are reported, only which attributes are filled in how many files. The
 attributes are those that the Basic Application Level Confidentiality Profile (DICOM PS3.15, table E.1-1) removes,
-empties or replaces because they name or number a person; dates are counted apart.
+empties or replaces because they name or number a person; dates, free text and private attributes are counted apart.
 """
 
 from __future__ import annotations
@@ -24,25 +24,31 @@ PERSONAL = (
     *("PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "OperatorsName", "RequestingPhysician"),
     *("PhysiciansOfRecord", "ScheduledPerformingPhysicianName", "ImageComments", "RequestAttributesSequence"),
 )
+FREE = (
+    *("StudyDescription", "SeriesDescription", "ProtocolName", "RequestedProcedureDescription"),
+    *("PerformedProcedureStepDescription", "ReasonForTheRequestedProcedure", "StudyComments", "VisitComments"),
+)
+"""Free text, in which names are often typed."""
+PRIVATE = "private attributes"
 DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "AcquisitionDateTime")
 _MADE_UP = re.compile(r"(?:anon\w*|none|unknown|na|n/a|x+|0+|\[?removed\]?|de-?identified)", re.IGNORECASE)
 
 
 def header_identifiers(root: Path) -> list[dict[str, Any]]:
-    """Return, for the DICOM files below a folder, the personal attributes that are filled and in how many files.
+    """Return, for the DICOM files below a folder, the attributes that are filled and in how many files.
 
     Args:
         root: Raw data set.
 
     Returns:
-        Rows with `attribute`, `kind` (person or date), `files` and `values` (how many different ones).
+        Rows with `attribute`, `kind` (person, free or date), `files` and `values` (how many different ones).
 
     Raises:
         UserError: The folder does not exist.
     """
     from medvlp.io import find_images
 
-    wanted = [*PERSONAL, *DATES]
+    wanted = [*PERSONAL, *FREE, PRIVATE, *DATES]
     files: Counter[str] = Counter()
     values: dict[str, set[str]] = defaultdict(set)
     found = find_images(root)
@@ -55,7 +61,7 @@ def header_identifiers(root: Path) -> list[dict[str, Any]]:
     return [
         {
             "attribute": attribute,
-            "kind": "date" if attribute in DATES else "person",
+            "kind": "date" if attribute in DATES else "person" if attribute in PERSONAL else "free",
             "files": files[attribute],
             "values": len(values[attribute]),
         }
@@ -72,8 +78,10 @@ def _filled(file: Path, wanted: list[str]) -> dict[str, str]:
 
     try:
         with quiet_pydicom():
-            data = dcmread(file, stop_before_pixels=True, specific_tags=list(wanted))
-            texts = {name: str(data.get(name, "")).strip() for name in wanted}
+            data = dcmread(file, stop_before_pixels=True)
+            texts = {name: str(data.get(name, "")).strip() for name in wanted if name != PRIVATE}
+            tags = tuple(data.keys())
+            texts[PRIVATE] = " ".join(str(tag) for tag in tags if tag.is_private and not tag.is_private_creator)
     except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, TypeError, NotImplementedError):
         return {}
     return {name: text for name, text in texts.items() if text and not _MADE_UP.fullmatch(text)}

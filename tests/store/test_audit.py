@@ -16,7 +16,7 @@ from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.store.audit import audit
 from medvlp.store.audit_report import PREDICTORS
-from medvlp.store.duplicates import hamming_pairs
+from medvlp.store.duplicates import hamming_pairs, near_identical
 from medvlp.store.prepare import prepare
 from medvlp.store.shortcuts import MIN_PER_CLASS, probes, weighted_auroc
 
@@ -198,6 +198,25 @@ def test_hamming_pairs_are_all_pairs():
     want = {(i, j) for i in range(700) for j in range(i + 1, 700) if (values[i] ^ values[j]).bit_count() <= 3}
     assert got == want
     assert len(got) == 100
+
+
+def test_blank_images_and_pairs_of_no_interest_are_not_read():
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (6, 64, 64)).astype(np.uint8)
+    pictures[1], pictures[3], pictures[4:] = pictures[0], pictures[2], 7
+    thumbnails = np.stack([cv2.resize(one, (16, 16), interpolation=cv2.INTER_AREA).ravel() for one in pictures])
+    hashes = np.array([1, 1, 1 << 40, 1 << 40, 0, 0], np.uint64)
+    seen: set[int] = set()
+
+    def read(positions):
+        seen.update(positions.tolist())
+        return list(pictures[positions])
+
+    pairs, _ = near_identical(hashes, thumbnails.astype(np.float32), read)
+    assert (pairs.tolist(), seen) == ([[0, 1], [2, 3]], {0, 1, 2, 3})
+    seen.clear()
+    pairs, _ = near_identical(hashes, thumbnails.astype(np.float32), read, lambda i, j: (i > 1) & (j > 1))
+    assert (pairs.tolist(), seen) == ([[2, 3]], {2, 3})
 
 
 def test_weighted_auroc_is_scikit_learns_with_repeats():

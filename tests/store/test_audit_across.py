@@ -21,10 +21,12 @@ from medvlp.errors import UserError
 from medvlp.sources import SOURCES
 from medvlp.sources.cards import load_card
 from medvlp.store.array_store import Store
+from medvlp.store.audit import _patient_leaks, audit
 from medvlp.store.audit_labels import conflicts
+from medvlp.store.audit_report import AuditReport, findings
 from medvlp.store.audit_texts import normalised, repeated_texts, text_identifiers
 from medvlp.store.burnt_in import text_lines
-from medvlp.store.exposure import exposures, id_pairs, overlap_rows, picture_groups
+from medvlp.store.exposure import PERSONAL, exposures, id_pairs, overlap_rows, picture_groups
 from medvlp.store.header_identifiers import header_identifiers
 from medvlp.store.leak_map import leak_map, overlaps_between
 from medvlp.store.prepare import prepare
@@ -36,7 +38,7 @@ def table(*rows: tuple[str, str, str, str, str, dict[str, str]]) -> pd.DataFrame
     """Rows of (dataset, image, patient, split, picture, attributes) as the joint image table."""
     frame = pd.DataFrame(rows, columns=["dataset", "image_id", "patient_id", "split", "picture", "attributes"])
     frame["study_id"], frame["store"] = frame["image_id"], frame["dataset"]
-    frame["place"] = frame["dataset"].factorize()[0]
+    frame["place"], frame["people"] = frame["dataset"].factorize()[0], ""
     return frame.assign(sha256=frame["picture"], pixels_sha256=frame["picture"])
 
 
@@ -69,6 +71,47 @@ def test_exposure_follows_copies_of_copies() -> None:
     )
     assert exposed(images) == {}
     assert exposed(images, [(0, 1), (1, 2)]) == {"s1": ["picture"]}
+
+
+def test_images_without_a_split_are_training_images_for_other_data_sets() -> None:
+    images = table(
+        ("rsna_pneumonia", "r1", "1", None, "a", {}),
+        ("rsna_pneumonia", "r2", "2", None, "b", {"nih_image": "00000002_000.png"}),
+        ("rsna_pneumonia", "r3", "3", "test", "c", {}),
+        ("rsna_pneumonia", "r4", "3", None, "d", {}),
+        ("nih_chestxray14", "00000001_000", "7", "test", "a", {}),
+        ("nih_chestxray14", "00000002_000", "8", "test", "e", {}),
+        ("nih_chestxray14", "00000009_000", "2", "test", "f", {}),
+    )
+    assert exposed(images) == {"00000001_000": ["picture"], "00000002_000": ["id"], "00000009_000": ["patient"]}
+
+
+def test_patients_hashed_with_one_salt_are_compared_across_data_sets_of_personal_ids() -> None:
+    images = table(
+        ("dicom_folder", "d1", "aa", "train", "a", {}),
+        ("jsonl", "j1", "aa", "test", "b", {}),
+        ("padchest", "p1", "aa", "test", "c", {}),
+    )
+    assert exposed(images) == {}
+    salted = images.assign(people=[f"{PERSONAL}x ", f"{PERSONAL}x ", "ids hashed with x "])
+    assert exposed(salted) == {"j1": ["patient"]}
+    assert exposed(images.assign(people=[f"{PERSONAL}x ", f"{PERSONAL}y ", ""])) == {}
+    assert [(row["dataset"], row["patient_id"]) for row in _patient_leaks(salted)] == [("dicom_folder and jsonl", "aa")]
+    assert _patient_leaks(images) == []
+
+
+def test_images_are_tied_by_their_own_ids_and_only_else_by_their_study() -> None:
+    images = table(
+        ("mimic_cxr", "i1", "p", "train", "a", {}),
+        ("mimic_cxr", "i2", "p", "train", "b", {}),
+        ("mimic_cxr_jpg", "i1", "p", "train", "c", {}),
+        ("mimic_cxr_jpg", "i2", "p", "train", "d", {}),
+        ("mimic_cxr_jpg", "i3", "p", "train", "e", {}),
+    ).assign(study_id="s")
+    tied = id_pairs(images)
+    assert sorted((first, second) for first, second, _ in tied) == [(0, 2), (1, 3), (1, 4)]
+    (row,) = [row for row in overlap_rows(images, picture_groups(images, []), tied) if row["both_here"]]
+    assert row["tied_by_id"] == 3
 
 
 def test_the_same_patient_number_in_unrelated_data_sets_is_no_leak() -> None:
@@ -173,6 +216,21 @@ def test_strict_ends_with_its_own_status_and_the_page_opens(two_stores: tuple[Pa
         assert opened.locator("#pairs img").count() >= 2
 
 
+def test_two_stores_of_one_name_would_be_mixed_up(two_stores: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(two_stores[1])
+    with pytest.raises(UserError, match="Two stores are called a"):
+        audit([two_stores[0], tmp_path / "a"])
+
+
+def test_names_of_a_data_set_that_is_not_here_are_no_leak() -> None:
+    images = table(("covidx", f"{UUID}.png", "p", "train", "a", {}))
+    rows = overlap_rows(images, picture_groups(images, []), [])
+    report = AuditReport([], [], [], [], [], [], overlaps=rows)
+    (sentence,) = [text for text in findings(report, []) if "names of" in text]
+    assert sentence.startswith("Overlap: 1 images of covidx have names of rsna_pneumonia, which is not examined here.")
+    assert not report.has_leaks
+
+
 def test_printed_lines_are_found_and_side_markers_are_not() -> None:
     rng = np.random.default_rng(0)
     plain = cv2.GaussianBlur(rng.integers(20, 120, (256, 256)).astype(np.uint8), (0, 0), 5)
@@ -195,11 +253,16 @@ def test_personal_attributes_of_headers_are_counted_and_never_quoted(tmp_path: P
         data.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
         data.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.{number}")
         data.PatientName, data.StudyDate, data.Modality = name, "20200102", "CR"
+        if number:
+            data.StudyDescription = "Chest of JANE"
+            data.private_block(0x0009, "ACME", create=True).add_new(1, "LO", "JANE")
         data.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
     (tmp_path / "note.txt").write_text("no DICOM")
     rows = header_identifiers(tmp_path)
     assert [(row["attribute"], row["kind"], row["files"], row["values"]) for row in rows] == [
         ("PatientName", "person", 2, 1),
+        ("StudyDescription", "free", 2, 1),
+        ("private attributes", "free", 2, 1),
         ("StudyDate", "date", 3, 1),
     ]
     assert "JANE" not in json.dumps(rows)
