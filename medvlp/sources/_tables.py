@@ -15,6 +15,7 @@ from pathlib import Path
 from medvlp.errors import UserError
 from medvlp.sources._csv import EXCEL_SEPARATOR, Row, read_csv, read_text
 from medvlp.sources._report import join_sections
+from medvlp.sources._values import sex
 
 COLUMNS = {
     "path": ("path", "imagepath", "filepath", "image", "filename", "file", "img", "imagename", "imagefile"),
@@ -50,6 +51,8 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_SPANISH_SEXES = {"h": "M", "v": "M", "hombre": "M", "var\u00f3n": "M", "varon": "M", "m": "F", "mujer": "F"}
+_GERMAN_SEXES = {"w": "F", "weiblich": "F", "m\u00e4nnlich": "M"}
 _EXCEL_TEXT = re.compile(r'\A="(.*)"\Z', re.DOTALL)
 NOTHING = frozenset({"", "nan", "na", "n/a", "none", "null"})
 
@@ -149,6 +152,17 @@ def report_reader(table: Table) -> tuple[tuple[str, ...], Callable[[Row], str | 
         return None
     columns = tuple(column for _, column in sections)
     return columns, lambda row: join_sections((heading, row.cells[column]) for heading, column in sections)
+
+
+def sex_reader(cells: Iterable[str]) -> Callable[[str], str | None]:
+    """Return how to read a column of sexes: M and F, or None.
+
+    In Spanish M is mujer, a woman; it is taken for that where the column also holds hombre or var\u00f3n (H, V). In
+    German W stands for weiblich, a woman.
+    """
+    spanish = any(cell.strip().lower() in _SPANISH_SEXES.keys() - {"m"} for cell in cells)
+    words = _SPANISH_SEXES if spanish else _GERMAN_SEXES
+    return lambda cell: words.get(cell.strip().lower()) or sex(cell)
 
 
 def view_of(cell: str) -> str | None:

@@ -19,8 +19,17 @@ from medvlp.sources._csv import Row
 from medvlp.sources._dicom_heap import VOLUMES
 from medvlp.sources._label_columns import Chosen, Labels, check_classes, find_labels
 from medvlp.sources._pictures import Pictures, only_file
-from medvlp.sources._tables import COLUMNS, Table, name_columns, open_table, report_reader, split_of, view_of
-from medvlp.sources._values import age_years, sex
+from medvlp.sources._tables import (
+    COLUMNS,
+    Table,
+    name_columns,
+    open_table,
+    report_reader,
+    sex_reader,
+    split_of,
+    view_of,
+)
+from medvlp.sources._values import age_years
 from medvlp.sources.base import Source
 from medvlp.types import ABSENT, PRESENT, UNKNOWN_PATIENT, ImageRef, Study
 
@@ -116,6 +125,7 @@ class ImageFolder(Source):
         names = name_columns(table)
         meanings["names of people, removed from reports"] = ", ".join(names)
         self._chosen.note(table, {**meanings, "report": ", ".join(reader[0]) if reader else None}, self._labels)
+        sex = sex_reader(row.cells[columns["sex"]] for row in table.rows) if columns["sex"] else None
         found = []
         for row in table.rows:
             cells: dict[str, str] = {name: row.cells[column] for name, column in columns.items() if column}
@@ -129,7 +139,7 @@ class ImageFolder(Source):
                     report=reader[1](row) if reader else None,
                     labels=self._labels.read(row),
                     age=age_years(cells.get("age", "")),
-                    sex=sex(cells.get("sex", "")),
+                    sex=sex(cells["sex"]) if sex else None,
                     split=split_of(cells.get("split", "")),
                     identifiers=tuple(row.cells[column] for column in names if row.cells[column]),
                 )
@@ -137,6 +147,9 @@ class ImageFolder(Source):
                 self.problem(where, str(error), "Correct the row, or remove it.", path or None)
             else:
                 found.append((row, study))
+                for name, value in (("age", study.age), ("sex", study.sex)):
+                    if value is None and cells.get(name):
+                        self.counts[f"cells of {name} that cannot be read, unknown"] += 1
             if path:
                 self.counts["rows of pictures"] += 1
         named = {study.images[0].path for _, study in found} | {problem.study_id for problem in self.problems}

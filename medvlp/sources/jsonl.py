@@ -108,6 +108,10 @@ class Jsonl(Source):
         if report and any(text for _, text in sections):
             raise ValueError("the line has a text and sections of a report; give one of them")
         study_id = _text(given["id"], "id") or images[0].image_id
+        years, person = age_years(_text(given["age"], "age") or ""), sex(_text(given["sex"], "sex") or "")
+        for name, value in (("age", years), ("sex", person)):
+            if value is None and given[name] is not None:
+                self.counts[f"values of {name} that cannot be read, unknown"] += 1
         return Study(
             study_id=study_id,
             patient_id=_text(given["patient"], "patient") or UNKNOWN_PATIENT,
@@ -117,8 +121,8 @@ class Jsonl(Source):
             boxes=self._boxes(given["boxes"], images, f"{path.name}:{number}", study_id),
             language=_code(given["language"], "language", r"[a-z]{2,3}(?:[-_][A-Za-z]{2,4})?"),
             identifiers=tuple(filter(None, [_text(given["name"], "the name of the patient")])),
-            age=age_years(_text(given["age"], "age") or ""),
-            sex=sex(_text(given["sex"], "sex") or ""),
+            age=years,
+            sex=person,
             split=split_of(_text(given["split"], "split") or ""),
         )
 

@@ -50,6 +50,26 @@ def test_names_of_people_are_no_labels_and_go_out_of_the_report(tmp_path: Path) 
     assert (study.identifiers, study.labels) == (("Berger", "Anna"), {})
 
 
+@pytest.mark.parametrize(
+    ("cells", "expected", "unread"),
+    [
+        (("M", "F", "male"), ["M", "F", "M"], 0),
+        (("H", "M", "mujer"), ["M", "F", "F"], 0),
+        (("M", "M", "V"), ["F", "F", "M"], 0),
+        (("m", "w", "weiblich"), ["M", "F", "F"], 0),
+        (("m", "?", ""), ["M", None, None], 1),
+    ],
+)
+def test_sexes_in_three_languages(tmp_path: Path, cells: tuple[str, ...], expected: list[str], unread: int) -> None:
+    pictures(tmp_path, "0.png", "1.png", "2.png")
+    rows = [f"{k}.png,{cell},{k}0 y" for k, cell in enumerate(cells)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,sex,age", *rows, ""]))
+    studies, _, source = read(tmp_path)
+    assert [study.sex for study in studies] == expected
+    assert source.summary().get("cells of sex that cannot be read, unknown", 0) == unread
+    assert "cells of age that cannot be read, unknown" not in source.summary()
+
+
 def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
     pictures(tmp_path, "a/1.png", "b/1.png", "2.png", "3.png", "4.png", "5.png")
     rows = [
