@@ -131,6 +131,11 @@ class Card(Config):
         return {name: given.get(name, option.default) for name, option in self.options.items()}
 
     @property
+    def coloured(self) -> bool:
+        """Whether all images are colour pictures, of endoscopy or microscopy."""
+        return self.kind == "image" and self.modality in ("ES", "SM")
+
+    @property
     def size(self) -> str:
         """How large the full data set is, in what a store keeps of it."""
         units = ("reports",) if self.kind == "none" else _UNITS

@@ -83,6 +83,11 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
     Raises:
         UserError: From the adapter, or no study is left, or a split would be empty.
     """
+    if source.card.coloured and config.image.colour == "refuse":
+        fix = "Add image.colour=keep to have the colours, or image.colour=luminance to have grey values."
+        raise UserError(
+            f"The images of {config.source} are coloured, and image.colour refuses these.", config.source, fix
+        )
     protection = Protection(config.identifiers, source.card, [config.out, config.root])
     found = list(itertools.islice(source.studies(), config.limit))
     problems = list(source.problems)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ from medvlp.store.remote import is_remote, place
 from medvlp.store.shards import PROGRESS, ShardTask, create_arrays, finished, read_image
 from medvlp.store.workers import run_shards
 
+REASONS_SHOWN = 3
+"""The most frequent reasons of a quarantine, which are printed at the end."""
 logger = logging.getLogger(__name__)
 
 
@@ -221,6 +225,9 @@ def _write(plan: Plan, source: Source, config: PrepareConfig) -> None:
 def _check_quarantine(quarantine: dict[str, Any], config: PrepareConfig) -> None:
     if quarantine["entries"]:
         logger.warning("%d rows or files are in %s", quarantine["entries"], config.out / manifest.QUARANTINE)
+        reasons = Counter(re.sub(r"\d+(?:, \d+)*", "...", line["reason"]) for line in read_quarantine(config.out))
+        for reason, count in reasons.most_common(REASONS_SHOWN):
+            logger.warning("  %d: %s", count, reason)
     if quarantine["share"] > config.max_quarantine_share:
         raise UserError(
             f"{quarantine['share']:.1%} of the studies have a problem, more than max_quarantine_share = "

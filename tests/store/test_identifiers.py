@@ -74,6 +74,16 @@ def test_no_original_id_is_in_the_store_and_the_key_names_them(raw: Path) -> Non
     }
 
 
+def test_the_most_frequent_reasons_are_printed_without_values(raw: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (97, 98):
+        (raw / "raw" / "images" / f"000000{number}_000.png").write_bytes(b"not in the CSV either")
+    prepare(config(raw, "store", ids="hash"))
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("  ")]
+    assert said[0] == "  3: not in the CSV"
+    assert len(said) == 2
+    assert "0000" not in caplog.text
+
+
 def test_the_same_salt_gives_the_same_hash_and_another_salt_another(raw: Path) -> None:
     first = Store.open(prepare(config(raw, "one", ids="hash")).store)
     again = Store.open(prepare(config(raw, "two", ids="hash")).store)

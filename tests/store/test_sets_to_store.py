@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medvlp.config.schema import PrepareConfig
+from medvlp.errors import UserError
 from medvlp.sources.cards import load_card
 from medvlp.sources.phantom.examples import Example, phantom_examples
 from medvlp.sources.phantom.layouts import LAYOUTS
@@ -103,3 +104,11 @@ def test_phases_belong_to_their_frames(tmp_path: Path, edition: str) -> None:
         # The green of the tissue rises by 18 with each phase.
         green = float(np.median(picture[: len(picture) // 3, :, 1]))
         assert abs(green - 40 - 18 * clip.phases[second]) < 9
+
+
+@pytest.mark.parametrize("name", ["cholec80", "pathology_tiles"])
+def test_colour_that_would_be_refused_picture_by_picture_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    config = PrepareConfig(source=name, root=tmp_path, out=tmp_path / "store", image={"size": 32})
+    with pytest.raises(UserError, match="are coloured"):
+        prepare(config)
+    assert not (tmp_path / "store" / "images.zarr").exists()
