@@ -44,7 +44,11 @@ def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
     """
     from medvlp.io.series import files_under, find_parts
 
-    parts, problems = find_parts(files_under(source.root))
+    files = files_under(source.root)
+    parts, problems = find_parts(files)
+    known = sum(len(part.headers) for part in parts) + sum(len(problem.files) for problem in problems)
+    if len(files) > known:
+        source.counts["files that are no DICOM, passed over"] = len(files) - known
     segments: list[Segment] = []
     for problem in problems:
         if not problem.broken:

@@ -55,6 +55,8 @@ class DicomFolder(Source):
         """
         self.problems, self.counts, self._chosen, self._labels = [], Counter(), Chosen(), Labels()
         items, self._modality = read_heap(self, str(self.options["modality"]))
+        for what, count in sorted(self.counts.items()):
+            logger.info("%s: %d", what, count)
         tables = {option: tie(self, option, items) for option in ("labels", "reports")}
         self._readers = [reader for option, keyed in tables.items() if keyed for reader in self._columns(option, keyed)]
         for fact, column in self._chosen.facts.items():

@@ -270,6 +270,7 @@ def test_series_of_ct_become_volumes_and_one_kind_must_be_chosen(tmp_path: Path)
     assert (image.image_id, image.modality, image.files[0], len(image.files)) == ("1.5", "CT", "ct/031", 32)
     assert source.summary()["series of another kind (CR), left out"] == 3
     assert source.summary()["The file is a localiser: files left out"] == 1
+    assert source.summary()["files that are no DICOM, passed over"] == 1  # labels.csv
     with pytest.raises(UserError, match="No MR: CR: 3, CT: 1"):
         read(tmp_path, modality="MR")
 
