@@ -44,11 +44,11 @@ def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
     """
     from medvlp.io.series import files_under, find_parts
 
-    files = files_under(source.root)
-    parts, problems = find_parts(files)
+    everything = files_under(source.root)
+    parts, problems = find_parts(everything)
     known = sum(len(part.headers) for part in parts) + sum(len(problem.files) for problem in problems)
-    if len(files) > known:
-        source.counts["files that are no DICOM, passed over"] = len(files) - known
+    if len(everything) > known:
+        source.counts["files that are no DICOM, passed over"] = len(everything) - known
     segments: list[Segment] = []
     for problem in problems:
         if not problem.broken:

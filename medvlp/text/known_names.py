@@ -43,6 +43,8 @@ _SINGLE = {
     **{"ü": "(?:ue|[üu])", "å": "(?:aa|[åa])", "ß": "(?:ss|ß)"},
 }
 _BASES = {"ł": "l", "đ": "d", "ð": "d", "ı": "i", "ħ": "h", "ŧ": "t"}
+_PLAIN = {ord(letter): base for letter, base in {**_BASES, "ø": "o", "æ": "", "œ": "", "ß": ""}.items()}
+_FLESH = re.compile(r"[\W_aeious]+")
 _GAP = r"[\s\^,_-]*"
 
 
@@ -53,7 +55,9 @@ def without_known(text: str, known: Iterable[str]) -> str:
         text: A report.
         known: Names, in DICOM's form (`Family^Given`) or another one, and numbers of the patient.
     """
-    patterns = {pattern for name in known for pattern in _patterns(unicodedata.normalize("NFC", name.strip()))}
+    bones = _bones(text)
+    candidates = {one for name in known for one in _candidates(unicodedata.normalize("NFC", name.strip()))}
+    patterns = {_pattern(words) for words in candidates if _bones("".join(words)) in bones}
     if not patterns:
         return text
     text = unicodedata.normalize("NFC", text)
@@ -63,22 +67,39 @@ def without_known(text: str, known: Iterable[str]) -> str:
     return re.sub(r"\b[A-Z]\.(?:[ \t-]?[A-Z]\.){0,2}[ \t]*\[REMOVED\]", "[REMOVED]", text)
 
 
-def _patterns(name: str) -> set[str]:
-    found = {_spellings(name)} if len(name) >= SHORTEST_PART else set()
+def _bones(text: str) -> str:
+    """Return what all spellings of a name share: digits and consonants without s.
+
+    A name whose bones are not those of the text cannot stand in it, and needs no slow search.
+    """
+    plain = unicodedata.normalize("NFKD", text.lower()).translate(_PLAIN)
+    return _FLESH.sub("", plain)
+
+
+_Words = tuple[str, ...]
+"""One string, or two that stand side by side."""
+
+
+def _candidates(name: str) -> set[_Words]:
+    found: set[_Words] = {(name,)} if len(name) >= SHORTEST_PART else set()
     if name.isdigit():
-        return found | ({_number(name)} if len(name.lstrip("0")) >= SHORTEST_NUMBER else set())
+        bare = name.lstrip("0")
+        return found | ({(bare,)} if len(bare) >= SHORTEST_NUMBER else set())
     parts = [part for part in re.split(r"[\^,=\s]+", name) if part]
     if not re.search(r"\d", name):
         if len(parts) == 2 and sum(map(len, parts)) >= SHORTEST_NUMBER:
-            found |= {rf"{_spellings(a)}[\s,^.-]+{_spellings(b)}" for a, b in (parts, parts[::-1])}
+            found |= {tuple(parts), tuple(parts[::-1])}
         parts += [component.strip() for component in re.split(r"[\^,=]+", name)]
         parts += [piece for part in parts if "-" in part for piece in part.split("-")]
-    long = {part for part in parts if len(part) >= SHORTEST_PART and part.lower().strip(".") not in _PARTICLES}
-    return found | {_spellings(part) for part in long}
+    return found | {
+        (part,) for part in parts if len(part) >= SHORTEST_PART and part.lower().strip(".") not in _PARTICLES
+    }
 
 
-def _number(digits: str) -> str:
-    return "0*" + r"[ .-]?".join(digits.lstrip("0"))
+def _pattern(words: _Words) -> str:
+    if len(words) == 1 and words[0].isdigit() and len(words[0]) >= SHORTEST_NUMBER:
+        return "0*" + r"[ .-]?".join(words[0])
+    return r"[\s,^.-]+".join(map(_spellings, words))
 
 
 def _spellings(name: str) -> str:
