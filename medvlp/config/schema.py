@@ -83,7 +83,7 @@ class CollectionEntry(PrepareConfig):
 
 
 class CollectionConfig(Config):
-    """`medvlp data prepare FILE`: several stores from one folder of raw data sets."""
+    """`medvlp data prepare FILE ...`: several stores from one folder of raw data sets."""
 
     kind: Literal["collection"] = "collection"
     root: Path = Field(description="Folder of the raw data sets.")
