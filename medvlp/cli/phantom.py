@@ -34,7 +34,7 @@ def write(
     With --layout the same patients are written as another data set would hold them, so that its whole pipeline can be
     tried before access is granted; options.NAME=VALUE then chooses an edition, as its card says.
     """
-    if layout is not None:
+    if layout not in (None, "phantom"):
         _write_layout(layout, out, studies, seed, size, image_size, overrides or [])
         return
     if overrides:
@@ -54,12 +54,10 @@ def write(
 def _write_layout(
     name: str, out: Path, studies: int, seed: int, size: int, image_size: int, overrides: list[str]
 ) -> None:
-    from medvlp.sources.cards import load_card
     from medvlp.sources.phantom.layouts.write import parse_options, write_layout
 
     given = parse_options(overrides)
     written = write_layout(name, out, studies, seed, size=size, image_size=image_size, options=given)
     say(f"{written} studies are in {out}, as {name} holds them")
     options = [f"options.{key}={value}" for key, value in given.items()]
-    options += ["image.colour=keep"] if load_card(name).coloured else []
     say_next(["medvlp", "data", "prepare", name, "--root", out, "--out", f"{out}-store", *options])

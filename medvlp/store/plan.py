@@ -84,7 +84,7 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
         UserError: From the adapter, or no study is left, or a split would be empty.
     """
     if source.card.coloured and config.image.colour == "refuse":
-        fix = "Add image.colour=keep to have the colours, or image.colour=luminance to have grey values."
+        fix = "Leave image.colour out to have the colours, or set it to luminance to have grey values."
         raise UserError(
             f"The images of {config.source} are coloured, and image.colour refuses these.", config.source, fix
         )

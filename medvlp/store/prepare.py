@@ -27,6 +27,7 @@ from medvlp.errors import UserError
 from medvlp.progress import progress_bar
 from medvlp.sources import SOURCES
 from medvlp.sources.base import Source
+from medvlp.sources.cards import Card
 from medvlp.store import manifest
 from medvlp.store.array_store import read_meta
 from medvlp.store.files import locked, remove_folder, write_json
@@ -74,6 +75,7 @@ def prepare(config: PrepareConfig) -> PrepareSummary:
     """
     started = time.perf_counter()
     source = SOURCES.get(config.source)(config.root, config.options)
+    config = _with_colours(config, source.card)
     _check_target(config)
     plan = make_plan(source, config)
     _check_same_input(plan, config.out)
@@ -106,6 +108,13 @@ def counted(number: int, plural: str) -> str:
     """Return a number with its unit: `1 study`, `2 studies`."""
     singular = plural[:-3] + "y" if plural.endswith("ies") else plural[:-1]
     return f"{number} {singular if number == 1 else plural}"
+
+
+def _with_colours(config: PrepareConfig, card: Card) -> PrepareConfig:
+    """Keep the colours of a data set of colour pictures, unless the configuration says what becomes of them."""
+    if not card.coloured or "colour" in config.image.model_fields_set:
+        return config
+    return config.model_copy(update={"image": config.image.model_copy(update={"colour": "keep"})})
 
 
 def _check_target(config: PrepareConfig) -> None:

@@ -32,7 +32,7 @@ SPACING_OF = {"ct_rate": (0, 2, 2), "rad_chestct": (0, 0, 0)}
 def prepared(name: str, options: dict[str, Any], root: Path) -> Store:
     """Prepare without resampling, and fail on anything that was set aside."""
     config = {
-        "image": {"size": SIDE, "colour": "keep" if name in ("cholec80", "pathology_tiles") else "refuse"},
+        "image": {"size": SIDE},
         "volume": {"intensity": "auto"},
         "num_workers": 1,
         "val_fraction": 0,

@@ -107,8 +107,8 @@ def test_phases_belong_to_their_frames(tmp_path: Path, edition: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cholec80", "pathology_tiles"])
-def test_colour_that_would_be_refused_picture_by_picture_is_refused_at_once(tmp_path: Path, name: str) -> None:
-    config = PrepareConfig(source=name, root=tmp_path, out=tmp_path / "store", image={"size": 32})
+def test_colours_that_the_user_refuses_are_refused_at_once(tmp_path: Path, name: str) -> None:
+    config = PrepareConfig(source=name, root=tmp_path, out=tmp_path / "store", image={"size": 32, "colour": "refuse"})
     with pytest.raises(UserError, match="are coloured"):
         prepare(config)
     assert not (tmp_path / "store" / "images.zarr").exists()

@@ -5,25 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from typing import Any, ClassVar
-from xml.sax.saxutils import escape
 
 from medvlp.sources.phantom.examples import Example
+from medvlp.sources.phantom.layouts._openi import SECTIONS, joined_sections, openi_xml
 from medvlp.sources.phantom.layouts.base import Layout
 from medvlp.types import ImageRef, Study
-
-_SECTIONS = ("indication", "comparison", "findings", "impression")
-_XML = """<?xml version="1.0" encoding="utf-8"?>
-<eCitation>
-   <uId id="{study}"/>
-   <MedlineCitation><Article><Abstract>
-{abstract}
-   </Abstract></Article></MedlineCitation>
-   <MeSH>
-{mesh}
-   </MeSH>
-{images}
-</eCitation>
-"""
 
 
 class IuXrayLayout(Layout):
@@ -43,18 +29,10 @@ class IuXrayLayout(Layout):
             names = [f"{study_id}_IM-{example.number:04d}-{place + 1}001" for place in range(len(example.images))]
             for name, image in zip(names, example.images, strict=True):
                 self.put_image(f"NLMCXR_png/{name}.png", image.pixels)
-            texts = [f'<AbstractText Label="{name.upper()}">{escape(example.sections.get(name, ""))}</AbstractText>'
-                     for name in ("comparison", "indication", "findings", "impression")]  # fmt: skip
             mesh = sorted(example.findings) or ["normal"]
-            file = _XML.format(
-                study=study_id,
-                abstract="\n".join(texts),
-                mesh="\n".join(f"<major>{term}</major>" for term in mesh),
-                images="\n".join(f'<parentImage id="{name}"><figureId>F1</figureId></parentImage>' for name in names),
-            )
-            self.put_text(f"ecgen-radiology/{example.number + 1}.xml", file)
+            self.put_text(f"ecgen-radiology/{example.number + 1}.xml", openi_xml(study_id, example, names))
             images = [ImageRef(name, f"NLMCXR_png/{name}.png", "CR") for name in names]
-            studies.append(_study(study_id, study_id, images, _joined(example), {"mesh": "|".join(mesh)}))
+            studies.append(_study(study_id, study_id, images, joined_sections(example), {"mesh": "|".join(mesh)}))
         return studies
 
     def _r2gen(self, examples: list[Example]) -> list[Study]:
@@ -86,18 +64,13 @@ class IuXrayLayout(Layout):
                 self.put_image(path, image.pixels)
                 projections.append([uid, f"{name}.png", "Lateral" if lateral else "Frontal"])
                 images.append(ImageRef(name, path, "CR", "LATERAL" if lateral else None))
-            texts = [example.sections.get(name) for name in _SECTIONS]
+            texts = [example.sections.get(name) for name in SECTIONS]
             reports.append([uid, mesh, mesh, "Xray Chest PA and Lateral", *texts])
             attributes = {"mesh": mesh, "problems": mesh}
-            studies.append(_study(f"CXR{uid}", f"CXR{uid}", images, _joined(example), attributes))
-        self.put_csv("indiana_reports.csv", ("uid", "MeSH", "Problems", "image", *_SECTIONS), reports)
+            studies.append(_study(f"CXR{uid}", f"CXR{uid}", images, joined_sections(example), attributes))
+        self.put_csv("indiana_reports.csv", ("uid", "MeSH", "Problems", "image", *SECTIONS), reports)
         self.put_csv("indiana_projections.csv", ("uid", "filename", "projection"), projections)
         return studies
-
-
-def _joined(example: Example) -> str:
-    given = [(name.upper(), example.sections[name]) for name in _SECTIONS if example.sections.get(name)]
-    return "\n".join(f"{name}: {text}" for name, text in given)
 
 
 def _study(
