@@ -16,6 +16,7 @@ from medvlp.html import data_uri, render_page, write_page
 from medvlp.html.private import scrub
 from medvlp.store.array_store import Store
 from medvlp.store.audit_report import KINDS
+from medvlp.store.manifest import UNITS
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -55,7 +56,7 @@ def write_audit_page(report: AuditReport, stores: Sequence[Path], html: Path) ->
             "medvlp.store",
             "audit.html.j2",
             made_by=f"medvlp {medvlp.__version__}",
-            stores=report.stores,
+            stores=[{**row, "unit": UNITS[opened[row["store"]].kind]} for row in report.stores],
             leaks=report.has_leaks,
             findings=[finding(text) for text in report.findings],
             pairs=pairs,
