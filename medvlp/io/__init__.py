@@ -94,13 +94,7 @@ def read_radiograph(path: str | Path, config: StoredImageConfig | None = None, f
 
 def is_image_file(path: str | Path) -> bool:
     """Return whether the first bytes of a file are those of a DICOM, PNG or JPEG file (a DICOMDIR is none)."""
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
-    return path.name.upper() != "DICOMDIR" and _format(head) is not None
+    return _format_of(Path(path)) is not None
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -118,13 +112,17 @@ def find_images(folder: str | Path) -> list[Path]:
 
 def is_dicom_file(path: str | Path) -> bool:
     """Return whether the first bytes of a file are those of a DICOM file (a DICOMDIR is none)."""
-    path = Path(path)
+    return _format_of(Path(path)) == "dicom"
+
+
+def _format_of(path: Path) -> str | None:
+    """Return the format of a file that can be read and is no DICOMDIR."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError:
-        return False
-    return path.name.upper() != "DICOMDIR" and _format(head) == "dicom"
+        return None
+    return None if path.name.upper() == "DICOMDIR" else _format(head)
 
 
 def _format(head: bytes) -> str | None:

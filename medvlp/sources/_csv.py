@@ -12,7 +12,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,23 @@ def read_csv(
     return rows
 
 
+def column_places(
+    path: Path, header: Sequence[str], columns: Iterable[str], optional: Iterable[str] = ()
+) -> dict[str, int]:
+    """Return column -> place in the header, for those that are there.
+
+    Raises:
+        UserError: One of `columns` is missing, or the header is empty.
+    """
+    for column in columns:
+        if column not in header:
+            present = [name for name in header if name]
+            what = f"{path.name} has no column '{column}'." if present else f"{path.name} is empty."
+            fix = f"The columns are: {', '.join(present)}." if present else "Download it again."
+            raise UserError(what + nearest(column, present), path, fix)
+    return {column: header.index(column) for column in (*columns, *optional) if column in header}
+
+
 def iterate_csv(
     path: Path,
     columns: tuple[str, ...],
@@ -110,13 +127,7 @@ def iterate_csv(
     text = read_text(path, encoding)
     reader = _reader(text, delimiter)
     header = _header(reader, delimiter)
-    for column in columns:
-        if column not in header:
-            present = [name for name in header if name]
-            what = f"{path.name} has no column '{column}'." if present else f"{path.name} is empty."
-            fix = f"The columns are: {', '.join(present)}." if present else "Download it again."
-            raise UserError(what + nearest(column, present), path, fix)
-    places = {column: header.index(column) for column in (*columns, *optional) if column in header}
+    places = column_places(path, header, columns, optional)
     absent = dict.fromkeys(set(optional) - set(places), "")
     last = max((places[column] for column in columns), default=-1)
     cells: list[str] = []

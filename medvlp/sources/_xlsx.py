@@ -11,8 +11,8 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from medvlp.errors import UserError, nearest
-from medvlp.sources._csv import Row
+from medvlp.errors import UserError
+from medvlp.sources._csv import Row, column_places
 
 
 def read_xlsx(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> list[Row]:
@@ -30,13 +30,7 @@ def read_xlsx(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = 
     """
     rows = _cells(path)
     header = [_text(cell) for cell in rows[0]] if rows else []
-    for column in columns:
-        if column not in header:
-            present = [name for name in header if name]
-            what = f"{path.name} has no column '{column}'." if present else f"{path.name} is empty."
-            fix = f"The columns are: {', '.join(present)}." if present else "Download it again."
-            raise UserError(what + nearest(column, present), path, fix)
-    places = {column: header.index(column) for column in (*columns, *optional) if column in header}
+    places = column_places(path, header, columns, optional)
     absent = dict.fromkeys(set(optional) - set(places), "")
     found = []
     for line, cells in enumerate(rows[1:], start=2):

@@ -215,7 +215,7 @@ def _corner_box(text: str) -> list[float]:
     try:
         values = ast.literal_eval(text)
         return [float(values.get(key, math.nan)) for key in ("xmin", "ymin", "width", "height")]
-    except (ValueError, SyntaxError, AttributeError, TypeError):
+    except (ValueError, SyntaxError, AttributeError, TypeError, RecursionError, MemoryError):
         return [math.nan] * 4
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from command_line import called
 from PIL import Image
 
 import medvlp.cli
@@ -40,18 +41,6 @@ def tiny_pretraining(folder: Path, store: Path) -> Path:
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(config))
     return file
-
-
-def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Run the command line in this process; return its exit status and all it printed."""
-    monkeypatch.setattr(sys, "argv", ["medvlp", *map(str, arguments)])
-    status: int | str | None = 0
-    try:
-        medvlp.cli.main()
-    except SystemExit as end:
-        status = end.code
-    shown = capsys.readouterr()
-    return int(status or 0), shown.out + shown.err
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import called
 from tiny_ontology import terms, write
-
-import medvlp.cli
-
-
-def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["medvlp", *map(str, arguments)])
-    status: int | str | None = 0
-    try:
-        medvlp.cli.main()
-    except SystemExit as end:
-        status = end.code
-    shown = capsys.readouterr()
-    return int(status or 0), shown.out + shown.err
 
 
 def test_build_says_what_it_wrote_and_what_next(
