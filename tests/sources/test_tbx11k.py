@@ -155,7 +155,10 @@ def test_the_simplified_table_has_one_row_per_box(tmp_path: Path) -> None:
 
 def test_a_box_cell_that_is_nested_without_end_is_a_problem_and_no_traceback(tmp_path: Path) -> None:
     header = "fname,image_height,image_width,source,bbox,target,tb_type,image_type"
-    rows = [f"tb0001.png,512,512,train,{'-' * 3000}1,tb,active_tb,tb", "h0001.png,512,512,train,none,no_tb,none,healthy"]
+    rows = [
+        f"tb0001.png,512,512,train,{'-' * 3000}1,tb,active_tb,tb",
+        "h0001.png,512,512,train,none,no_tb,none,healthy",
+    ]
     put(tmp_path, {"data.csv": "\n".join([header, *rows])})
     root = put(tmp_path, ["images/tb0001.png", "images/h0001.png"])
     studies, problems, _ = read("tbx11k", root, edition="simplified")
