@@ -8,7 +8,7 @@ everywhere: `b` batch, `n` samples, `c` channels, `d h w` depth, height and widt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import torch
-    from jaxtyping import Bool, Float, Int, Int16, UInt8
+    from jaxtyping import Bool, Float, Int, Int8, Int16, UInt8
 
 PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = 1.0, 0.0, -1.0, float("nan")
 """Values of a label. They are never filled in silently; a task names the policy that collapses them."""
@@ -228,38 +228,52 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Output of an image tower: `grid` lays out the row-major tokens, (h, w) in 2D and (d, h, w) in 3D."""
+    """Output of an image tower: `grid` lays out the row-major tokens, (h, w) in 2D and (d, h, w) in 3D.
+
+    `cls_attention` is what the class token attends to in the last block, a softmax over all tokens cut to the patches;
+    None unless the tower's configuration asks for it.
+    """
 
     tokens: Float[torch.Tensor, "b p d"]
-    pooled: Float[torch.Tensor, "b d"]
+    pooled: Float[torch.Tensor, "b e"]
     grid: tuple[int, ...]
+    cls_attention: Float[torch.Tensor, "b heads p"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """Output of a text tower. `mask` is True at real tokens; `word_ids` are -1 at special tokens and pads."""
+    """Output of a text tower. `mask` is True at real tokens; `word_ids` are -1 at special tokens and pads.
+
+    `cls_attention` is what the class token attends to in the last layer, averaged over heads; None unless asked for.
+    """
 
     tokens: Float[torch.Tensor, "b l d"]
     pooled: Float[torch.Tensor, "b d"]
     mask: Bool[torch.Tensor, "b l"]
     word_ids: Int[torch.Tensor, "b l"] | None = None
+    cls_attention: Float[torch.Tensor, "b l"] | None = None
 
 
 @dataclass(slots=True)
 class TextBatch:
-    """Token ids of `b` texts; `mask` is True at real tokens; `labels` are each text's findings (NaN not mentioned)."""
+    """Token ids of `b` texts; `mask` is True at real tokens; `labels` are each text's findings (NaN not mentioned).
+
+    `hidden` are the tokens that masked language modelling hides. `spans` are the tokens (first, last + 1) of each
+    concept of a text, `concepts` its row in the method's concept table; both are -1 where a text has fewer.
+    """
 
     ids: Int[torch.Tensor, "b l"]
     mask: Bool[torch.Tensor, "b l"]
     labels: Float[torch.Tensor, "b k"] | None = None
     texts: Sequence[str] = ()
+    word_ids: Int[torch.Tensor, "b l"] | None = None
+    hidden: Bool[torch.Tensor, "b l"] | None = None
+    spans: Int[torch.Tensor, "b s 2"] | None = None
+    concepts: Int[torch.Tensor, "b s"] | None = None
 
     def to(self, device: torch.device | str) -> TextBatch:
         """Move the tensors to a device."""
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return TextBatch(
-            self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True), labels, self.texts
-        )
+        return _moved(self, device)
 
 
 @dataclass(slots=True)
@@ -267,7 +281,8 @@ class Batch:
     """One training batch. `pixels` are uint8 as stored (normalisation happens on the device).
 
     In a paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on
-    their own and labels tie the two. `text_augmented` is a second, augmented reading of the same texts.
+    their own and labels tie the two. `text_augmented` is a second, augmented reading of the same texts. What else a
+    batch holds is what the method's `Demands` ask for.
     """
 
     index: Int[torch.Tensor, b]
@@ -277,19 +292,32 @@ class Batch:
     text: TextBatch | None = None
     text_augmented: TextBatch | None = None
     paired: bool = True
+    triplets: Int8[torch.Tensor, "b a f"] | None = None
+    """Ternary matrix of places and findings: 1 present, 0 absent, -1 not mentioned."""
+    views: tuple[UInt8[torch.Tensor, "b c s s"], ...] = ()
+    """Further readings of the same images, each augmented on its own; sides may differ between views."""
+    study: UInt8[torch.Tensor, "b v c h w"] | None = None
+    """Images of the study of each sample, the sample's own first; a study with fewer repeats them."""
+    groups: Int[torch.Tensor, b] | None = None
+    """Semantic group of each sample, 0 to g-1; the samples of a group are neighbours."""
+    related: Bool[torch.Tensor, "g g"] | None = None
+    """Groups that must not be each other's negatives: one concept, or ancestor and descendant; True on the diagonal."""
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """Move the tensors to a device."""
-        return Batch(
-            index=self.index.to(device, non_blocking=True),
-            pixels=self.pixels.to(device, non_blocking=True),
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
-            text=None if self.text is None else self.text.to(device),
-            text_augmented=None if self.text_augmented is None else self.text_augmented.to(device),
-            paired=self.paired,
-            extra={name: tensor.to(device, non_blocking=True) for name, tensor in self.extra.items()},
-        )
+        return _moved(self, device)
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    """Return a copy of a batch, or of what is in it, with every tensor on the device."""
+    if hasattr(value, "to") and not is_dataclass(value):
+        return value.to(device, non_blocking=True)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+    if isinstance(value, dict):
+        return {name: _moved(item, device) for name, item in value.items()}
+    return tuple(_moved(item, device) for item in value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
 from medvlp.config.schema import MethodConfig, PrepareConfig, SuiteConfig, TaskConfig
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import save_model
+from medvlp.methods.context import MethodContext
 from medvlp.store.prepare import prepare
 from medvlp.text.tokenizer import Tokenizer
 
@@ -79,9 +80,7 @@ def make_run(folder: Path) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        method = METHODS.get("medclip")(config, tokenizer.vocab_size, tokenizer.pad_id, ["Pneumonia"])
+        method = METHODS.get("medclip")(config, MethodContext.of(tokenizer, ["Pneumonia"]))
     preprocessing = Preprocessing(stored=StoredImageConfig(size=32), input=config.image.input)
-    save_model(
-        folder / "model", method, preprocessing=preprocessing, tokenizer=tokenizer, label_names=["Pneumonia"], record={}
-    )
+    save_model(folder / "model", method, preprocessing=preprocessing, tokenizer=tokenizer, record={})
     return folder

@@ -56,6 +56,7 @@ def merge_method(tree: Tree) -> tuple[Tree, list[str]]:
         return tree, []
     try:
         declared = read_yaml(method_file(given["name"]))
+        declared.pop("about", None)
     except UserError as error:
         return tree, [f"method.name = {given['name']!r}: {error.what} {error.fix}"]
     mistakes: list[str] = []

@@ -129,6 +129,9 @@ class PretrainDataConfig(Config):
     labels: tuple[str, ...] = Field((), description="Label columns used; empty takes those of the card.")
     reports_source: str = Field("iu_xray_reports", description="Name of the data set that data.reports is.")
     sections: tuple[Literal["findings", "impression"], ...] = ("findings", "impression")
+    knowledge: Path | None = Field(
+        None, description="Knowledge bank (medvlp knowledge build) for methods that need concepts or groups."
+    )
     sentences: Literal["images", "findings", "reports"] = Field(
         "images",
         description="Unpaired methods: findings of the drawn sentences as often as among the images, all as often, "
@@ -145,7 +148,24 @@ class ImageTowerConfig(Config):
     name: str = "resnet18"
     weights: Path | None = Field(None, description="Local folder or safetensors file to start from.")
     drop_path: float = Field(0.0, ge=0, lt=1)
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of timm's constructor, e.g. depth: 4 of a ViT."
+    )
+    tap: Literal["layer2", "layer3"] | None = Field(
+        None,
+        description="Stage of a ResNet that the tokens come from; null is the last. The pooled vector does not move.",
+    )
+    truncate: bool = Field(False, description="Leave out what lies behind the tap, and pool there.")
+    upsample: int | None = Field(None, ge=16, description="Side to which pixels are enlarged before the backbone.")
+    attention: bool = Field(False, description="Return what the class token of a ViT attends to in its last block.")
+    freeze: bool = Field(False, description="No gradient, and evaluation mode, while the rest trains.")
     input: ModelInputConfig = ModelInputConfig()
+
+    @model_validator(mode="after")
+    def _truncation_needs_a_tap(self) -> ImageTowerConfig:
+        if self.truncate and self.tap is None:
+            raise ValueError("truncate has no effect without tap")
+        return self
 
 
 class TextTowerConfig(Config):
@@ -160,7 +180,12 @@ class TextTowerConfig(Config):
     heads: int = Field(4, ge=1)
     vocab_size: int = Field(4096, ge=64)
     max_tokens: int = Field(96, ge=4, le=4096)
-    pool: Literal["cls", "mean", "layers_1_2_12"] = "mean"
+    tokens: Literal["last", "last_4_sum"] = Field("last", description="Layers that token features come from.")
+    pool: Literal["cls", "pooler", "mean", "layers_1_2_12"] = Field(
+        "mean", description="cls: first token; pooler: BERT's tanh layer on it; mean: over real tokens."
+    )
+    attention: bool = Field(False, description="Return what the class token attends to in the last layer; slower.")
+    freeze: bool = Field(False, description="The whole tower stays fixed.")
     freeze_layers: int = Field(0, ge=0, description="Embeddings and this many first layers stay fixed.")
     dropout: float = Field(0.1, ge=0, lt=1)
 
@@ -175,8 +200,18 @@ class ProjectionConfig(Config):
     """Projection from tower width to the shared space."""
 
     dim: int = Field(256, ge=2)
-    hidden: int | None = Field(None, ge=2, description="Width of a hidden ReLU layer; None is one linear map.")
+    hidden: int | None = Field(None, ge=2, description="Width of a hidden layer; None is one linear map.")
+    activation: Literal["relu", "gelu"] = "relu"
+    batch_norm: Literal["none", "hidden", "both"] = Field(
+        "none", description="Batch normalisation of the hidden layer, or of hidden and output (that without weights)."
+    )
     bias: bool = True
+
+    @model_validator(mode="after")
+    def _norm_needs_a_hidden_layer(self) -> ProjectionConfig:
+        if self.hidden is None and self.batch_norm != "none":
+            raise ValueError("batch_norm has no effect without hidden")
+        return self
 
 
 class MethodConfig(Config):
@@ -195,12 +230,14 @@ class MethodConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """Optimiser and learning-rate schedule: linear warm-up, then a cosine to `min_lr_ratio`."""
+    """Optimiser and learning-rate schedule: linear warm-up, then down to `min_lr_ratio`."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: Positive = 3e-4
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
+    eps: Positive = 1e-8
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     momentum: float = Field(0.9, ge=0, lt=1)
     warmup_steps: int = Field(50, ge=0)
     min_lr_ratio: float = Field(0.01, ge=0, le=1)
@@ -273,6 +310,9 @@ class LabelConfig(Config):
         None, description="Label column that must be 1 for a negative; None: `positive` must be 0."
     )
     prompts: dict[Literal["positive", "negative"], tuple[str, ...]] = Field(default_factory=dict)
+    regions: tuple[str, ...] = Field(
+        (), description="Grounding: names of its boxes or masks; empty takes those named `positive`."
+    )
 
 
 class FineTuneConfig(Config):
@@ -295,6 +335,18 @@ class FineTuneConfig(Config):
         return self
 
 
+class GroundingConfig(Config):
+    """Where a finding is said to be."""
+
+    target: Literal["boxes", "masks"] = "boxes"
+
+
+class RetrievalConfig(Config):
+    """Which text of a study is looked for."""
+
+    sections: tuple[Literal["findings", "impression"], ...] = Field(("findings", "impression"), min_length=1)
+
+
 class TaskConfig(Config):
     """One task of the benchmark. `version` rises with every change that can move a number."""
 
@@ -303,7 +355,7 @@ class TaskConfig(Config):
     version: int = Field(ge=1)
     type: str = Field("classification", description="Module of medvlp.tasks.")
     dataset: str
-    labels: tuple[LabelConfig, ...] = Field(min_length=1)
+    labels: tuple[LabelConfig, ...] = Field((), description="What is asked; a retrieval task asks no label.")
     uncertain: Literal["ignore", "positive", "negative"] = "ignore"
     not_mentioned: Literal["ignore", "negative"] = "ignore"
     views: tuple[str, ...] = Field((), description="Views used; empty uses all.")
@@ -312,6 +364,16 @@ class TaskConfig(Config):
     )
     knn_k: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10, 20, 50)
     fine_tune: FineTuneConfig = FineTuneConfig()
+    grounding: GroundingConfig = GroundingConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+
+    @model_validator(mode="after")
+    def _labels_where_they_are_asked(self) -> TaskConfig:
+        if self.type == "retrieval" and self.labels:
+            raise ValueError("labels has no effect on retrieval: leave it out")
+        if self.type in ("classification", "grounding") and not self.labels:
+            raise ValueError("labels must name one label or more")
+        return self
 
 
 class SuiteEntry(Config):

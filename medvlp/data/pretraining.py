@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.config.base import json_sha256
+from medvlp.data.demands import Demands
 from medvlp.data.loader import ImageLoader
 from medvlp.data.texts import SentenceChoice, Sentences, TokenTable, collect_sentences, report_text
 from medvlp.errors import UserError, nearest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from medvlp.config.schema import PretrainConfig
+    from medvlp.knowledge.table import ConceptTable
     from medvlp.store.array_store import Store
     from medvlp.text.tokenizer import Tokenizer
 
@@ -98,6 +100,7 @@ class PretrainData:
         sentences: Unpaired: the sentences.
         facts: Counts of what is used and what is left out.
         hash: SHA-256 of the store's hash, the texts and the labels: what was trained on.
+        concepts: Rows of the concepts that texts name, or None.
     """
 
     store: Store
@@ -110,6 +113,7 @@ class PretrainData:
     sentences: Sentences | None
     facts: dict[str, int]
     hash: str
+    concepts: ConceptTable | None = None
 
     def loader(self, config: PretrainConfig, *, validation: bool = False, **options: Any) -> PretrainLoader:
         """Return the loader of the training or validation images.
@@ -150,8 +154,7 @@ class PretrainData:
 def load_data(
     config: PretrainConfig,
     *,
-    needs: frozenset[str],
-    paired: bool,
+    demands: Demands,
     tokenizer_folder: Path,
     keep_tokenizer: bool = False,
     world_size: int = 1,
@@ -160,8 +163,7 @@ def load_data(
 
     Args:
         config: The run's configuration.
-        needs: Of "reports" and "labels", as the method says.
-        paired: Whether text i belongs to image i.
+        demands: What the method asks for.
         tokenizer_folder: Where the run keeps its tokenizer.
         keep_tokenizer: Use the one that is there: the run goes on, or another rank has just made it.
         world_size: Ranks that share a batch.
@@ -172,7 +174,8 @@ def load_data(
     from medvlp.store.array_store import Store
 
     data = config.data
-    _refuse_unused(config, needs, paired)
+    paired = demands.paired
+    _refuse_unused(config, demands)
     store = Store.open(data.store)
     if store.kind in ("volume", "video"):
         held = {"volume": "volumes", "video": "clips"}[store.kind]
@@ -191,13 +194,13 @@ def load_data(
         if not found:
             raise UserError("The store has no image.", data.store, "Use a store of a data set with images.")
         raise UserError(f"The split '{data.split}' has no image. There are: {found}.", data.store, "Set data.split.")
-    unpaired_text = "reports" in needs and not paired
+    unpaired_text = demands.reports and not paired
     label_names, labels = image_labels(store, data.labels, to_findings=unpaired_text)
-    if "labels" in needs and (labels is None or not (labels[train] == 1).any()):
+    if demands.labels and (labels is None or not (labels[train] == 1).any()):
         raise UserError("The method needs labels, the store has none.", data.store, "Use a store with labels.")
     texts: list[str] = []
     text_rows, sentences = None, None
-    if "reports" in needs and paired:
+    if demands.reports and paired:
         texts, text_rows = paired_texts(store, data.sections)
         without = int((text_rows[train] < 0).sum())
         train, val = train[text_rows[train] >= 0], val[text_rows[val] >= 0]
@@ -225,7 +228,7 @@ def load_data(
             "train.batch_size / train.accumulate",
             f"Give a multiple of {world_size * config.train.accumulate}.",
         )
-    if batch < 2 and "reports" in needs:
+    if batch < 2 and demands.reports:
         raise UserError(
             "In micro-batches of one sample there is no other to tell it from: nothing would be learnt.",
             "train.batch_size / train.accumulate",
@@ -252,20 +255,20 @@ def load_data(
     )
 
 
-def _refuse_unused(config: PretrainConfig, needs: frozenset[str], paired: bool) -> None:
+def _refuse_unused(config: PretrainConfig, demands: Demands) -> None:
     """Raise `UserError` for a key of `data` that the method would silently ignore."""
     data, kind = config.data, type(config.data)
     unused = {
-        "data.reports": paired and data.reports is not None,
-        "data.sentences": paired and data.sentences != kind.model_fields["sentences"].default,
-        "data.labels": "labels" not in needs and bool(data.labels),
+        "data.reports": demands.paired and data.reports is not None,
+        "data.sentences": demands.paired and data.sentences != kind.model_fields["sentences"].default,
+        "data.labels": not demands.labels and bool(data.labels),
     }
     keys = " and ".join(key for key, is_unused in unused.items() if is_unused)
     if keys:
         raise UserError(
             f"The method '{config.method.name}' has no use for {keys}.",
             keys,
-            "Leave it out: a paired method takes the reports of the store." if paired else "Leave it out.",
+            "Leave it out: a paired method takes the reports of the store." if demands.paired else "Leave it out.",
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from medvlp.methods.base import Method
     from medvlp.text.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, CONFIG, PREPROCESSING, TOKENIZER = "model.safetensors", "config.json", "preprocessing.json", "tokenizer"
 
 
@@ -45,7 +44,6 @@ def save_model(
     *,
     preprocessing: Preprocessing,
     tokenizer: Tokenizer | None,
-    label_names: Sequence[str],
     record: dict[str, Any],
     state: dict[str, torch.Tensor] | None = None,
 ) -> None:
@@ -56,7 +54,6 @@ def save_model(
         method: The method, on any device.
         preprocessing: From an image file to the tensor that the method takes.
         tokenizer: The tokenizer of its text tower.
-        label_names: Label columns that it was trained with.
         record: How it was made (config hash, store hash, step, ...), kept as given.
         state: Weights to write instead of the method's own, e.g. an average.
 
@@ -70,7 +67,7 @@ def save_model(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        _write(part, method, preprocessing, tokenizer, label_names, record, state)
+        _write(part, method, preprocessing, tokenizer, record, state)
         _replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -81,7 +78,6 @@ def _write(
     method: Method,
     preprocessing: Preprocessing,
     tokenizer: Tokenizer | None,
-    label_names: Sequence[str],
     record: dict[str, Any],
     state: dict[str, torch.Tensor] | None,
 ) -> None:
@@ -92,9 +88,7 @@ def _write(
     described = {
         "format": FORMAT,
         "method": portable_config(method).resolved(),
-        "vocab_size": method.vocab_size,
-        "pad_id": method.pad_id,
-        "label_names": list(label_names),
+        **method.context.to_json(),
         "record": record,
     }
     (part / CONFIG).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -108,7 +102,7 @@ def portable_config(method: Method) -> MethodConfig:
     """Return the method's config with towers described by themselves instead of by local folders."""
     config = method.config
     image = config.image.model_copy(update={"weights": None})
-    if config.text is None:
+    if config.text is None or method.text_encoder is None:
         return config.model_copy(update={"image": image})
     text = config.text.model_copy(update={"folder": None, "architecture": method.text_encoder.architecture})
     return config.model_copy(update={"image": image, "text": text})
@@ -123,6 +117,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
     import torch
 
     from medvlp.methods import METHODS
+    from medvlp.methods.context import MethodContext
     from medvlp.models.weights import check_keys, read_state
 
     folder = Path(folder)
@@ -135,18 +130,18 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
         )
     preprocessing = Preprocessing.model_validate(_read_json(folder / PREPROCESSING))
     config = MethodConfig.model_validate(described["method"])
-    label_names = tuple(described["label_names"])
-    with torch.random.fork_rng(devices=[]):
-        method = METHODS.get(config.name)(config, described["vocab_size"], described["pad_id"], label_names)
-    state = read_state(folder / WEIGHTS)
-    check_keys(method.state_dict(), state, folder / WEIGHTS)
-    method.load_state_dict(state, strict=True)
     tokenizer = None
     if (folder / TOKENIZER).is_dir():
         from medvlp.text.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_folder(folder / TOKENIZER)
-    return LoadedModel(method.to(device).eval(), preprocessing, tokenizer, label_names, described["record"])
+    context = MethodContext.from_json(described, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        method = METHODS.get(config.name)(config, context)
+    state = read_state(folder / WEIGHTS)
+    check_keys(method.state_dict(), state, folder / WEIGHTS)
+    method.load_state_dict(state, strict=True)
+    return LoadedModel(method.to(device).eval(), preprocessing, tokenizer, context.label_names, described["record"])
 
 
 def _read_json(file: Path) -> dict[str, Any]:

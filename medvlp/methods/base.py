@@ -1,4 +1,4 @@
-"""The base of every method: two towers, two projections, a scale, and named losses of a batch.
+"""The base of every method: towers, a shared space where it has one, and named losses of a batch.
 
 Guarantee: the loop knows no objective and a method no loop. Pixels arrive as stored and are normalised on the device by
 the configured model input; constants come complete and checked from the method's own YAML.
@@ -8,82 +8,178 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from medvlp.config.methods import merge_method
 from medvlp.config.schema import MethodConfig
+from medvlp.data.demands import Demands
 from medvlp.data.transforms import normalise
 from medvlp.errors import UserError
+from medvlp.methods.context import MethodContext
 from medvlp.models.projection import Projection
 from medvlp.models.text import TextTower
 from medvlp.models.vision2d import ImageTower
+from medvlp.objectives.scale import clamped_scale
+from medvlp.objectives.zero_shot import prompt_logits
 from medvlp.types import Batch, Features, TextBatch, TextFeatures
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+Term = tuple[torch.Tensor, torch.Tensor]
+"""Value and count of a loss term."""
+Encode = Callable[[Sequence[str]], TextFeatures]
+"""Tokenises texts and encodes them with the method's own text tower."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: `step` from 0, of `steps`, with `steps_per_epoch` of them in an epoch."""
+
+    step: int
+    steps: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with the part of the present one."""
+        return self.step / self.steps_per_epoch
+
 
 class Method(nn.Module, ABC):
-    """Base class; a subclass says what it `needs` and computes `losses`.
+    """Base class; a subclass says what it demands and computes `losses`.
 
     Args:
         config: Towers, objectives and options; what `objectives` and `options` leave out is taken from the YAML.
-        vocab_size: Tokens of the tokenizer.
-        pad_id: Its padding token.
-        label_names: Columns of `batch.labels` and `batch.text.labels`.
+        context: Vocabulary, label columns and concepts.
 
     Attributes:
-        log_scale: Logarithm `[1]` of the factor of cosines: a parameter where it is learnt, else a buffer.
+        text_encoder: None for a method of images alone.
+        image_projection: To the shared space, with `text_projection`; a subclass with `shared_space = False` builds
+            what it needs itself.
+        log_scale: Logarithm `[1]` of the factor of cosines: a parameter where it is learnt, else a buffer; see
+            `set_scale`.
+        progress: Where training stands; set before every step.
     """
 
-    needs: ClassVar[frozenset[str]]
-    """Of "reports" and "labels"."""
-    paired: ClassVar[bool]
-    """Whether text row i of a batch belongs to image i."""
+    uses_text: ClassVar[bool] = True
+    """Whether it has a text tower."""
+    shared_space: ClassVar[bool] = True
+    """Whether images and texts are projected to one space by one vector each."""
+    scores_text: ClassVar[bool] = True
+    """Whether `zero_shot` works."""
+    heat_map_kind: ClassVar[str | None] = "Grad-CAM"
+    """How `heat_map` finds evidence: query attention, patch-text similarity, Grad-CAM; None where it cannot."""
 
+    image_encoder: ImageTower
+    text_encoder: TextTower | None
     log_scale: torch.Tensor
 
-    def __init__(self, config: MethodConfig, vocab_size: int, pad_id: int, label_names: Sequence[str]) -> None:
+    def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__()
-        if config.text is None:
+        if self.uses_text and config.text is None:
             raise UserError(f"The method '{config.name}' needs a text tower.", "method.text", "Give method.text.")
+        if not self.uses_text and config.text is not None:
+            raise UserError(f"The method '{config.name}' has no text tower.", "method.text", "Set method.text=null.")
         self.config = complete(config)
-        self.label_names = tuple(label_names)
-        self.vocab_size, self.pad_id = vocab_size, pad_id
+        self.context = context
+        self.progress = Progress(0, 1, 1)
         self.image_encoder = ImageTower(config.image)
-        self.text_encoder = TextTower(
-            config.text, vocab_size, pad_id, bool(self.config.options.get("legacy_pad_mean", False))
-        )
-        self.image_projection = Projection(self.image_encoder.dim, config.projection)
-        self.text_projection = Projection(self.text_encoder.dim, config.projection)
+        self.text_encoder = None if config.text is None else self.build_text_tower()
+        if self.shared_space:
+            self.image_projection = Projection(self.image_encoder.dim, config.projection)
+            if self.text_encoder is not None:
+                self.text_projection = Projection(self.text_encoder.dim, config.projection)
+
+    def build_text_tower(self) -> TextTower:
+        """Return the text tower; a subclass with another kind replaces this."""
+        assert self.config.text is not None
+        pads = bool(self.config.options.get("legacy_pad_mean", False))
+        return TextTower(self.config.text, self.context.vocab_size, self.context.pad_id, pads)
+
+    @classmethod
+    def demands(cls, config: MethodConfig) -> Demands:
+        """Return what every batch must hold; `config` is complete."""
+        return Demands(reports=cls.uses_text)
 
     @abstractmethod
-    def losses(self, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def losses(self, batch: Batch) -> dict[str, Term]:
         """Return the name, weighted value and count of each term; the training loss is the sum of the values."""
 
-    def forward(self, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def forward(self, batch: Batch) -> dict[str, Term]:
         """Return `losses`, so that DDP and FSDP see the call."""
         return self.losses(batch)
+
+    def weighted(self, terms: Mapping[str, Term]) -> dict[str, Term]:
+        """Return terms times the weights of `objectives`."""
+        return {name: (self.objective(name)["weight"] * value, count) for name, (value, count) in terms.items()}
+
+    def is_on(self, name: str) -> bool:
+        """Return whether a term has a weight; one without need not be computed."""
+        return self.objective(name)["weight"] != 0
+
+    # What the loop calls around a step.
+
+    def begin_step(self, progress: Progress) -> None:
+        """Take note of where training stands, before the forward pass of a step."""
+        self.progress = progress
+
+    def adjust_gradients(self) -> None:
+        """Change gradients between the backward pass and the optimiser, e.g. of a part held for an epoch."""
+
+    def end_step(self) -> None:
+        """Update what no optimiser moves (moving averages, queues), after the optimiser's step."""
+
+    def learning_rate_factors(self) -> dict[str, float]:
+        """Return beginnings of parameter names -> factor of the learning rate; the longest that fits counts."""
+        return {}
+
+    # Scale of cosines.
+
+    def set_scale(self, temperature: float, learnt: bool) -> None:
+        """Make `log_scale` start at 1/temperature."""
+        start = torch.tensor([-math.log(temperature)])
+        if learnt:
+            self.log_scale = nn.Parameter(start)
+        else:
+            self.register_buffer("log_scale", start)
+
+    def scale_within(self, low: float, high: float) -> torch.Tensor:
+        """Return the factor of cosines; the logarithm of a learnt one is held between `low` and `high`."""
+        if not self.log_scale.requires_grad:
+            return self.log_scale.exp().squeeze()
+        if self.training:  # without this an optimiser could carry the parameter far beyond its bound
+            with torch.no_grad():
+                self.log_scale.clamp_(low, high)
+        return clamped_scale(self.log_scale, low, high)
 
     @property
     def logit_scale(self) -> Float[torch.Tensor, ""]:
         """Factor of cosines before a softmax."""
         return self.log_scale.exp().squeeze()
 
+    # Encoding.
+
     def encode_image(self, pixels: Float[torch.Tensor, "b c h w"]) -> Features:
         """Return the features of normalised pixels."""
         return self.image_encoder(pixels)
 
+    def normalised(self, pixels: torch.Tensor) -> Float[torch.Tensor, "b c h w"]:
+        """Return stored pixels [b 1 h w] as the image tower takes them."""
+        return normalise(pixels, self.config.image.input)
+
     def encode_stored(self, pixels: torch.Tensor) -> Features:
         """Return the features of stored pixels [b 1 h w], normalised on their device."""
-        return self.encode_image(normalise(pixels, self.config.image.input))
+        return self.encode_image(self.normalised(pixels))
 
     def encode_text(self, text: TextBatch) -> TextFeatures:
         """Return the features of tokenised texts."""
+        assert self.text_encoder is not None
         return self.text_encoder(text)
 
     def project_image(self, features: Features) -> Float[torch.Tensor, "b d"]:
@@ -94,10 +190,44 @@ class Method(nn.Module, ABC):
         """Return unit vectors of texts in the shared space."""
         return self.text_projection(features.pooled)
 
+    def zero_shot(
+        self,
+        image: Features,
+        positives: Sequence[Sequence[str]],
+        negatives: Sequence[Sequence[str]],
+        encode: Encode,
+        reduce: Literal["max", "mean"] = "mean",
+    ) -> Float[torch.Tensor, "b k"]:
+        """Return the probability that each question is answered by its positive prompts.
+
+        Here: a two-class softmax of `logit_scale * cosine`, each side the mean or maximum over its prompts.
+
+        Args:
+            image: Encoded images.
+            positives: k lists of prompts that say the same.
+            negatives: k lists of prompts that say the opposite.
+            encode: Encodes prompts.
+            reduce: How the logits of several prompts become one.
+        """
+        groups = [prompts for pair in zip(positives, negatives, strict=True) for prompts in pair]
+        vectors = self.project_text(encode([prompt for prompts in groups for prompt in prompts])).float()
+        owner = [number for number, prompts in enumerate(groups) for _ in prompts]
+        logits = prompt_logits(
+            self.project_image(image).float(),
+            vectors,
+            torch.tensor(owner, device=vectors.device),
+            self.logit_scale.float(),
+            reduce,
+        )
+        return logits.unflatten(1, (len(positives), 2)).softmax(2)[..., 0]
+
+    # Checks of a batch, and of the configuration.
+
     def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute the activations of both towers in the backward pass instead of keeping them."""
+        """Recompute the activations of the towers in the backward pass instead of keeping them."""
         self.image_encoder.set_gradient_checkpointing(enabled)
-        self.text_encoder.set_gradient_checkpointing(enabled)
+        if self.text_encoder is not None:
+            self.text_encoder.set_gradient_checkpointing(enabled)
 
     def objective(self, name: str) -> Mapping[str, Any]:
         """Return the weight and constants of a term."""
@@ -124,7 +254,8 @@ class Method(nn.Module, ABC):
         name = self.config.name
         if batch.text is None:
             raise UserError(f"The method '{name}' needs texts.", "data", "Give data.reports, or a store with reports.")
-        if self.paired and (not batch.paired or len(batch.text.ids) != len(batch.pixels)):
+        paired = self.demands(self.config).paired
+        if paired and (not batch.paired or len(batch.text.ids) != len(batch.pixels)):
             raise UserError(
                 f"The method '{name}' needs one text per image.",
                 "data",

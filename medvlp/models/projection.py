@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Projection(nn.Module):
-    """One linear map, or Linear - ReLU - Linear, then unit length.
+    """One linear map, or Linear - [batch norm] - activation - Linear - [batch norm], then unit length.
 
     Args:
         width: Width of the tower's pooled vector.
-        config: Output width, hidden width and bias.
+        config: Output width, hidden layer and bias.
     """
 
     def __init__(self, width: int, config: ProjectionConfig) -> None:
@@ -29,9 +29,12 @@ class Projection(nn.Module):
         else:
             first = nn.Linear(width, config.hidden, bias=config.bias)
             last = nn.Linear(config.hidden, config.dim, bias=config.bias)
-            self.layers = nn.Sequential(first, nn.ReLU(), last)
+            hidden_norm = [nn.BatchNorm1d(config.hidden)] if config.batch_norm != "none" else []
+            last_norm = [nn.BatchNorm1d(config.dim, affine=False)] if config.batch_norm == "both" else []
+            activation = nn.ReLU() if config.activation == "relu" else nn.GELU()
+            self.layers = nn.Sequential(first, *hidden_norm, activation, last, *last_norm)
 
-    def forward(self, pooled: Float[torch.Tensor, "b d"]) -> Float[torch.Tensor, "b e"]:
-        """Return unit vectors, normalised in at least float32 also under autocast."""
-        projected = self.layers(pooled)
+    def forward(self, features: Float[torch.Tensor, "b *l d"]) -> Float[torch.Tensor, "b *l e"]:
+        """Return unit vectors of pooled vectors or of tokens, normalised in at least float32 also under autocast."""
+        projected = self.layers(features.reshape(-1, features.shape[-1])).unflatten(0, features.shape[:-1])
         return functional.normalize(projected if projected.dtype == torch.float64 else projected.float(), dim=-1)

@@ -46,7 +46,7 @@ class TextTower(nn.Module):
         self.legacy_pad_mean = legacy_pad_mean
         self.model: Any = _build(config, vocab_size, pad_id)
         # A pooler that no objective uses would be a parameter without gradient.
-        if getattr(self.model, "pooler", None) is not None:
+        if config.pool != "pooler" and getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None
         self.dim: int = self.model.config.hidden_size
         layers = self.model.encoder.layer
@@ -58,8 +58,8 @@ class TextTower(nn.Module):
                 "method.text.freeze_layers",
                 f"Give 0 to {len(layers)}.",
             )
-        self._frozen: list[nn.Module] = []
-        if config.freeze_layers:
+        self._frozen: list[nn.Module] = [self.model] if config.freeze else []
+        if config.freeze_layers and not config.freeze:
             self._frozen = [self.model.embeddings, *layers[: config.freeze_layers]]
         for module in self._frozen:
             module.requires_grad_(False)
@@ -78,20 +78,29 @@ class TextTower(nn.Module):
         return self
 
     def forward(self, text: TextBatch) -> TextFeatures:
-        """Return token features of the last layer and the pooled vector."""
-        wants_layers = self.config.pool == "layers_1_2_12"
+        """Return token features and the pooled vector of each text."""
+        config = self.config
+        by_layers = config.pool == "layers_1_2_12"
         output = self.model(
-            input_ids=text.ids, attention_mask=text.mask.to(torch.long), output_hidden_states=wants_layers
+            input_ids=text.ids,
+            attention_mask=text.mask.to(torch.long),
+            output_hidden_states=by_layers or config.tokens == "last_4_sum",
+            **({"output_attentions": True} if config.attention else {}),
         )
         tokens = output.last_hidden_state
-        if self.config.pool == "cls":
+        if config.tokens == "last_4_sum":
+            tokens = torch.stack(output.hidden_states[-4:]).sum(0)
+        if config.pool == "cls":
             pooled = tokens[:, 0]
-        elif wants_layers:
+        elif config.pool == "pooler":
+            pooled = output.pooler_output
+        elif by_layers:
             states = output.hidden_states
             pooled = self._mean(torch.stack([states[1], states[2], states[-1]]).mean(0), text.mask)
         else:
             pooled = self._mean(tokens, text.mask)
-        return TextFeatures(tokens=tokens, pooled=pooled, mask=text.mask)
+        attended = output.attentions[-1][:, :, 0].mean(1).detach() if config.attention else None
+        return TextFeatures(tokens, pooled, text.mask, text.word_ids, attended)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
@@ -117,7 +126,7 @@ def _build(config: TextTowerConfig, vocab_size: int, pad_id: int) -> Any:
     from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
     if config.folder is not None:
-        model = _from_folder(Path(config.folder))
+        model = _from_folder(Path(config.folder), config.pool == "pooler")
     elif config.architecture is not None:
         fields = dict(config.architecture)
         model = AutoModel.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
@@ -140,13 +149,15 @@ def _build(config: TextTowerConfig, vocab_size: int, pad_id: int) -> Any:
                 max_position_embeddings=config.max_tokens,
                 pad_token_id=pad_id,
             ),
-            add_pooling_layer=False,
+            add_pooling_layer=config.pool == "pooler",
         )
+    if config.attention:  # fused kernels give no weights
+        model.set_attn_implementation("eager")
     _check_fit(model, config, vocab_size)
     return model
 
 
-def _from_folder(folder: Path) -> Any:
+def _from_folder(folder: Path, needs_pooler: bool) -> Any:
     from transformers import AutoModel
 
     if not (folder / "config.json").is_file():
@@ -161,7 +172,8 @@ def _from_folder(folder: Path) -> Any:
             folder,
             "The folder needs config.json and model.safetensors of a BERT-family model.",
         ) from error
-    check_hub_loading(info, folder, HEADS_OF_PRETRAINING)
+    allowed = tuple(head for head in HEADS_OF_PRETRAINING if not (needs_pooler and head == "pooler."))
+    check_hub_loading(info, folder, allowed)
     return model
 
 

@@ -7,21 +7,24 @@ windows fit the configured input size; prefix tokens (class, registers) never ap
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from medvlp.config.schema import ImageTowerConfig
 from medvlp.errors import UserError, nearest
+from medvlp.models.vit import require_vit, vit_states
 from medvlp.models.weights import check_keys, find_weights, read_state
 from medvlp.types import Features
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float, Int
 
 
 class ImageTower(nn.Module):
@@ -35,7 +38,8 @@ class ImageTower(nn.Module):
         model_args: Further arguments of the timm constructor, as a timm `config.json` records them.
 
     Attributes:
-        dim: Width `d` of tokens and pooled vector.
+        dim: Width of the pooled vector.
+        token_dim: Width of the tokens; another one only where they are tapped from an earlier stage.
         record: How the weights were made: file, adapted and dropped keys; empty for a fresh tower.
 
     Raises:
@@ -45,8 +49,9 @@ class ImageTower(nn.Module):
     def __init__(self, config: ImageTowerConfig, model_args: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.backbone: Any = _create(config, dict(model_args or {}))
+        self.backbone: Any = _create(config, {**config.args, **(model_args or {})})
         self.dim: int = self.backbone.num_features
+        self.token_dim: int = self.dim
         self.record: dict[str, Any] = {}
         self._statistics_hooks: list[RemovableHandle] = []
         if getattr(self.backbone, "head_hidden_size", self.dim) != self.dim:
@@ -57,13 +62,78 @@ class ImageTower(nn.Module):
             )
         if config.weights is not None:
             self.record = load_timm_weights(self.backbone, Path(config.weights))
+        self._tap = None if config.tap is None else self._tap_at(config.tap)
+        if config.attention:
+            require_vit(self.backbone, "method.image.attention")
+        if config.freeze:
+            self.requires_grad_(False)
 
     def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Features:
         """Return the features of normalised pixels."""
+        if self.config.upsample is not None:
+            side = self.config.upsample
+            pixels = functional.interpolate(pixels, (side, side), mode="bilinear", align_corners=True)
+        if self.config.attention:
+            return self._vit_features(pixels, attention=True)
+        if self._tap is not None:
+            maps, (tapped,) = self.backbone.forward_intermediates(pixels, indices=[self._tap])
+            pooled = tapped.mean((2, 3)) if self.config.truncate else self.backbone.forward_head(maps, pre_logits=True)
+            return Features(tapped.flatten(2).transpose(1, 2), pooled, (tapped.shape[2], tapped.shape[3]))
         maps = self.backbone.forward_features(pixels)
         pooled = self.backbone.forward_head(maps, pre_logits=True)
-        tokens, grid = self._tokens(maps)
+        tokens, grid = self._tokens(maps, pixels)
         return Features(tokens=tokens, pooled=pooled, grid=grid)
+
+    def encode_visible(self, pixels: Float[torch.Tensor, "b c h w"], keep: Int[torch.Tensor, "b k"]) -> Features:
+        """Return the features of some patches alone, as a masked autoencoder's encoder sees them.
+
+        Args:
+            pixels: Normalised pixels.
+            keep: Row-major numbers of the patches; the tokens come in this order, their `grid` is (1, k).
+
+        Raises:
+            UserError: The backbone is no plain ViT.
+        """
+        features = self._vit_features(pixels, keep=keep)
+        return replace(features, grid=(1, keep.shape[1]))
+
+    def encode_hidden(
+        self,
+        pixels: Float[torch.Tensor, "b c h w"],
+        hidden: Bool[torch.Tensor, "b p"],
+        mask_token: Float[torch.Tensor, " d"],
+    ) -> Features:
+        """Return the features with `mask_token` in place of the embedding of hidden patches (iBOT, arXiv 2111.07832).
+
+        Raises:
+            UserError: The backbone is no plain ViT.
+        """
+        return self._vit_features(pixels, hidden=hidden, mask_token=mask_token)
+
+    def _tap_at(self, stage: str) -> int:
+        """Return the number of a ResNet's stage among its intermediate maps; leave out what follows if configured."""
+        stages = {info["module"]: number for number, info in enumerate(getattr(self.backbone, "feature_info", ()))}
+        if stage not in stages or not hasattr(self.backbone, "layer4"):
+            raise UserError(
+                f"The backbone '{self.config.name}' has no stage '{stage}'.",
+                "method.image.tap",
+                "Use a ResNet, or leave tap out.",
+            )
+        self.token_dim = self.backbone.feature_info[stages[stage]]["num_chs"]
+        if self.config.truncate:
+            self.backbone.prune_intermediate_layers([stages[stage]])
+            self.dim = self.token_dim
+        return stages[stage]
+
+    def _vit_features(self, pixels: torch.Tensor, **how: Any) -> Features:
+        backbone = require_vit(self.backbone, "Masking patches, or reading attention,")
+        states, attended = vit_states(backbone, pixels, **how)
+        tokens, grid = self._tokens(states, pixels)
+        return Features(tokens, backbone.forward_head(states, pre_logits=True), grid, attended)
+
+    def train(self, mode: bool = True) -> ImageTower:
+        """Switch to training mode; a frozen tower stays in evaluation mode."""
+        return super().train(mode and not self.config.freeze)
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them; running statistics are taken once."""
@@ -72,7 +142,7 @@ class ImageTower(nn.Module):
             handle.remove()
         self._statistics_hooks = _hold_statistics(self.backbone) if enabled else []
 
-    def _tokens(self, maps: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    def _tokens(self, maps: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         if maps.ndim == 4:
             if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
                 height, width = maps.shape[1:3]
@@ -80,7 +150,8 @@ class ImageTower(nn.Module):
             height, width = maps.shape[2:]
             return maps.flatten(2).transpose(1, 2), (height, width)
         tokens = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-        height, width = self.backbone.patch_embed.grid_size
+        embed = self.backbone.patch_embed
+        height, width = (side // patch for side, patch in zip(pixels.shape[2:], embed.patch_size, strict=True))
         return tokens, (height, width)
 
 

@@ -91,13 +91,14 @@ def wrap(method: Method, config: TrainConfig, where: Processes) -> nn.Module:
         method.set_gradient_checkpointing(True)
     if config.compile:
         method.image_encoder.compile()
-        method.text_encoder.compile(dynamic=True)
+        if method.text_encoder is not None:
+            method.text_encoder.compile(dynamic=True)
     if config.strategy == "fsdp2":
         if where.world_size == 1:
             return method
         mesh = init_device_mesh(where.device.type, (where.world_size,))
         for tower in (method.image_encoder, method.text_encoder):
-            if any(parameter.requires_grad for parameter in tower.parameters()):
+            if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
                 # The text tower runs twice a step; torch 2.11 fails in backward if its weights were freed in between.
                 fully_shard(tower, mesh=mesh, reshard_after_forward=False)
         fully_shard(method, mesh=mesh)
@@ -105,7 +106,10 @@ def wrap(method: Method, config: TrainConfig, where: Processes) -> nn.Module:
     if where.world_size == 1:
         return method
     ids = [where.device.index] if where.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(method, device_ids=ids, gradient_as_bucket_view=True)
+    idle = not all(method.is_on(name) for name in method.config.objectives)
+    return nn.parallel.DistributedDataParallel(
+        method, device_ids=ids, gradient_as_bucket_view=True, find_unused_parameters=idle
+    )
 
 
 def without_sync(module: nn.Module, skip: bool) -> AbstractContextManager[None]:

@@ -31,7 +31,8 @@ from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import CONFIG as MODEL_CONFIG
 from medvlp.methods._artifact import save_model
-from medvlp.methods.base import Method
+from medvlp.methods.base import Method, Progress, complete
+from medvlp.methods.context import MethodContext
 from medvlp.models.average import Average
 from medvlp.models.weights import find_weights
 from medvlp.progress import progress_bar
@@ -90,12 +91,13 @@ class _Training:
         self.step = 0 if checkpoint is None else checkpoint.step
         torch.manual_seed(_key(config.run.seed))
         table = self.data.table
-        vocabulary, pad = (0, 0) if table is None else (table.tokenizer.vocab_size, table.tokenizer.pad_id)
-        self.method: Method = kind(config.method, vocabulary, pad, self.data.label_names).to(where.device)
+        tokenizer = None if table is None else table.tokenizer
+        context = MethodContext.of(tokenizer, self.data.label_names, self.data.concepts)
+        self.method: Method = kind(config.method, context).to(where.device)
         if checkpoint is not None:
             self.method.load_state_dict(checkpoint.tensors["model"], strict=True)
         self.module = wrap(self.method, config.train, where)
-        self.optimizer = build_optimizer(self.method, config.train.optimizer)
+        self.optimizer = build_optimizer(self.method, config.train.optimizer, self.method.learning_rate_factors())
         self.average = None if config.train.ema is None else Average(self.method, config.train.ema)
         if checkpoint is not None:
             load_optimizer_tensors(self.optimizer, self.method, checkpoint.tensors["optimizer"])
@@ -105,7 +107,10 @@ class _Training:
 
     def _load_data(self, kind: type[Method], resumed: bool) -> PretrainData:
         """Load the data on rank 0 first: it trains the tokenizer that the others read."""
-        options: dict[str, Any] = {"needs": kind.needs, "paired": kind.paired, "world_size": self.where.world_size}
+        options: dict[str, Any] = {
+            "demands": kind.demands(complete(self.config.method)),
+            "world_size": self.where.world_size,
+        }
         for turn in (True, False):
             if self.where.main == turn:
                 keep = resumed or not self.where.main
@@ -205,6 +210,7 @@ class _Training:
         validation = self.data.loader(self.config, validation=True, **options) if len(self.data.val) else None
         loader = self.data.loader(self.config, **options)
         batches = loader.stream(self.step * train.accumulate)
+        self.steps_per_epoch = loader.steps_per_epoch // train.accumulate
         window, waited, began, first = Window(warn=self.where.main), 0.0, time.perf_counter(), self.step
         shown: dict[str, float] = {}
         self.module.train()
@@ -243,8 +249,9 @@ class _Training:
         """Do one optimiser step; return the seconds that it waited for data."""
         train, step = self.config.train, self.step
         torch.manual_seed(_key(self.config.run.seed, step, self.where.rank))
+        self.method.begin_step(Progress(step, steps, max(1, self.steps_per_epoch)))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train.optimizer, step, steps)
+            group["lr"] = learning_rate(train.optimizer, step, steps) * group["lr_factor"]
         self.optimizer.zero_grad(set_to_none=True)
         waited = 0.0
         for micro in range(train.accumulate):
@@ -257,10 +264,12 @@ class _Training:
                     loss = torch.stack([value for value, _ in terms.values()]).sum() / train.accumulate
                 loss.backward()
             window.add(terms, step + 1)
+        self.method.adjust_gradients()
         if train.optimizer.clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), train.optimizer.clip_norm)
             window.add({GRADIENT: (whole(norm), torch.ones_like(whole(norm)))}, step + 1)
         self.optimizer.step()
+        self.method.end_step()
         if self.average is not None:
             self.average.update(self.method, step)
         return waited
@@ -323,7 +332,6 @@ class _Training:
                 self.method,
                 preprocessing=self._preprocessing(),
                 tokenizer=None if table is None else table.tokenizer,
-                label_names=self.data.label_names,
                 record=self.record | {"step": self.step, "averaged": self.average is not None},
                 state=state,
             )

@@ -7,6 +7,7 @@ two dimensions have no weight decay. State is kept by parameter name.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,26 +17,43 @@ from medvlp.config.schema import OptimizerConfig
 from medvlp.train.distributed import shard_like, whole
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return AdamW or SGD over the trainable parameters, in two groups: with and without weight decay."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+def build_optimizer(
+    module: nn.Module, config: OptimizerConfig, factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """Return the optimiser over the trainable parameters.
+
+    Args:
+        module: Owns the parameters.
+        config: Kind and constants.
+        factors: Beginning of parameter names -> factor of the learning rate; the longest that fits counts. A group's
+            factor stands under `lr_factor`.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            fitting = [start for start in factors or {} if name.startswith(start)]
+            factor = (factors or {})[max(fitting, key=len)] if fitting else 1.0
+            groups.setdefault((factor, parameter.ndim >= 2), []).append(parameter)
+    described: list[dict[str, Any]] = [
+        {"params": members, "weight_decay": config.weight_decay if decays else 0.0, "lr_factor": factor}
+        for (factor, decays), members in sorted(
+            groups.items(), key=lambda item: (item[0][0] != 1, item[0][0], not item[0][1])
+        )
     ]
-    groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+        return torch.optim.SGD(described, lr=config.lr, momentum=config.momentum)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(described, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Return the rate of a step, counted from 0: linear to `lr`, then a cosine to `min_lr_ratio · lr`."""
+    """Return the rate of a step, counted from 0: linear to `lr`, then a cosine or a line to `min_lr_ratio · lr`."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
+    left = 1 - min(1.0, done)
+    share = {"cosine": 0.5 * (1 - math.cos(math.pi * left)), "linear": left, "constant": 1.0}[config.schedule]
+    return config.lr * (config.min_lr_ratio + (1 - config.min_lr_ratio) * share)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, torch.Tensor]:

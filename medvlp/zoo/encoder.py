@@ -7,7 +7,7 @@ one saved preprocessing and gives the same features as its square in a store tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -22,7 +22,6 @@ from medvlp.errors import UserError
 from medvlp.io import read_radiograph
 from medvlp.io.stored import to_stored
 from medvlp.models.weights import state_sha256
-from medvlp.objectives.zero_shot import prompt_logits
 from medvlp.types import Features, Radiograph, TextBatch, TextFeatures
 
 if TYPE_CHECKING:
@@ -185,8 +184,8 @@ class Encoder:
     ) -> Float[torch.Tensor, "b k"]:
         """Return the probability of each text for each encoded image.
 
-        Column k is a two-class softmax of `logit_scale * cosine` between text k and its negative. The columns are
-        independent questions and do not sum to 1.
+        Column k is the method's own answer (`Method.zero_shot`): for a contrastive method a two-class softmax of
+        `logit_scale * cosine` between text k and its negative. The columns are independent and do not sum to 1.
 
         Args:
             features: Encoded images.
@@ -204,12 +203,18 @@ class Encoder:
                 "zero_shot",
                 "Give one text or more, and as many negatives or none.",
             )
-        groups = [prompts for pair in zip(positives, opposites, strict=True) for prompts in pair]
-        owner = torch.tensor([number for number, prompts in enumerate(groups) for _ in prompts], device=self.device)
-        scale = self._text_side().method.logit_scale.float()
-        vectors = self.embed_text([prompt for prompts in groups for prompt in prompts])
-        logits = prompt_logits(self.embed_features(features), vectors, owner, scale, reduce)
-        return logits.unflatten(1, (len(positives), 2)).softmax(2)[..., 0]
+        method = self._text_side().method
+        if not method.scores_text:
+            raise UserError(
+                f"The method '{method.config.name}' cannot score images by texts.",
+                f"encoder {self.name}",
+                "Use a method with zero-shot scores; see `medvlp methods`.",
+            )
+
+        def encode(prompts: Sequence[str]) -> TextFeatures:
+            return self._encode_text(prompts)[0]
+
+        return method.zero_shot(_to(features, self.device), positives, opposites, encode, reduce).float()
 
     def _text_side(self) -> TextSide:
         if self._text is None:
@@ -221,9 +226,8 @@ class Encoder:
     def _encode_text(self, texts: Sequence[str]) -> tuple[TextFeatures, TextSide]:
         side = self._text_side()
         ids, mask, word_ids = side.tokenizer.encode(_texts(texts), side.max_tokens)
-        batch = TextBatch(torch.from_numpy(ids), torch.from_numpy(mask)).to(self.device)
-        features = side.method.encode_text(batch)
-        return replace(features, word_ids=torch.from_numpy(word_ids).to(self.device)), side
+        batch = TextBatch(torch.from_numpy(ids), torch.from_numpy(mask), word_ids=torch.from_numpy(word_ids))
+        return side.method.encode_text(batch.to(self.device)), side
 
 
 def _prompts(text: Prompts) -> list[str]:

@@ -59,7 +59,10 @@ def _run(path: Path, device: str) -> Encoder:
         )
     model = load_model(folder)
     method = model.method
-    architecture: dict[str, Any] = {"medvlp": portable_config(method).resolved(), "vocab_size": method.vocab_size}
+    architecture: dict[str, Any] = {
+        "medvlp": portable_config(method).resolved(),
+        "vocab_size": method.context.vocab_size,
+    }
     text = None
     if model.tokenizer is not None and method.config.text is not None:
         architecture["tokenizer"] = model.tokenizer.hash

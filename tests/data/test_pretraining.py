@@ -13,14 +13,15 @@ import tiny_store
 import torch
 import volume_source
 
+from medvlp.data.demands import Demands
 from medvlp.data.pretraining import load_data, map_labels
 from medvlp.data.texts import SentenceChoice, Sentences, collect_sentences, report_text
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
 from medvlp.text.labeler import FINDINGS
 
-UNPAIRED = {"needs": frozenset({"reports", "labels"}), "paired": False}
-PAIRED = {"needs": frozenset({"reports"}), "paired": True}
+UNPAIRED = Demands(labels=True, paired=False)
+PAIRED = Demands()
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def store(tmp_path_factory) -> Path:
 
 
 def loaded(config, folder: Path, kind=UNPAIRED, **options):
-    return load_data(config, tokenizer_folder=folder / "tokenizer", **kind, **options)
+    return load_data(config, tokenizer_folder=folder / "tokenizer", demands=kind, **options)
 
 
 def test_a_paired_text_belongs_to_its_image(store, tmp_path):

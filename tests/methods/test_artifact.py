@@ -18,6 +18,7 @@ from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import load_model, save_model
 from medvlp.methods.base import Method
+from medvlp.methods.context import MethodContext
 from medvlp.text.tokenizer import Tokenizer
 from medvlp.types import TextBatch
 
@@ -39,12 +40,12 @@ def make(tokenizer: Tokenizer, **text: Any) -> Method:
             "projection": {"dim": 8},
         }
     )
-    return METHODS.get("medclip")(config, tokenizer.vocab_size, tokenizer.pad_id, LABELS).eval()
+    return METHODS.get("medclip")(config, MethodContext.of(tokenizer, LABELS)).eval()
 
 
 def save(folder: Path, method: Method, tokenizer: Tokenizer | None, **fields: Any) -> Path:
     preprocessing = Preprocessing(input=method.config.image.input)
-    options = {"preprocessing": preprocessing, "label_names": LABELS, "record": {"step": 3}, **fields}
+    options = {"preprocessing": preprocessing, "record": {"step": 3}, **fields}
     save_model(folder, method, tokenizer=tokenizer, **options)
     return folder
 

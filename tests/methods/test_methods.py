@@ -15,6 +15,7 @@ from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods.base import Method
+from medvlp.methods.context import MethodContext
 from medvlp.types import Batch, TextBatch
 
 NAN = float("nan")
@@ -28,7 +29,7 @@ TINY: dict[str, Any] = {
 def method(name: str, **fields: Any) -> Method:
     torch.manual_seed(0)
     config = MethodConfig.model_validate({"name": name, **TINY, **fields})
-    return METHODS.get(name)(config, 32, 0, ["No Finding", "Pneumonia"])
+    return METHODS.get(name)(config, MethodContext(32, 0, ("No Finding", "Pneumonia")))
 
 
 def batch(paired: bool, images: int = 4, texts: int = 4, labelled: bool = True) -> Batch:
@@ -170,7 +171,7 @@ def test_the_shipped_yaml_is_a_whole_method(name: str) -> None:
     assert config.image.name == "resnet50"
     assert config.projection.dim == 512
     with torch.device("meta"):
-        model = METHODS.get(name)(config, 28996, 0, [])
+        model = METHODS.get(name)(config, MethodContext(28996))
     assert (model.image_encoder.dim, model.text_encoder.dim) == (2048, 768)
 
 

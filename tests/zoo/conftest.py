@@ -13,6 +13,7 @@ from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
 from medvlp.config.schema import MethodConfig
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import save_model
+from medvlp.methods.context import MethodContext
 from medvlp.text.tokenizer import Tokenizer
 
 TEXTS = ["no pneumonia is seen", "left pleural effusion", "the heart is normal", "right lower lobe pneumonia"]
@@ -30,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     torch.manual_seed(0)
-    method = METHODS.get("medclip")(config, tokenizer.vocab_size, tokenizer.pad_id, ["Pneumonia"])
+    method = METHODS.get("medclip")(config, MethodContext.of(tokenizer, ["Pneumonia"]))
     with torch.no_grad():
         # timm starts the last norm of each block at 0; without this the blocks would not take part.
         for name, parameter in method.named_parameters():
@@ -42,7 +43,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         method,
         preprocessing=Preprocessing(stored=StoredImageConfig(size=64), input=config.image.input),
         tokenizer=tokenizer,
-        label_names=["Pneumonia"],
         record={},
     )
     return folder

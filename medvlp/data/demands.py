@@ -1,0 +1,69 @@
+"""What a method asks of every batch: the contract between methods and the loader.
+
+Guarantee: a batch holds what is asked for, and the loader makes nothing that nobody asks for. The demands of a method
+are a function of its configuration alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class View:
+    """A further reading of each image, drawn on its own.
+
+    Args:
+        size: Its side in pixels.
+        crop_scale: Share of the area that its crop keeps; None takes `data.augment.crop_scale`.
+    """
+
+    size: int
+    crop_scale: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What every batch must hold.
+
+    Args:
+        reports: `text`.
+        labels: `labels`.
+        paired: Text row i belongs to image i; otherwise texts are drawn on their own, with labels.
+        text_unit: The text of an image is its report, or one of its sentences, drawn anew each epoch.
+        triplets: The ternary matrix of places and findings.
+        concepts: Spans and rows of the concepts of each text, from the knowledge bank.
+        group_size: Samples of a semantic group side by side, with captions of its concept; 0 is no groups.
+        hidden_share: Share of the tokens that `text.hidden` hides, whole words at a time; 0 is none.
+        hide_concepts: Hide whole concepts at a time, and leave hidden ones out of `spans`.
+        image_scale: Side of `pixels` over that of the model input; the method makes the model input itself.
+        views: Further readings of each image.
+        study_images: Images of a study in `study`; 0 is none.
+    """
+
+    reports: bool = True
+    labels: bool = False
+    paired: bool = True
+    text_unit: Literal["report", "sentence"] = "report"
+    triplets: bool = False
+    concepts: bool = False
+    group_size: int = 0
+    hidden_share: float = 0.0
+    hide_concepts: bool = False
+    image_scale: int = 1
+    views: tuple[View, ...] = ()
+    study_images: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a data set must offer, in words: reports, labels, triplets, concepts, groups, views."""
+        asked = {
+            "reports": self.reports,
+            "labels": self.labels,
+            "triplets": self.triplets,
+            "concepts": self.concepts,
+            "groups": self.group_size > 0,
+            "views": self.study_images > 1,
+        }
+        return tuple(name for name, is_asked in asked.items() if is_asked)

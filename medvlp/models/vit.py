@@ -1,0 +1,90 @@
+"""What masked image modelling and attention weights need of timm's vision transformers.
+
+Guarantee: with nothing hidden the tokens are those of timm's `forward_features`; positions are added before a token is
+dropped, so that a kept token is the same token as in the whole image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.models import checkpoint_seq
+from timm.models.vision_transformer import VisionTransformer
+
+from medvlp.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+def require_vit(backbone: Any, purpose: str) -> VisionTransformer:
+    """Return the backbone.
+
+    Raises:
+        UserError: It is no plain vision transformer of timm.
+    """
+    if not isinstance(backbone, VisionTransformer):
+        raise UserError(
+            f"{purpose} needs a plain vision transformer, not {type(backbone).__name__}.",
+            "method.image.name",
+            "Use a ViT of timm, e.g. vit_base_patch16_224.",
+        )
+    return backbone
+
+
+def vit_states(
+    backbone: VisionTransformer,
+    pixels: Float[torch.Tensor, "b c h w"],
+    *,
+    keep: Int[torch.Tensor, "b k"] | None = None,
+    hidden: Bool[torch.Tensor, "b p"] | None = None,
+    mask_token: Float[torch.Tensor, " d"] | None = None,
+    attention: bool = False,
+) -> tuple[Float[torch.Tensor, "b n d"], Float[torch.Tensor, "b heads p"] | None]:
+    """Return the states of all tokens, prefix tokens first, after the last norm, and the class token's attention.
+
+    Args:
+        backbone: The transformer.
+        pixels: Normalised pixels.
+        keep: Patches that are encoded, in this order; None is all (MAE, arXiv 2111.06377).
+        hidden: Patches whose embedding is replaced by `mask_token` before positions are added (iBOT, arXiv 2111.07832).
+        mask_token: The embedding of a hidden patch.
+        attention: Return what the class token attends to in the last block, without gradient.
+    """
+    embedded = backbone.patch_embed(pixels)
+    if hidden is not None:
+        assert mask_token is not None
+        shape = embedded.shape[:-1]
+        embedded = torch.where(hidden.reshape(shape)[..., None], mask_token.to(embedded.dtype), embedded)
+    states = backbone._pos_embed(embedded)
+    if keep is not None:
+        prefix = states[:, : backbone.num_prefix_tokens]
+        patches = states[:, backbone.num_prefix_tokens :]
+        chosen = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[-1]))
+        states = torch.cat([prefix, chosen], dim=1)
+    states = backbone.norm_pre(backbone.patch_drop(states))
+    if backbone.grad_checkpointing and torch.is_grad_enabled():
+        states = checkpoint_seq(backbone.blocks[:-1], states)
+    else:
+        states = backbone.blocks[:-1](states)
+    attended = class_attention(backbone, states) if attention else None
+    return backbone.norm(backbone.blocks[-1](states)), attended
+
+
+@torch.no_grad()
+def class_attention(
+    backbone: VisionTransformer, states: Float[torch.Tensor, "b n d"]
+) -> Float[torch.Tensor, "b heads p"]:
+    """Return the softmax of the class token over all tokens in the last block, cut to the patches.
+
+    Args:
+        backbone: A transformer with a class token.
+        states: Input of the last block.
+    """
+    block = backbone.blocks[-1]
+    layer: Any = block.attn
+    qkv = layer.qkv(block.norm1(states)).unflatten(2, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    query, key = layer.q_norm(qkv[0][:, :, :1]), layer.k_norm(qkv[1])
+    weights = (layer.scale * (query @ key.transpose(2, 3))).float().softmax(-1)
+    return weights[:, :, 0, backbone.num_prefix_tokens :]
