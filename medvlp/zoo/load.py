@@ -19,7 +19,7 @@ from medvlp.models.device import resolve_device
 from medvlp.models.vision2d import ImageTower, load_timm_weights
 from medvlp.zoo.encoder import Encoder, TextSide
 
-FORMS = "RUN (a run folder or its model/), timm:FOLDER, hf:FOLDER, random:NAME or random:NAME@SIZE"
+FORMS = "RUN (a run folder or its model/), zoo:NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME or random:NAME@SIZE"
 RANDOM_NORM = {"mean": (0.5,), "std": (0.25,)}
 
 
@@ -30,10 +30,14 @@ def load(spec: str, *, stored: StoredImageConfig | None, device: str, seed: int)
     # A path may hold a colon, so an unknown beginning counts as a path if it exists.
     if not colon or Path(spec).exists():
         return _run(Path(spec), device)
-    if kind not in ("timm", "hf", "random") or not rest:
+    if kind not in ("zoo", "timm", "hf", "random") or not rest:
         raise UserError(f"'{spec}' names no encoder.", "encoder", f"Use one of: {FORMS}.")
     if kind == "random":
         return _random(rest, stored, device, seed)
+    if kind == "zoo":
+        from medvlp.zoo.released_encoder import load_zoo
+
+        return load_zoo(rest, stored, device)
     folder = Path(rest)
     if not folder.is_dir():
         raise UserError(f"The folder of '{spec}' does not exist.", folder, "Give a local folder.")

@@ -19,6 +19,8 @@ VERBS = [
     ["bench", "run"],
     ["bench", "report"],
     ["embed"],
+    ["zoo", "list"],
+    ["zoo", "check"],
     ["config", "check"],
     ["config", "show"],
     ["doctor"],

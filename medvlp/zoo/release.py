@@ -1,0 +1,162 @@
+"""What a released checkpoint is, as data: architecture, views, heads, preprocessing, and the names in its file.
+
+Guarantee: everything about a format stands in one YAML file of `zoo/released/`; a file that a user writes in the same
+form works as well (`zoo:my_format.yaml:FILE`). Nothing in it is evaluated.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medvlp.config.base import Config
+from medvlp.config.load import load_config
+from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig
+from medvlp.errors import UserError, nearest
+
+FOLDER = Path(__file__).parent / "released"
+
+
+class NameRule(Config):
+    r"""How names of ours read in the file; regular expressions, `\1` in the templates stands for a group."""
+
+    ours: str = Field(description="Fits the whole rest of our name behind the beginning of the part.")
+    file: str | None = Field(None, description="The name in the file.")
+    join: tuple[str, ...] = Field((), description="Names of tensors that are concatenated along the first axis.")
+    part: tuple[int, int] | None = Field(
+        None, description="i, n: ours is the i-th of n equal parts of the file's tensor."
+    )
+    zeros: str | None = Field(None, description="The file has no such tensor and zeros are right; the reason.")
+
+
+class PartRule(Config):
+    """Where the tensors of one part of our model stand in the file."""
+
+    ours: str = Field(description="Beginning of our names, e.g. `image.backbone.`; a whole name for a single tensor.")
+    file: tuple[str, ...] = Field(description="Beginning in the file; of several the one that finds most names.")
+    names: tuple[NameRule, ...] = Field(
+        (), description="The first that fits; without one the rest of the name is the same."
+    )
+    optional: bool = Field(False, description="Files with none of its tensors exist; the part is then left out.")
+
+
+class IgnoreRule(Config):
+    """Tensors of the file that the encoder has no use for."""
+
+    because: str
+    keys: tuple[str, ...] = Field((), description="Names; `{a,b}` and `{0..11}` stand for each of several.")
+    pattern: str | None = Field(None, description="Regular expression, where nobody published the list of names.")
+    optional: bool = Field(False, description="Files with none of them exist.")
+
+
+class ViewConfig(Config):
+    """One way from pixels to tokens and a pooled vector."""
+
+    because: str = Field(description="Who uses it.")
+    pool: Literal["cls", "mean", "mean_before_norm", "attention"] = "mean"
+    tap: str | None = Field(None, description="Stage of a ResNet that the tokens come from; null is the last.")
+    upsample: int | None = Field(None, description="Side to which pixels are enlarged (bilinear, corners aligned).")
+
+
+class PositionsConfig(Config):
+    """How the position table is resized for another input size: bicubic, corners not aligned."""
+
+    antialias: bool = False
+    offset: float = Field(0.0, description="Added to the grid before the scale factor is formed; DINOv2 takes 0.1.")
+
+
+class ImageConfig(Config):
+    """The image tower."""
+
+    family: Literal["resnet", "vit", "swin"]
+    name: str = Field(description="timm's name; ResNets of torchvision have the same tensors under the same names.")
+    args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm's constructor.")
+    views: dict[str, ViewConfig] = Field(description="The first is the default.")
+    positions: PositionsConfig = PositionsConfig()
+
+
+class HeadConfig(Config):
+    """Layers on the last axis of features, as `{linear: [in, out]}`, `{batch_norm: width}`, `{relu: true}`."""
+
+    layers: tuple[dict[str, Any], ...]
+    normalise: bool = Field(False, description="Whether the official code returns unit vectors.")
+
+
+class TextConfig(Config):
+    """The text tower: BERT or RoBERTa of transformers."""
+
+    family: Literal["bert", "roberta"] = "bert"
+    config: dict[str, Any] = Field(default_factory=dict, description="Fields of transformers' configuration.")
+    pooler: bool = Field(False, description="Whether BERT's tanh layer is used.")
+    positions: Literal["usual", "zero"] = "usual"
+    layers: tuple[int, ...] = Field((-1,), description="Hidden states that are combined; 0 is the embedding.")
+    combine: Literal["sum", "mean"] = "mean"
+    pool: Literal["cls", "pooler", "mean", "words"] = Field(
+        "cls", description="mean: over real tokens; words: the sum of all tokens over `slots`."
+    )
+    slots: int | None = Field(None, description="Divisor of pool words.")
+    legacy_pad_mean: bool = Field(False, description="Pool mean takes the pads in, as the official code does.")
+    attention: bool = Field(False, description="Return what the class token attends to.")
+    max_tokens: int = 512
+
+
+class Release(Config):
+    """One released checkpoint format."""
+
+    name: str
+    title: str
+    paper: str
+    source: str = Field(description="Where its authors give the file.")
+    file: str = Field(description="Name of the file and what it holds.")
+    container: Literal["state_dict", "model", "none"]
+    model: str = Field("dual", description="Class that is built, see `medvlp.zoo.released.MODELS`.")
+    image: ImageConfig
+    text: TextConfig | None = None
+    heads: dict[str, HeadConfig] = Field(
+        default_factory=dict,
+        description="`image` and `text` lead to the shared space; `image_tokens`, `text_tokens` likewise for tokens.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Facts that only the class of `model` reads.")
+    projects: str | None = Field(
+        None, description="View whose features the image head takes; null is the default view."
+    )
+    logit_scale: float | Literal["stored"] | None = Field(
+        None, description="Factor of cosines; `stored` is a logarithm in the file; null: the method has none."
+    )
+    keys: tuple[PartRule, ...]
+    ignored: tuple[IgnoreRule, ...] = ()
+    strip: tuple[str, ...] = Field((), description="Beginnings that are taken off if every name has them.")
+    stored: StoredImageConfig
+    input: ModelInputConfig
+    notes: tuple[str, ...] = ()
+
+
+def release_names() -> list[str]:
+    """Return the names of the shipped formats."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+@cache
+def _shipped(name: str) -> Release:
+    return load_config(FOLDER / f"{name}.yaml", (), Release)
+
+
+def read_release(name: str) -> Release:
+    """Return a format by its name, or from a YAML file of the same form.
+
+    Raises:
+        UserError: There is no such format, or the file has mistakes.
+    """
+    if name.endswith(".yaml"):
+        return load_config(name, (), Release)
+    names = release_names()
+    if name not in names:
+        raise UserError(
+            f"The zoo has no checkpoint format '{name}'.{nearest(name, names)}",
+            "zoo",
+            f"There are: {', '.join(names)}.",
+        )
+    return _shipped(name)

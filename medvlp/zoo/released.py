@@ -1,0 +1,182 @@
+"""Released checkpoints of others as models with the interface of a method, filled key by key.
+
+Guarantee: no tensor of the model stays random and none of the file unexplained (`key_plan`); the features are those of
+the official code (tested against its numbers). Nothing foreign runs: files are read by safetensors or `weights_only`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medvlp.errors import UserError
+from medvlp.models.weights import find_weights, read_state
+from medvlp.types import Features, TextBatch, TextFeatures
+from medvlp.zoo.key_plan import KeyPlan, plan_keys, strip_prefixes
+from medvlp.zoo.release import HeadConfig, Release
+from medvlp.zoo.released_text import ReleasedText
+from medvlp.zoo.released_towers import build_tower
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+MODELS = {"dual": "medvlp.zoo.released:ReleasedModel"}
+"""Value of `model` in a YAML -> class; one with further parts is a subclass in a module of its own."""
+
+
+class Head(nn.Sequential):
+    """Layers on the last axis of features of any shape."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(*(_layer(layer) for layer in config.layers))
+        self.normalise = config.normalise
+
+    def forward(self, values: Float[torch.Tensor, "*n d"]) -> Float[torch.Tensor, "*n e"]:
+        """Return what the official code returns: unit vectors where it normalises."""
+        raw = self.raw(values)
+        return functional.normalize(raw, dim=-1) if self.normalise else raw
+
+    def raw(self, values: Float[torch.Tensor, "*n d"]) -> Float[torch.Tensor, "*n e"]:
+        """Return the output of the last layer."""
+        return super().forward(values.flatten(0, -2)).unflatten(0, values.shape[:-1])
+
+
+def _layer(described: dict[str, Any]) -> nn.Module:
+    kind, *others = described
+    value, options = described[kind], {name: described[name] for name in others}
+    if kind == "linear":
+        return nn.Linear(*value, **options)
+    if kind == "batch_norm":
+        return nn.BatchNorm1d(value, **options)
+    if kind == "layer_norm":
+        return nn.LayerNorm(value, **options)
+    return {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}[kind]()
+
+
+class ReleasedModel(nn.Module):
+    """Image tower, heads and, where the file holds one, text tower; the calls are those of a `Method`.
+
+    Args:
+        release: The format.
+
+    Attributes:
+        heads: By name: `image`, `text`, `image_tokens`, `text_tokens`.
+        scores_text: Whether `zero_shot` works.
+        log_scale: Logarithm of the factor of cosines, where the method has one.
+    """
+
+    def __init__(self, release: Release) -> None:
+        super().__init__()
+        self.release = release
+        self.image = build_tower(release.image)
+        self.text = None if release.text is None else ReleasedText(release.text)
+        self.heads = nn.ModuleDict({name: Head(config) for name, config in release.heads.items()})
+        if release.logit_scale == "stored":
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Features:
+        """Return the features of normalised pixels in the view that is set."""
+        return self.image(pixels)
+
+    def encode_image(self, pixels: Float[torch.Tensor, "b c h w"], view: str | None = None) -> Features:
+        """Return the features of normalised pixels in a view; None is the one that is set."""
+        return self.image(pixels, view)
+
+    def encode_text(self, text: TextBatch) -> TextFeatures:
+        """Return the features of tokenised texts."""
+        return self._need(self.text, "text tower")(text)
+
+    def project_image(self, features: Features) -> Float[torch.Tensor, "b d"]:
+        """Return unit vectors of images in the shared space; `features` are of the view `release.projects`."""
+        return functional.normalize(self.head("image")(features.pooled), dim=-1)
+
+    def project_text(self, features: TextFeatures) -> Float[torch.Tensor, "b d"]:
+        """Return unit vectors of texts in the shared space."""
+        pooled = self.heads["text"](features.pooled) if "text" in self.heads else features.pooled
+        return functional.normalize(pooled, dim=-1)
+
+    @property
+    def logit_scale(self) -> Float[torch.Tensor, ""]:
+        """Factor of cosines before a softmax."""
+        scale = self.release.logit_scale
+        if scale == "stored":
+            return self.log_scale.exp()
+        return torch.tensor(float(self._need(scale, "scale of cosines")), device=next(self.parameters()).device)
+
+    def head(self, name: str) -> Head:
+        """Return a head by name.
+
+        Raises:
+            UserError: The model has none of that name.
+        """
+        return self._need(self.heads[name] if name in self.heads else None, f"head '{name}'")  # noqa: SIM401 - a ModuleDict has no get
+
+    def leave_out(self, part: str) -> None:
+        """Drop a part that the file does not hold.
+
+        Args:
+            part: Beginning of the names of its tensors.
+        """
+        *path, last = part.rstrip(".").split(".")
+        owner = self.get_submodule(".".join(path))
+        if isinstance(owner, nn.ModuleDict):
+            del owner[last]
+        elif part.startswith("text."):
+            self.text = None
+        else:
+            setattr(owner, last, None)
+
+    def _need(self, part: Any, what: str) -> Any:
+        if part is None:
+            raise UserError(
+                f"The model '{self.release.name}' has no {what}.", "encoder", "See what it has with `medvlp zoo list`."
+            )
+        return part
+
+
+def load_released(release: Release, path: Path | str) -> tuple[ReleasedModel, KeyPlan]:
+    """Return a model filled from a file, in evaluation mode, and the account of the file's keys.
+
+    Args:
+        release: The format.
+        path: Checkpoint, or a folder with `model.safetensors` or `pytorch_model.bin`.
+
+    Raises:
+        UserError: The file cannot be read, or is not of the format.
+    """
+    file = find_weights(Path(path))
+    given = read_state(file)
+    state = {name: given[original] for name, original in strip_prefixes(given, release).items()}
+    model = _build(release)
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    plan = plan_keys(own, {name: value.shape for name, value in state.items()}, release, file)
+    _check_finite(plan, state, file)
+    for part in plan.absent:
+        model.leave_out(part)
+    target = model.state_dict()
+    filled = {
+        name: source.tensor(state).reshape(own[name]) if source.keys else torch.zeros_like(target[name])
+        for name, source in plan.sources.items()
+    }
+    model.load_state_dict(filled, strict=True)
+    return model.eval(), plan
+
+
+def _build(release: Release) -> ReleasedModel:
+    module, _, name = MODELS[release.model].partition(":")
+    with torch.random.fork_rng(devices=[]):
+        return getattr(importlib.import_module(module), name)(release)
+
+
+def _check_finite(plan: KeyPlan, state: dict[str, torch.Tensor], file: Path) -> None:
+    used = {key for source in plan.sources.values() for key in source.keys}
+    broken = [key for key in sorted(used) if not bool(torch.isfinite(state[key]).all())]
+    if broken:
+        raise UserError(
+            f"The file holds numbers that are not finite: {', '.join(broken[:8])}.", file, "Fetch the file again."
+        )

@@ -1,0 +1,102 @@
+"""Text towers of released checkpoints on transformers, with the pooling that the official code takes.
+
+Guarantee: with the official weights the states, word vectors and pooled vectors are the official ones; a text gives the
+same whatever texts stand beside it, unless `legacy_pad_mean` asks for the official fault.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from medvlp.types import TextBatch, TextFeatures
+from medvlp.zoo.release import TextConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+class ReleasedText(nn.Module):
+    """BERT or RoBERTa.
+
+    Args:
+        config: Architecture, layers and pooling.
+
+    Attributes:
+        legacy_pad_mean: Whether pool `mean` takes the pads in.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        import transformers
+
+        kind = {"bert": "Bert", "roberta": "Roberta"}[config.family]
+        self.config = config
+        self.legacy_pad_mean = config.legacy_pad_mean
+        architecture = getattr(transformers, f"{kind}Config")(**config.config)
+        # Fused kernels do not return attention.
+        architecture._attn_implementation = "eager" if config.attention else "sdpa"
+        self.model: Any = getattr(transformers, f"{kind}Model")(architecture, add_pooling_layer=config.pooler)
+
+    def forward(self, text: TextBatch) -> TextFeatures:
+        """Return token states (of the configured layers), the pooled vector and, if asked for, attention."""
+        mask = text.mask.to(torch.bool)
+        positions = torch.zeros_like(text.ids) if self.config.positions == "zero" else None
+        output = self.model(
+            input_ids=text.ids,
+            attention_mask=mask.to(torch.long),
+            position_ids=positions,
+            output_hidden_states=True,
+            output_attentions=self.config.attention,
+        )
+        states = torch.stack([output.hidden_states[layer] for layer in self.config.layers])
+        tokens = states.mean(0) if self.config.combine == "mean" else states.sum(0)
+        pooled = output.pooler_output if self.config.pool == "pooler" else self._pool(tokens, mask)
+        attention = output.attentions[-1][:, :, 0].mean(1) if self.config.attention else None
+        return TextFeatures(tokens, pooled, mask, text.word_ids, attention)
+
+    def _pool(self, tokens: Float[torch.Tensor, "b l d"], mask: Bool[torch.Tensor, "b l"]) -> torch.Tensor:
+        if self.config.pool == "cls":
+            return tokens[:, 0]
+        if self.config.pool == "mean" and self.legacy_pad_mean:
+            return tokens.mean(1)
+        weights = mask.to(tokens.dtype)[..., None]
+        if self.config.slots is not None:
+            return (tokens * weights).sum(1) / self.config.slots
+        return (tokens * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+def words_of(features: TextFeatures) -> TextFeatures:
+    """Return features with one vector a word: the sum of its pieces; special tokens are words of their own.
+
+    Attention of the class token is summed likewise. Slots behind the last word are zero.
+
+    Args:
+        features: Output of a text tower, with `word_ids`.
+
+    Raises:
+        ValueError: There are no word ids.
+    """
+    if features.word_ids is None:
+        raise ValueError("words need word_ids")
+    slot = _word_slots(features.word_ids, features.mask)
+
+    def summed(values: torch.Tensor) -> torch.Tensor:
+        index = slot.clamp_min(0).reshape(*slot.shape, *[1] * (values.ndim - 2)).expand_as(values)
+        real = features.mask.reshape(*slot.shape, *[1] * (values.ndim - 2))
+        return torch.zeros_like(values).scatter_add(1, index, values * real)
+
+    count = slot.amax(1) + 1
+    mask = torch.arange(slot.shape[1], device=slot.device)[None] < count[:, None]
+    attention = None if features.cls_attention is None else summed(features.cls_attention)
+    return replace(features, tokens=summed(features.tokens), mask=mask, cls_attention=attention, word_ids=None)
+
+
+def _word_slots(word_ids: Int[torch.Tensor, "b l"], mask: Bool[torch.Tensor, "b l"]) -> Int[torch.Tensor, "b l"]:
+    """Return the number of the word that each token belongs to, special tokens counted; -1 at pads."""
+    begins = torch.ones_like(mask)
+    begins[:, 1:] = (word_ids[:, 1:] != word_ids[:, :-1]) | (word_ids[:, 1:] < 0)
+    return torch.where(mask, (begins & mask).cumsum(1) - 1, -1)

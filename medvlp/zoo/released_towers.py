@@ -1,0 +1,138 @@
+"""Image towers of released checkpoints on timm, with the views that official code and benchmarks take of them.
+
+Guarantee: with the official weights a view gives the official features; a position table is resized as the method
+resizes it, whatever the size of the pixels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medvlp.errors import UserError
+from medvlp.types import Features
+from medvlp.zoo.release import ImageConfig, ViewConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class ReleasedTower(nn.Module):
+    """A timm backbone under several views.
+
+    Args:
+        config: Backbone and views.
+
+    Attributes:
+        dim: Width of the pooled vector.
+        view: Name of the view that `forward` takes by default.
+    """
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config = config
+        backbone: Any = timm.create_model(config.name, num_classes=0, **config.args)
+        self.backbone: Any = backbone
+        self.dim: int = backbone.num_features
+        self.view = next(iter(config.views))
+
+    def forward(self, pixels: Float[torch.Tensor, "b c h w"], view: str | None = None) -> Features:
+        """Return the features of normalised pixels.
+
+        Args:
+            pixels: Of the size that the checkpoint was trained for, or of another.
+            view: One of the configured views; None is `self.view`.
+        """
+        chosen = self.config.views[view or self.view]
+        if chosen.upsample is not None:
+            pixels = functional.interpolate(pixels, size=chosen.upsample, mode="bilinear", align_corners=True)
+        return self.features(pixels, chosen)
+
+    def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
+        """Return the features of pixels at the size of the view."""
+        raise NotImplementedError
+
+
+class ResNetTower(ReleasedTower):
+    """A ResNet: tokens are the map of a stage, the pooled vector is the mean of the last stage."""
+
+    def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
+        """Return the features of pixels."""
+        net = self.backbone
+        maps = net.maxpool(net.act1(net.bn1(net.conv1(pixels))))
+        tapped = None
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            maps = getattr(net, stage)(maps)
+            if stage == view.tap:
+                tapped = maps
+        return _map_features(maps if tapped is None else tapped, maps.mean((2, 3)))
+
+
+class SwinTower(ReleasedTower):
+    """A Swin transformer: tokens and their mean, after the last norm."""
+
+    def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
+        """Return the features of pixels."""
+        maps = self.backbone.forward_features(pixels)
+        return Features(maps.flatten(1, 2), maps.mean((1, 2)), tuple(maps.shape[1:3]))
+
+
+class ViTTower(ReleasedTower):
+    """A plain vision transformer: patches after the last norm, and the pooling of the view."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__(config)
+        self.backbone.patch_embed.strict_img_size = False
+
+    def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
+        """Return the features of pixels; a size that is no multiple of the patch is an error."""
+        net = self.backbone
+        side = net.patch_embed.patch_size[0]
+        if pixels.shape[2] % side or pixels.shape[3] % side:
+            raise UserError(
+                f"Pixels of {pixels.shape[2]} x {pixels.shape[3]} do not divide into patches of {side}.",
+                "encoder",
+                f"Choose a multiple of {side}.",
+            )
+        grid = (pixels.shape[2] // side, pixels.shape[3] // side)
+        embedded = net.patch_embed(pixels)
+        if net.cls_token is not None:
+            embedded = torch.cat([net.cls_token.expand(len(pixels), -1, -1), embedded], dim=1)
+        states = net.blocks(net.norm_pre(embedded + self._positions(grid)))
+        normed = net.norm(states)
+        prefix = net.num_prefix_tokens
+        tokens = normed[:, prefix:]
+        pooled = {
+            "cls": lambda: normed[:, 0],
+            "mean": lambda: tokens.mean(1),
+            "mean_before_norm": lambda: states[:, prefix:].mean(1),
+            "attention": lambda: net.attn_pool(tokens),
+        }[view.pool]()
+        return Features(tokens, pooled, grid)
+
+    def _positions(self, grid: tuple[int, int]) -> Float[torch.Tensor, "1 n d"]:
+        net, how = self.backbone, self.config.positions
+        table, own = net.pos_embed, net.patch_embed.grid_size
+        if grid == tuple(own):
+            return table
+        prefix = table.shape[1] - own[0] * own[1]
+        square = table[:, prefix:].unflatten(1, own).permute(0, 3, 1, 2)
+        if how.offset:
+            scale = tuple((new + how.offset) / old for new, old in zip(grid, own, strict=True))
+            resized = functional.interpolate(square, scale_factor=scale, mode="bicubic", antialias=how.antialias)
+        else:
+            resized = functional.interpolate(square, size=grid, mode="bicubic", antialias=how.antialias)
+        return torch.cat([table[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+def build_tower(config: ImageConfig) -> ReleasedTower:
+    """Return the tower of a format, its weights still random."""
+    return {"resnet": ResNetTower, "swin": SwinTower, "vit": ViTTower}[config.family](config)
+
+
+def _map_features(tokens: Float[torch.Tensor, "b d h w"], pooled: Float[torch.Tensor, "b e"]) -> Features:
+    return Features(tokens.flatten(2).transpose(1, 2), pooled, tuple(tokens.shape[2:]))
