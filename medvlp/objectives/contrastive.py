@@ -1,9 +1,10 @@
-"""Image-text contrast: InfoNCE with one positive each, and soft-label cross-entropy over a target matrix.
+"""Image-text contrast: InfoNCE, its soft, multi-positive and queue forms, and the pairwise sigmoid of SigLIP.
 
-Guarantee: each function normalises its inputs, computes logits and softmax in at least float32 also under autocast, and
-returns `(value, count)`. On several ranks `value` is the loss of the local rows against everybody's, scaled such that
-its mean over the ranks, and DDP's mean gradient, are those of one process with the whole batch. `count` is the number
-of local cross-entropy terms.
+Guarantee: each function takes features of any length (`sigmoid_pairs`: unit vectors), computes logits and softmax in at
+least float32 also under autocast, and returns `(value, count)`. On several ranks `value` is the loss of the local rows
+against everybody's, scaled such that its mean over the ranks, and DDP's mean gradient, are those of one process with
+the whole batch. `count` is the number of local terms. The factor of the cosines is always given (see `scale`), never
+made here.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch
 from torch.nn import functional
 
 from medvlp.objectives.gather import gather_counts, gather_with_gradient, rank, world_size
+from medvlp.objectives.terms import at_least_float32, count_of, mean_over_ranks, nothing, unit
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
     Scalar = Float[torch.Tensor, ""]
 
@@ -38,20 +40,19 @@ def info_nce(
         scale: Factor of the cosines, 1/T.
         image_weight: Weight of image to text; text to image has the rest.
     """
-    if len(image) != len(text):
-        raise ValueError(f"info_nce needs pairs, got {len(image)} images and {len(text)} texts")
+    _check_pairs("info_nce", image, text)
     with torch.autocast(image.device.type, enabled=False):
-        image, text, scale = _unit(image), _unit(text), _at_least_float32(scale)
+        image, text, scale = unit(image), unit(text), at_least_float32(scale)
         counts = [row[0] for row in gather_counts([len(image)], image.device)]
         total, offset = sum(counts), sum(counts[: rank()])
         if total == 0:
-            return _nothing(image, text, scale)
+            return nothing(image, text, scale)
         by_image, by_text = _logits(image, text, scale, counts, counts)
         targets = torch.arange(offset, offset + len(image), device=image.device)
         image_term = functional.cross_entropy(by_image, targets, reduction="sum")
         text_term = functional.cross_entropy(by_text, targets, reduction="sum")
         value = (image_weight * image_term + (1 - image_weight) * text_term) * (world_size() / total)
-    return value, _count(2 * len(image), image)
+    return value, count_of(2 * len(image), image)
 
 
 def soft_label_ce(
@@ -82,13 +83,13 @@ def soft_label_ce(
     if text_augmented is not None and len(text_augmented) != len(text):
         raise ValueError(f"{len(text_augmented)} augmented texts do not belong to {len(text)} texts")
     with torch.autocast(image.device.type, enabled=False):
-        readings = [_unit(text)] if text_augmented is None else [_unit(text), _unit(text_augmented)]
-        image, scale = _unit(image), _at_least_float32(scale)
+        readings = [unit(text)] if text_augmented is None else [unit(text), unit(text_augmented)]
+        image, scale = unit(image), at_least_float32(scale)
         counts = gather_counts([len(image), len(text)], image.device)
         image_counts, text_counts = [row[0] for row in counts], [row[1] for row in counts]
         images, texts = sum(image_counts), sum(text_counts)
         if images == 0 or texts == 0:
-            return _nothing(image, *readings, scale)
+            return nothing(image, *readings, scale)
         of_image = image_labels.nan_to_num(0.0).to(image.dtype) * target_scale
         of_text = text_labels.nan_to_num(0.0).to(image.dtype)
         image_targets = (of_image @ gather_with_gradient(of_text, text_counts).T).softmax(1)
@@ -99,7 +100,120 @@ def soft_label_ce(
             image_term = functional.cross_entropy(by_image, image_targets, reduction="sum") / images
             text_term = functional.cross_entropy(by_text, text_targets, reduction="sum") / texts
             value = value + 0.5 * (image_term + text_term) * world_size() / len(readings)
-    return value, _count(len(image) + len(text), image)
+    return value, count_of(len(image) + len(text), image)
+
+
+def target_ce(
+    query: Float[torch.Tensor, "b d"],
+    keys: Float[torch.Tensor, "k d"],
+    targets: Float[torch.Tensor, "b k"],
+    scale: Scalar,
+) -> tuple[Scalar, Scalar]:
+    """Cross-entropy of each query over all keys against its row of a target matrix; one direction.
+
+    Args:
+        query: Of any length; on several ranks the local ones.
+        keys: Of any length, the same on every rank: a book, or `gather_with_gradient` of everybody's.
+        targets: Not negative; each row is brought to the sum 1, a row of zeros is left out.
+        scale: Factor of the cosines.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        query, keys, scale = unit(query), unit(keys), at_least_float32(scale)
+        if len(keys) == 0:
+            return mean_over_ranks(*nothing(query, keys, scale))
+        targets = at_least_float32(targets)
+        mass = targets.sum(1)
+        shares = targets / torch.where(mass > 0, mass, 1.0)[:, None]
+        total = -(shares * (scale * (query @ keys.T)).log_softmax(1)).sum()
+        return mean_over_ranks(total, (mass > 0).sum().float())
+
+
+def multi_positive_nce(
+    query: Float[torch.Tensor, "b d"],
+    keys: Float[torch.Tensor, "k d"],
+    positives: Bool[torch.Tensor, "b k"],
+    scale: Scalar,
+) -> tuple[Scalar, Scalar]:
+    """InfoNCE with several positives: the mean of `-log softmax` over the positives of a query, over all keys.
+
+    The outer form of Khosla et al. (arXiv 2004.11362, equation 2). A query without a positive is left out; see
+    `target_ce` for what the keys are on several ranks.
+    """
+    return target_ce(query, keys, positives.to(query.dtype), scale)
+
+
+def queue_nce(
+    query: Float[torch.Tensor, "b d"],
+    keys: Float[torch.Tensor, "b d"],
+    queue: Float[torch.Tensor, "q d"],
+    scale: Scalar,
+    teacher_query: Float[torch.Tensor, "b d"] | None = None,
+    alpha: float = 0.0,
+) -> tuple[Scalar, Scalar]:
+    """Cross-entropy of each query over a teacher's keys of the batch and of earlier ones; one direction.
+
+    ALBEF (arXiv 2107.07651, equations 1 and 6, as in its official code): the target of row i is
+    `alpha * softmax(scale * teacher_query_i . keys) + (1 - alpha) * one-hot(i)`. ALBEF's loss is the mean of image to
+    text and text to image; TCL's terms within a modality have `alpha = 0`.
+
+    Args:
+        query: Of any length.
+        keys: The teacher's features of the other side of the same rows; no gradient.
+        queue: The teacher's features of earlier batches, the same on every rank; no gradient.
+        scale: Factor of the cosines; its gradient does not pass through the targets.
+        teacher_query: The teacher's features of this side; needed where `alpha` is above 0.
+        alpha: Share of the teacher's soft targets.
+    """
+    _check_pairs("queue_nce", query, keys)
+    if alpha and teacher_query is None:
+        raise ValueError("queue_nce needs teacher_query for soft targets")
+    with torch.autocast(query.device.type, enabled=False):
+        query, scale = unit(query), at_least_float32(scale)
+        counts = [row[0] for row in gather_counts([len(query)], query.device)]
+        if sum(counts) == 0:
+            return nothing(query, scale)
+        offset = sum(counts[: rank()])
+        with torch.no_grad():
+            candidates = torch.cat([gather_with_gradient(unit(keys), counts), unit(queue)])
+            own = torch.arange(offset, offset + len(query), device=query.device)
+            targets = (1 - alpha) * functional.one_hot(own, len(candidates)).to(query.dtype)
+            if alpha and teacher_query is not None:
+                targets = targets + alpha * (scale * (unit(teacher_query) @ candidates.T)).softmax(1)
+        total = -(targets * (scale * (query @ candidates.T)).log_softmax(1)).sum()
+    return total * (world_size() / sum(counts)), count_of(len(query), query)
+
+
+def sigmoid_pairs(
+    image: Float[torch.Tensor, "b d"], text: Float[torch.Tensor, "b d"], scale: Scalar, bias: Scalar
+) -> tuple[Scalar, Scalar]:
+    """Binary cross-entropy of every image with every text, summed and divided by the number of images.
+
+    SigLIP (arXiv 2303.15343, algorithm 1): `-1/b sum_ij log sigmoid(y_ij (scale * cos_ij + bias))`, y 1 for pairs and
+    -1 for all others. `count` is the number of local images times that of all texts.
+
+    Args:
+        image: Projected images, of any length.
+        text: Projected texts; row i belongs to image i.
+        scale: Factor of the cosines.
+        bias: Added to all logits; SigLIP starts from -10, as nearly all pairs are negative.
+    """
+    _check_pairs("sigmoid_pairs", image, text)
+    with torch.autocast(image.device.type, enabled=False):
+        image, text, scale, bias = (at_least_float32(tensor) for tensor in (image, text, scale, bias))
+        counts = [row[0] for row in gather_counts([len(image)], image.device)]
+        total, offset = sum(counts), sum(counts[: rank()])
+        if total == 0:
+            return nothing(image, text, scale, bias)
+        logits = scale * (image @ gather_with_gradient(text, counts).T) + bias
+        signs = torch.full_like(logits, -1.0)
+        signs[:, offset : offset + len(image)].fill_diagonal_(1.0)
+        value = -functional.logsigmoid(signs * logits).sum() * (world_size() / total)
+    return value, count_of(len(image) * total, image)
+
+
+def _check_pairs(name: str, first: torch.Tensor, second: torch.Tensor) -> None:
+    if len(first) != len(second):
+        raise ValueError(f"{name} needs pairs, got {len(first)} images and {len(second)} texts")
 
 
 def _logits(
@@ -112,20 +226,3 @@ def _logits(
     everyones_text = gather_with_gradient(text, text_counts)
     everyones_image = gather_with_gradient(image, image_counts)
     return scale * (image @ everyones_text.T), scale * (text @ everyones_image.T)
-
-
-def _unit(tensor: torch.Tensor) -> torch.Tensor:
-    return functional.normalize(_at_least_float32(tensor), dim=-1)
-
-
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _nothing(*inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    zero = torch.stack([tensor.sum() * 0.0 for tensor in inputs]).sum()
-    return zero, _count(0, zero)
-
-
-def _count(number: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.full((), float(number), device=like.device)
