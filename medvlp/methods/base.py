@@ -21,6 +21,7 @@ from medvlp.data.demands import Demands
 from medvlp.data.transforms import normalise
 from medvlp.errors import UserError
 from medvlp.methods.context import MethodContext
+from medvlp.models.grad_cam import grad_cam
 from medvlp.models.projection import Projection
 from medvlp.models.text import TextTower
 from medvlp.models.vision2d import ImageTower
@@ -92,9 +93,13 @@ class Method(nn.Module, ABC):
         self.image_encoder = ImageTower(config.image)
         self.text_encoder = None if config.text is None else self.build_text_tower()
         if self.shared_space:
-            self.image_projection = Projection(self.image_encoder.dim, config.projection)
-            if self.text_encoder is not None:
-                self.text_projection = Projection(self.text_encoder.dim, config.projection)
+            self.build_projections()
+
+    def build_projections(self) -> None:
+        """Make what `project_image` and `project_text` need; a subclass that projects otherwise replaces this."""
+        self.image_projection = Projection(self.image_encoder.dim, self.config.projection)
+        if self.text_encoder is not None:
+            self.text_projection = Projection(self.text_encoder.dim, self.config.projection)
 
     def build_text_tower(self) -> TextTower:
         """Return the text tower; a subclass with another kind replaces this."""
@@ -220,6 +225,26 @@ class Method(nn.Module, ABC):
             reduce,
         )
         return logits.unflatten(1, (len(positives), 2)).softmax(2)[..., 0]
+
+    def heat_map(
+        self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
+    ) -> Float[torch.Tensor, "b t g w"]:
+        """Return the evidence for each text on a grid that covers the image evenly, larger is more.
+
+        Here: Grad-CAM of the cosine in the shared space. A method without one overrides this, or has no
+        `heat_map_kind`.
+
+        Args:
+            pixels: Normalised pixels.
+            texts: What is looked for.
+            encode: Encodes texts.
+        """
+        tower = self.image_encoder
+        with torch.no_grad():
+            vectors = self.project_text(encode(texts))
+        return grad_cam(
+            tower.backbone, lambda: self.encode_image(pixels), self.project_image, vectors, tower.config.tap
+        )
 
     # Checks of a batch, and of the configuration.
 

@@ -20,12 +20,13 @@ from medvlp.config.preprocessing import Preprocessing
 from medvlp.data.transforms import normalise, resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.io import read_radiograph
+from medvlp.io.enlarge import to_image, to_square
 from medvlp.io.stored import to_stored
 from medvlp.models.weights import state_sha256
 from medvlp.types import Features, Radiograph, TextBatch, TextFeatures
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Float, Float32, UInt8
 
     from medvlp.methods.base import Method
     from medvlp.text.tokenizer import Tokenizer
@@ -84,6 +85,21 @@ class Encoder:
     def has_text(self) -> bool:
         """Whether `encode_text`, `embed_text` and the zero-shot calls work."""
         return self._text is not None
+
+    @property
+    def scores_text(self) -> bool:
+        """Whether the zero-shot calls work."""
+        return self._text is not None and self._text.method.scores_text
+
+    @property
+    def shared_space(self) -> bool:
+        """Whether images and texts have vectors in one space."""
+        return self._text is not None and self._text.method.shared_space
+
+    @property
+    def heat_map_kind(self) -> str | None:
+        """How `heat_maps` finds evidence: query attention, patch-text similarity or Grad-CAM; None where it cannot."""
+        return None if self._text is None else self._text.method.heat_map_kind
 
     @torch.inference_mode()
     def __call__(self, pixels: Float[torch.Tensor, "b c h w"]) -> Features:
@@ -215,6 +231,64 @@ class Encoder:
             return self._encode_text(prompts)[0]
 
         return method.zero_shot(_to(features, self.device), positives, opposites, encode, reduce).float()
+
+    def heat_maps(self, images: Iterable[Image], texts: Sequence[str]) -> list[Float32[np.ndarray, "t h w"]]:
+        """Return where each image shows what each text says, on the pixels of the image: larger is more evidence.
+
+        What the stored square does not show (`aspect: crop`) is NaN: the encoder has not seen it.
+
+        Args:
+            images: As in `encode_image`; sizes may differ.
+            texts: What is looked for.
+
+        Raises:
+            UserError: The encoder has no heat maps, a text is empty, or a file cannot be read.
+        """
+        self._heat_map_side(texts)
+        images = [images] if isinstance(images, str | Path | Radiograph) else list(images)
+        config, found = self.preprocessing.stored, []
+        for chunk in _chunks(images, self.batch_size):
+            radiographs = [
+                image if isinstance(image, Radiograph) else read_radiograph(Path(image), config) for image in chunk
+            ]
+            maps = self.token_heat_maps(np.stack([to_stored(image, config) for image in radiographs]), texts)
+            for own, image in zip(maps.cpu().numpy(), radiographs, strict=True):
+                height, width = image.array.shape[:2]
+                found.append(to_image(own, height, width, config))
+        return found
+
+    def heat_maps_stored(
+        self, pixels: UInt8[np.ndarray, "b s s"], texts: Sequence[str]
+    ) -> Float32[np.ndarray, "b t s s"]:
+        """As `heat_maps`, of squares from a store, on their pixels."""
+        return to_square(self.token_heat_maps(pixels, texts).cpu().numpy(), pixels.shape[1])
+
+    def token_heat_maps(
+        self, pixels: UInt8[np.ndarray, "b s s"], texts: Sequence[str]
+    ) -> Float[torch.Tensor, "b t g w"]:
+        """As `heat_maps_stored`, on the encoder's own grid, whose cells cover the square evenly."""
+        method = self._heat_map_side(texts).method
+
+        def encode(prompts: Sequence[str]) -> TextFeatures:
+            return self._encode_text(prompts)[0]
+
+        config = self.preprocessing.input
+        chunks = np.array_split(pixels, range(self.batch_size, len(pixels), self.batch_size))
+        inputs = (normalise(to_tensor(resize_pixels(part, config.size)).to(self.device), config) for part in chunks)
+        with torch.no_grad():
+            return torch.cat([method.heat_map(part, list(texts), encode).float() for part in inputs])
+
+    def _heat_map_side(self, texts: Sequence[str]) -> TextSide:
+        side = self._text_side()
+        if side.method.heat_map_kind is None:
+            raise UserError(
+                f"The method '{side.method.config.name}' has no heat maps.",
+                f"encoder {self.name}",
+                "Use a method with heat maps; see `medvlp methods`.",
+            )
+        if isinstance(texts, str) or not texts or not all(text.strip() for text in texts):
+            raise UserError("There is no text to look for, or an empty one.", "heat maps", "Give texts with words.")
+        return side
 
     def _text_side(self) -> TextSide:
         if self._text is None:

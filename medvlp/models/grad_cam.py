@@ -1,0 +1,100 @@
+"""Grad-CAM of the similarity between an image and texts, on the feature map of an image tower.
+
+Guarantee: weights and their gradients are left as they were; a batch gives what each image gives alone. The map is the
+positive part of the channel sum of (mean gradient × activation): Selvaraju et al. 2017 (arXiv 1610.02391), equations 1
+and 2, with the cosine to a text in place of a class score. Of a ViT the activations are the patch tokens that enter the
+last block, since behind it those of a class-token model get no gradient; of any other backbone the output of the stage
+that the tokens come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from medvlp.errors import UserError
+from medvlp.types import Features
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def grad_cam(
+    backbone: nn.Module,
+    encode: Callable[[], Features],
+    project: Callable[[Features], Float[torch.Tensor, "b d"]],
+    texts: Float[torch.Tensor, "t d"],
+    tap: str | None = None,
+) -> Float[torch.Tensor, "b t g w"]:
+    """Return the evidence of each image for each text, 0 where there is none, in units of the cosine.
+
+    Args:
+        backbone: The timm backbone inside the image tower, in evaluation mode.
+        encode: Runs the tower on a batch.
+        project: To unit vectors in the space of the texts.
+        texts: Unit vectors.
+        tap: Stage of a CNN that the tokens come from; None is the last one.
+
+    Raises:
+        UserError: The backbone has no stage that can be looked into.
+    """
+    module, takes_input = _place(backbone, tap)
+    held: list[torch.Tensor] = []
+
+    def hold(activations: torch.Tensor) -> torch.Tensor:
+        # What comes before needs no graph, what comes behind does.
+        torch.set_grad_enabled(True)
+        held.append(activations.detach().requires_grad_())
+        return held[-1]
+
+    def before(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (hold(inputs[0]), *inputs[1:])
+
+    def behind(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        return hold(output)
+
+    with torch.inference_mode(False), torch.no_grad():
+        handle = module.register_forward_pre_hook(before) if takes_input else module.register_forward_hook(behind)
+        try:
+            features = encode()
+        finally:
+            handle.remove()
+        similarity = project(features).float() @ texts.float().T
+        (activations,) = held
+        maps = [
+            _weighted(
+                activations, torch.autograd.grad(column.sum(), activations, retain_graph=True)[0], features, backbone
+            )
+            for column in similarity.unbind(1)
+        ]
+    return torch.stack(maps, dim=1)
+
+
+def _place(backbone: Any, tap: str | None) -> tuple[nn.Module, bool]:
+    """Return the module to look into, and whether at its input or its output."""
+    if hasattr(backbone, "blocks") and hasattr(backbone, "patch_embed"):
+        return backbone.blocks[-1], True
+    stages = [info["module"] for info in getattr(backbone, "feature_info", ())]
+    name = tap or (stages[-1] if stages else None)
+    if name is None:
+        raise UserError(
+            f"The backbone '{type(backbone).__name__}' has no stage for Grad-CAM.", "encoder", "Use another backbone."
+        )
+    return backbone.get_submodule(name), False
+
+
+def _weighted(
+    activations: torch.Tensor, gradient: torch.Tensor, features: Features, backbone: Any
+) -> Float[torch.Tensor, "b g w"]:
+    if activations.ndim == 3:  # a ViT: prefix tokens, then patches
+        patches = slice(getattr(backbone, "num_prefix_tokens", 0), None)
+        activations, gradient = activations[:, patches], gradient[:, patches]
+        map_ = (activations * gradient.mean(1, keepdim=True)).sum(2).unflatten(1, features.grid)
+    elif getattr(backbone, "output_fmt", "NCHW") == "NHWC":
+        map_ = (activations * gradient.mean((1, 2), keepdim=True)).sum(3)
+    else:
+        map_ = (activations * gradient.mean((2, 3), keepdim=True)).sum(1)
+    return map_.detach().float().relu()
