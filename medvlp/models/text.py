@@ -17,7 +17,7 @@ from medvlp.errors import UserError
 from medvlp.types import TextBatch, TextFeatures
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
 HEADS_OF_PRETRAINING = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
 """Keys of a language model's file that a text tower has no use for, at any depth of prefix."""
@@ -101,6 +101,17 @@ class TextTower(nn.Module):
             pooled = self._mean(tokens, text.mask)
         attended = output.attentions[-1][:, :, 0].mean(1).detach() if config.attention else None
         return TextFeatures(tokens, pooled, text.mask, text.word_ids, attended)
+
+    def embed(self, ids: Int[torch.Tensor, "b l"]) -> Float[torch.Tensor, "b l d"]:
+        """Return the embeddings of tokens with their positions, normed, before the layers."""
+        return self.model.embeddings(input_ids=ids)
+
+    def encode_embedded(
+        self, embedded: Float[torch.Tensor, "b l d"], mask: Bool[torch.Tensor, "b l"]
+    ) -> Float[torch.Tensor, "b l d"]:
+        """Return the last layer's states of embeddings as `embed` gives them; with these, the tokens of `forward`."""
+        unseen = torch.zeros_like(mask, dtype=embedded.dtype).masked_fill(~mask, torch.finfo(embedded.dtype).min)
+        return self.model.encoder(embedded, attention_mask=unseen[:, None, None]).last_hidden_state
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them."""

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from medvlp.config.schema import ImageTowerConfig
 from medvlp.errors import UserError, nearest
-from medvlp.models.vit import require_vit, vit_states
+from medvlp.models.vit import require_vit, vit_embedded, vit_encoded, vit_states
 from medvlp.models.weights import check_keys, find_weights, read_state
 from medvlp.types import Features
 
@@ -109,6 +109,29 @@ class ImageTower(nn.Module):
             UserError: The backbone is no plain ViT.
         """
         return self._vit_features(pixels, hidden=hidden, mask_token=mask_token)
+
+    def embed(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b n d"]:
+        """Return the class token and the patches with their positions, before the blocks.
+
+        Raises:
+            UserError: The backbone is no plain ViT.
+        """
+        return vit_embedded(require_vit(self.backbone, "Embedding patches"), pixels)
+
+    def encode_embedded(self, states: Float[torch.Tensor, "b n d"], grid: tuple[int, ...] | None = None) -> Features:
+        """Return the features of a class token and any tokens after it, as `embed` gives them.
+
+        Args:
+            states: Embeddings, positions added.
+            grid: How the tokens lie; None is one row.
+
+        Raises:
+            UserError: The backbone is no plain ViT.
+        """
+        backbone = require_vit(self.backbone, "Encoding embeddings")
+        encoded, _ = vit_encoded(backbone, states)
+        tokens = encoded[:, backbone.num_prefix_tokens :]
+        return Features(tokens, backbone.forward_head(encoded, pre_logits=True), grid or (1, tokens.shape[1]))
 
     def _tap_at(self, stage: str) -> int:
         """Return the number of a ResNet's stage among its intermediate maps; leave out what follows if configured."""

@@ -63,7 +63,25 @@ def vit_states(
         patches = states[:, backbone.num_prefix_tokens :]
         chosen = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[-1]))
         states = torch.cat([prefix, chosen], dim=1)
-    states = backbone.norm_pre(backbone.patch_drop(states))
+    return vit_encoded(backbone, backbone.patch_drop(states), attention)
+
+
+def vit_embedded(backbone: VisionTransformer, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b n d"]:
+    """Return prefix tokens and patches with their positions, as `vit_encoded` takes them."""
+    return backbone._pos_embed(backbone.patch_embed(pixels))
+
+
+def vit_encoded(
+    backbone: VisionTransformer, states: Float[torch.Tensor, "b n d"], attention: bool = False
+) -> tuple[Float[torch.Tensor, "b n d"], Float[torch.Tensor, "b heads p"] | None]:
+    """Return the states after all blocks and the last norm, and the class token's attention; any number of tokens.
+
+    Args:
+        backbone: The transformer.
+        states: Prefix tokens and patches, positions added.
+        attention: As in `vit_states`.
+    """
+    states = backbone.norm_pre(states)
     if backbone.grad_checkpointing and torch.is_grad_enabled():
         states = checkpoint_seq(backbone.blocks[:-1], states)
     else:
@@ -82,7 +100,7 @@ def class_attention(
         backbone: A transformer with a class token.
         states: Input of the last block.
     """
-    block = backbone.blocks[-1]
+    block: Any = backbone.blocks[-1]
     layer: Any = block.attn
     qkv = layer.qkv(block.norm1(states)).unflatten(2, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
     query, key = layer.q_norm(qkv[0][:, :, :1]), layer.k_norm(qkv[1])
