@@ -112,7 +112,7 @@ class AugmentConfig(Config):
     crop_scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="Share of the area that a crop keeps.")
     crop_ratio: tuple[Positive, Positive] = Field((0.85, 1.18), description="Width by height of a crop, log-uniform.")
     rotate_degrees: float = Field(0.0, ge=0, le=45)
-    flip: bool = Field(False, description="Left-right flips; refused where text names sides.")
+    flip: bool = Field(False, description="Mirror every second image; its text, triplets and labels swap sides, too.")
     brightness: float = Field(0.2, ge=0, lt=1)
     contrast: float = Field(0.2, ge=0, lt=1)
     invert: float = Field(0.0, ge=0, le=1, description="Probability of a grey-value inversion.")
@@ -130,8 +130,10 @@ class PretrainDataConfig(Config):
     reports_source: str = Field("iu_xray_reports", description="Name of the data set that data.reports is.")
     sections: tuple[Literal["findings", "impression"], ...] = ("findings", "impression")
     knowledge: Path | None = Field(
-        None, description="Knowledge bank (medvlp knowledge build) for methods that need concepts or groups."
+        None, description="Knowledge bank (medvlp knowledge build) for methods that need triplets, concepts or groups."
     )
+    min_concept_count: int = Field(1, ge=1, description="Concepts that fewer texts name are left out.")
+    views: tuple[str, ...] = Field((), description="Views used, e.g. [PA, AP]; empty uses all.")
     sentences: Literal["images", "findings", "reports"] = Field(
         "images",
         description="Unpaired methods: findings of the drawn sentences as often as among the images, all as often, "
@@ -291,14 +293,6 @@ class PretrainConfig(Config):
     method: MethodConfig
     train: TrainConfig = TrainConfig()
     track: TrackConfig = TrackConfig()
-
-    @model_validator(mode="after")
-    def _no_flip_with_text(self) -> PretrainConfig:
-        if self.data.augment.flip and self.method.text is not None:
-            raise ValueError(
-                "data.augment.flip must be false: the texts name left and right, a flipped image contradicts them"
-            )
-        return self
 
 
 class LabelConfig(Config):

@@ -35,7 +35,9 @@ class ImageChanges:
     invert: Bool[np.ndarray, " n"]
 
 
-def draw(config: AugmentConfig, seed: int, epoch: int, ids: Int[np.ndarray, " n"], size: int) -> ImageChanges:
+def draw(
+    config: AugmentConfig, seed: int, epoch: int, ids: Int[np.ndarray, " n"], size: int, stream: int = IMAGE
+) -> ImageChanges:
     """Draw the changes of the samples `ids`.
 
     A crop keeps a share of the area, uniform in `crop_scale`, at a ratio of width to height, log-uniform in
@@ -48,8 +50,9 @@ def draw(config: AugmentConfig, seed: int, epoch: int, ids: Int[np.ndarray, " n"
         epoch: Epoch, from 0.
         ids: Row of each sample in the images table.
         size: Side of the stored squares.
+        stream: Stream of random numbers; views of one image differ by it.
     """
-    u = uniforms(IMAGE, seed, epoch, np.asarray(ids), 9).T
+    u = uniforms(stream, seed, epoch, np.asarray(ids), 9).T
     area = size * size * (config.crop_scale[0] + u[0] * (config.crop_scale[1] - config.crop_scale[0]))
     low, high = np.log(config.crop_ratio[0]), np.log(config.crop_ratio[1])
     ratio = np.exp(low + u[1] * (high - low))

@@ -18,8 +18,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)
 
-ORDER, IMAGE, TEXT, TEXT_CHOICE, MODEL, CROP = range(6)
-"""Streams: draws of different kinds under one seed are independent of each other."""
+ORDER, IMAGE, TEXT, TEXT_CHOICE, MODEL, CROP, HIDE, GROUP, VIEW = range(9)
+"""Streams: draws of different kinds under one seed are independent of each other. Further views count on from VIEW."""
 
 
 def _mix(value: UInt64[np.ndarray, " ..."]) -> UInt64[np.ndarray, " ..."]:

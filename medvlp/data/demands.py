@@ -36,7 +36,7 @@ class Demands:
         concepts: Spans and rows of the concepts of each text, from the knowledge bank.
         group_size: Samples of a semantic group side by side, with captions of its concept; 0 is no groups.
         hidden_share: Share of the tokens that `text.hidden` hides, whole words at a time; 0 is none.
-        hide_concepts: Hide whole concepts at a time, and leave hidden ones out of `spans`.
+        hide_concepts: Hide whole concepts at a time; `spans` keeps the hidden ones, which a method must not show.
         image_scale: Side of `pixels` over that of the model input; the method makes the model input itself.
         views: Further readings of each image.
         study_images: Images of a study in `study`; 0 is none.

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from medvlp.data.augment import apply, draw
-from medvlp.data.counter import permutation
+from medvlp.data.counter import IMAGE, permutation
 from medvlp.data.transforms import resize_pixels, to_tensor
 from medvlp.types import Batch
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Int
+    import torch
+    from jaxtyping import Bool, Int
 
     from medvlp.config.schema import AugmentConfig
 
@@ -166,15 +167,46 @@ class ImageLoader(Loader):
 
     def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
         """Make one batch; called from worker threads."""
+        pixels, _ = self.reading(self.stored(rows), epoch, rows, self.input_size)
+        return self.batch(rows, pixels)
+
+    def stored(self, rows: Int[np.ndarray, " b"]) -> np.ndarray:
+        """Return the stored squares of images, `[b h w]` or `[b h w 3]`."""
+        return self.store.read(self._places[rows])
+
+    def batch(self, rows: Int[np.ndarray, " b"], pixels: torch.Tensor) -> Batch:
+        """Return the batch of images."""
         import torch
 
-        stored = self.store.read(self._places[rows])
+        return Batch(index=torch.from_numpy(rows.copy()), pixels=pixels)
+
+    def reading(
+        self,
+        stored: np.ndarray,
+        epoch: int,
+        rows: Int[np.ndarray, " b"],
+        size: int,
+        crop_scale: tuple[float, float] | None = None,
+        stream: int = IMAGE,
+    ) -> tuple[torch.Tensor, Bool[np.ndarray, " b"]]:
+        """Return a reading of stored squares as `[b c s s]`, augmented in training, and which of them are mirrored.
+
+        Args:
+            stored: Squares of the store.
+            epoch: Epoch, from 0.
+            rows: Row of each in the images table.
+            size: Side `s`.
+            crop_scale: Share of the area that a crop keeps; None takes the configured one.
+            stream: Stream of random numbers; readings of one image differ by it.
+        """
         if self.augment is None:
-            made = resize_pixels(stored, self.input_size)
+            made, mirrored = resize_pixels(stored, size), np.zeros(len(rows), dtype=bool)
         else:
-            made = np.empty((len(rows), self.input_size, self.input_size, *stored.shape[3:]), stored.dtype)
-            changes = draw(self.augment, self.seed, epoch, rows, stored.shape[1])
+            made = np.empty((len(rows), size, size, *stored.shape[3:]), stored.dtype)
+            how = self.augment if crop_scale is None else self.augment.model_copy(update={"crop_scale": crop_scale})
+            changes = draw(how, self.seed, epoch, rows, stored.shape[1], stream)
+            mirrored = changes.flip
             for i, image in enumerate(stored):
                 apply(image, changes, i, made[i])
         pixels = to_tensor(made)
-        return Batch(index=torch.from_numpy(rows.copy()), pixels=pixels.pin_memory() if self.pin_memory else pixels)
+        return pixels.pin_memory() if self.pin_memory else pixels, mirrored

@@ -1,29 +1,22 @@
-"""Texts of a training corpus, tokenised once: reports that belong to images, or sentences that stand on their own.
+"""Texts of a training corpus: reports or sentences that belong to images, or sentences that stand on their own.
 
-Guarantee: which text goes with which place of a batch, and how its augmented reading looks, is a function of
-(seed, epoch, place or image); no text is dropped without being counted.
+Guarantee: which text goes with which place of a batch is a function of (seed, epoch, place or image); no text is
+dropped without being counted.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medvlp.config.base import json_sha256
-from medvlp.data.counter import TEXT, TEXT_CHOICE, generator, uniforms
+from medvlp.data.counter import TEXT_CHOICE, uniforms
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
     from jaxtyping import Float, Int
-
-    from medvlp.config.schema import AugmentConfig
-    from medvlp.text.tokenizer import Tokenizer
-    from medvlp.types import TextBatch
 
 
 def report_text(report: str | None, sections: Sequence[str]) -> str:
@@ -120,74 +113,3 @@ class SentenceChoice:
             rows, edges = self._columns[column]
             chosen[i] = rows[min(np.searchsorted(edges, u[i, 1], side="right"), len(rows) - 1)]
         return chosen
-
-
-@dataclass
-class TokenTable:
-    """Token ids of many texts, made once; batches are padded to their longest text.
-
-    Args:
-        tokenizer: Makes the ids.
-        texts: The texts.
-        max_tokens: Longer texts are cut.
-        labels: Findings of each text, `[n k]`, or None.
-    """
-
-    tokenizer: Tokenizer
-    texts: list[str]
-    max_tokens: int
-    labels: Float[np.ndarray, "n k"] | None = None
-    _ids: list[np.ndarray] = field(default_factory=list, repr=False)
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        for start in range(0, len(self.texts), 1024):
-            ids, mask, _ = self.tokenizer.encode(self.texts[start : start + 1024], self.max_tokens)
-            self._ids += [row[keep].astype(np.int32) for row, keep in zip(ids, mask, strict=True)]
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of texts and labels."""
-        labels = None if self.labels is None else np.nan_to_num(self.labels, nan=9).tolist()
-        return json_sha256([self.texts, labels])
-
-    def batch(self, rows: Int[np.ndarray, " b"]) -> TextBatch:
-        """Return the texts of these rows."""
-        import torch
-
-        from medvlp.types import TextBatch
-
-        ids, mask = self._pad([self._ids[row] for row in rows])
-        labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        return TextBatch(ids, mask, labels, [self.texts[row] for row in rows])
-
-    def augmented(
-        self, rows: Int[np.ndarray, " b"], augment: AugmentConfig, seed: int, epoch: int, keys: Int[np.ndarray, " b"]
-    ) -> TextBatch:
-        """Return a changed reading of the texts, each a function of (seed, epoch, its key)."""
-        import torch
-
-        from medvlp.text.augment import augment_text
-        from medvlp.types import TextBatch
-
-        changed = [
-            augment_text(
-                self.texts[row], generator(TEXT, seed, epoch, int(key)), augment.shuffle_sentences, augment.drop_words
-            )
-            for row, key in zip(rows, keys, strict=True)
-        ]
-        with self._lock:  # truncation is a state of the tokenizer, and several threads make batches
-            ids, mask, _ = self.tokenizer.encode(changed, self.max_tokens)
-        labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        return TextBatch(torch.from_numpy(ids), torch.from_numpy(mask), labels, changed)
-
-    def _pad(self, rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        longest = max((len(row) for row in rows), default=0)
-        ids = np.full((len(rows), longest), self.tokenizer.pad_id, dtype=np.int64)
-        mask = np.zeros((len(rows), longest), dtype=bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-            mask[i, : len(row)] = True
-        return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -14,7 +14,8 @@ import torch
 import volume_source
 
 from medvlp.data.demands import Demands
-from medvlp.data.pretraining import load_data, map_labels
+from medvlp.data.labels import map_labels
+from medvlp.data.pretraining import load_data
 from medvlp.data.texts import SentenceChoice, Sentences, collect_sentences, report_text
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
@@ -142,7 +143,7 @@ def test_labels_map_by_the_card_and_nothing_is_filled_in():
 def test_nih_labels_come_in_the_columns_of_the_labeler(store, tmp_path):
     data = loaded(tiny_store.config(store, tmp_path), tmp_path)
     assert data.label_names == tuple(FINDINGS)
-    frame = pd.DataFrame(data.labels, columns=list(FINDINGS))
+    frame = pd.DataFrame(data.sources.labels, columns=list(FINDINGS))
     samples = Store.open(store).samples()
     for finding, label in {
         "Pleural Effusion": "Effusion",

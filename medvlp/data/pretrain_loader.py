@@ -1,0 +1,194 @@
+"""Batches of images with all that a method demands of a batch: texts, labels, triplets, concepts, groups, views.
+
+Guarantee: as for `ImageLoader`, a batch is a function of seed, epoch and step alone. A mirrored image has mirrored
+texts, triplets and labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvlp.data.counter import GROUP, TEXT_CHOICE, VIEW, generator, uniforms
+from medvlp.data.demands import Demands
+from medvlp.data.groups import SemanticGroups
+from medvlp.data.loader import ImageLoader
+from medvlp.data.texts import SentenceChoice
+from medvlp.data.token_table import TokenTable
+from medvlp.knowledge.books import anatomy_names
+from medvlp.text.sides import mirrored_order
+from medvlp.types import Batch
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float, Int, Int8, Shaped
+
+    from medvlp.store.array_store import Store
+
+CAPTION_SHARE = 0.5
+"""Share of the texts of a semantic group that are captions of its concept; the others are the images' own."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What batches are made from, by row of the images table.
+
+    Args:
+        demands: What the method asks for.
+        labels: Labels of every image, `[n k]`, or None.
+        label_names: Their columns.
+        table: The tokenised texts, or None for a method without text. Where images may be mirrored, the second half are
+            the texts of the first with sides swapped.
+        first_text: Paired: row in `table` of the first text of every image, -1 without text.
+        text_count: Paired: number of texts of every image, which follow each other; an epoch takes one of them.
+        triplets: Ternary matrix of every image, `[n 51 75]`, or None.
+        groups: Semantic groups of all images, or None.
+        study_rows: Rows of the study's images of every image, the image itself first, `[n v]`, or None.
+    """
+
+    demands: Demands
+    labels: Float[np.ndarray, "n k"] | None
+    label_names: tuple[str, ...]
+    table: TokenTable | None
+    first_text: Int[np.ndarray, " n"] | None = None
+    text_count: Int[np.ndarray, " n"] | None = None
+    triplets: Int8[np.ndarray, "n 51 75"] | None = None
+    groups: SemanticGroups | None = None
+    study_rows: Int[np.ndarray, "n v"] | None = None
+
+    def text_rows(self, seed: int, epoch: int, rows: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
+        """Return the text of each image in an epoch."""
+        assert self.first_text is not None
+        assert self.text_count is not None
+        drawn = uniforms(TEXT_CHOICE, seed, epoch, rows, 1)[:, 0]
+        return self.first_text[rows] + np.floor(drawn * self.text_count[rows]).astype(np.int64)
+
+
+class PretrainLoader(ImageLoader):
+    """Batches for pre-training.
+
+    Args:
+        store: Prepared store.
+        rows: Positions in the images table, `[n]`; with groups the places of an epoch, counted from 0.
+        sources: Texts, labels and the like.
+        choice: Unpaired: draws the sentences.
+        groups: Semantic groups of the loader's own images.
+        **options: As for `ImageLoader`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rows: Int[np.ndarray, " n"],
+        *,
+        sources: Sources,
+        choice: SentenceChoice | None = None,
+        groups: SemanticGroups | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(store, rows, **options)
+        self.sources, self.choice, self.groups = sources, choice, groups
+
+    def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
+        """Make one batch; called from worker threads."""
+        import torch
+
+        sources, demands = self.sources, self.sources.demands
+        concepts: Int[np.ndarray, " b"] | None = None
+        if self.groups is not None:
+            rows, concepts = self.groups.places[rows].T
+        stored = self.stored(rows)
+        pixels, mirrored = self.reading(stored, epoch, rows, self.input_size * demands.image_scale)
+        batch = self.batch(rows, pixels)
+        batch.paired = self.choice is None
+        batch.views = tuple(
+            self.reading(stored, epoch, rows, view.size, view.crop_scale, VIEW + number)[0]
+            for number, view in enumerate(demands.views)
+        )
+        if sources.study_rows is not None:
+            batch.study = self._study(pixels, epoch, sources.study_rows[rows])
+        if sources.labels is not None:
+            batch.labels = torch.from_numpy(_mirrored(sources.labels[rows], mirrored, self._label_order, np.nan))
+        if sources.triplets is not None:
+            batch.triplets = torch.from_numpy(_mirrored(sources.triplets[rows], mirrored, _place_order(), -1))
+        if sources.table is not None:
+            keys, chosen = self._texts(epoch, step, rows)
+            self._add_text(batch, sources.table, epoch, keys, chosen + mirrored * (len(sources.table.texts) // 2))
+        if concepts is not None:
+            self._add_groups(batch, epoch, rows, concepts)
+        return batch
+
+    @cached_property
+    def _label_order(self) -> list[int | None]:
+        return mirrored_order(self.sources.label_names)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self.groups is None:
+            return super()._order(epoch)
+        epoch = epoch if self.training else 0
+        return self.groups.order(self.seed, epoch, self.sources.demands.group_size)[: len(self.rows)]
+
+    def _texts(
+        self, epoch: int, step: int, rows: Int[np.ndarray, " b"]
+    ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+        """Return the key of the random changes of each text, and its row in the table."""
+        if self.choice is None:
+            return rows, self.sources.text_rows(self.seed, epoch, rows)
+        first = step * self.batch_size + self.rank * (self.batch_size // self.world_size)
+        keys = np.arange(first, first + len(rows))
+        return keys, self.choice.draw(epoch, keys)
+
+    def _add_text(
+        self, batch: Batch, table: TokenTable, epoch: int, keys: Int[np.ndarray, " b"], chosen: Int[np.ndarray, " b"]
+    ) -> None:
+        demands = self.sources.demands
+        batch.text = table.batch(chosen)
+        if self.augment is not None and (self.augment.shuffle_sentences or self.augment.drop_words):
+            batch.text_augmented = table.augmented(chosen, self.augment, self.seed, epoch, keys)
+        if demands.hidden_share:
+            table.hide(batch.text, demands.hidden_share, demands.hide_concepts, self.seed, epoch, keys)
+
+    def _add_groups(
+        self, batch: Batch, epoch: int, rows: Int[np.ndarray, " b"], concepts: Int[np.ndarray, " b"]
+    ) -> None:
+        """Set groups and relations, and give half of the images a caption of their group's concept."""
+        import torch
+
+        groups, size = self.groups, self.sources.demands.group_size
+        assert groups is not None
+        of_group = concepts[::size]
+        batch.groups = torch.from_numpy(np.arange(len(rows)) // size)
+        batch.related = torch.from_numpy(groups.related[np.ix_(of_group, of_group)])
+        if batch.text is None or self.sources.table is None:
+            return
+        texts = list(batch.text.texts)
+        for i, (row, concept) in enumerate(zip(rows, concepts, strict=True)):
+            rng = generator(GROUP, self.seed, epoch, int(row), int(concept))
+            if rng.random() < CAPTION_SHARE:
+                texts[i] = groups.caption(int(concept), rng)
+        batch.text = self.sources.table.of_texts(texts)
+
+    def _study(self, own: torch.Tensor, epoch: int, rows: Int[np.ndarray, "b v"]) -> torch.Tensor:
+        import torch
+
+        others = [self.reading(self.stored(column), epoch, column, self.input_size)[0] for column in rows[:, 1:].T]
+        return torch.stack([own, *others], dim=1)
+
+
+@cache
+def _place_order() -> list[int | None]:
+    return mirrored_order(anatomy_names())
+
+
+def _mirrored(
+    values: Shaped[np.ndarray, "b k *rest"], mirrored: Bool[np.ndarray, " b"], order: list[int | None], unknown: float
+) -> Shaped[np.ndarray, "b k *rest"]:
+    """Return values with the columns of mirrored rows in `order`; one without counterpart becomes unknown."""
+    if not mirrored.any():
+        return values
+    swapped = values[:, [0 if column is None else column for column in order]]
+    swapped[:, [column is None for column in order]] = unknown
+    return np.where(mirrored.reshape(-1, *[1] * (values.ndim - 1)), swapped, values)
