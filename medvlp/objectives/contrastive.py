@@ -28,6 +28,7 @@ def info_nce(
     text: Float[torch.Tensor, "b d"],
     scale: Scalar,
     image_weight: float = 0.5,
+    as_given: bool = False,
 ) -> tuple[Scalar, Scalar]:
     """Cross-entropy of each image against all texts and of each text against all images; row i belongs to row i.
 
@@ -39,10 +40,12 @@ def info_nce(
         text: Projected texts, of any length.
         scale: Factor of the cosines, 1/T.
         image_weight: Weight of image to text; text to image has the rest.
+        as_given: Products instead of cosines: the features are not brought to unit length here.
     """
     _check_pairs("info_nce", image, text)
+    prepare = at_least_float32 if as_given else unit
     with torch.autocast(image.device.type, enabled=False):
-        image, text, scale = unit(image), unit(text), at_least_float32(scale)
+        image, text, scale = prepare(image), prepare(text), at_least_float32(scale)
         counts = [row[0] for row in gather_counts([len(image)], image.device)]
         total, offset = sum(counts), sum(counts[: rank()])
         if total == 0:
