@@ -29,6 +29,8 @@ NORMAL = "normal"
 NORMAL_NAMES = ("normal chest", "clear lungs", "no abnormal finding", "no acute disease")
 WORDLESS = ("finding", "lesion", "abnormality", "disease", "process", "tail_abnorm_obs", "excluded_obs", "borderline")
 """Entries of the finding book that are too general to make a group."""
+ANATOMY = ("UBERON:", "FMA:", "CARO:")
+"""Beginnings of ids that name parts of the body: what a group shows is a disease or finding."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def _by_concept(reports: Mapping[str, str], bank: KnowledgeBank) -> dict[str, li
     linker, by_rule = linker_of(bank), _by_finding(reports)
     shown: dict[str, list[str]] = {}
     for study, report in reports.items():
-        present = {span.concept_id for span in linker.link_report(report) if span.value == PRESENT}
+        spans = [span for span in linker.link_report(report) if not span.concept_id.startswith(ANATOMY)]
+        present = {span.concept_id for span in spans if span.value == PRESENT}
         shown[study] = sorted(present) or _normal(by_rule[study] == [NORMAL])
     return shown
 

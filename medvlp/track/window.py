@@ -19,6 +19,18 @@ logger = logging.getLogger(__name__)
 GRADIENT = "grad_norm"
 
 
+class NotFiniteError(UserError):
+    """A loss term or the gradient is not finite; `step`, counted from 1, is the first at which it was not."""
+
+    def __init__(self, term: str, step: int) -> None:
+        super().__init__(
+            f"The {term} is not finite at step {step}.",
+            "train",
+            "Lower train.optimizer.lr or use precision fp32, then run again: the last good checkpoint is kept.",
+        )
+        self.term, self.step = term, step
+
+
 class Window:
     """Sums of value and count of each term over the micro-batches since the last `close`.
 
@@ -50,7 +62,7 @@ class Window:
             step: The step that the window ends with.
 
         Raises:
-            UserError: A term was not finite, on any rank.
+            NotFiniteError: A term was not finite, on any rank.
         """
         names = sorted(self._sums, key=lambda name: (name == GRADIENT, name))  # a bad loss makes a bad gradient
         sums = torch.stack([self._sums[name] for name in names]).double().cpu()
@@ -64,11 +76,7 @@ class Window:
         for name, (value, count, bad) in zip(names, sums.tolist(), strict=True):
             if math.isfinite(bad):
                 what = "gradient norm" if name == GRADIENT else f"loss term '{name}'"
-                raise UserError(
-                    f"The {what} is not finite at step {int(bad)}.",
-                    "train",
-                    "Lower train.optimizer.lr or use precision fp32, then run again: the last good checkpoint is kept.",
-                )
+                raise NotFiniteError(what, int(bad))
             mean = value / self._entries[name] / ranks
             metrics[name] = mean
             if name == GRADIENT:

@@ -39,7 +39,7 @@ from medvlp.progress import progress_bar
 from medvlp.store.files import file_sha256
 from medvlp.track import Tracker, open_tracker, run_record
 from medvlp.track.base import RUN_ID_FILE, Status
-from medvlp.track.window import GRADIENT, Window
+from medvlp.track.window import GRADIENT, NotFiniteError, Window
 from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from medvlp.train.distributed import Processes, processes, shard_like, whole, without_sync, wrap
 from medvlp.train.optim import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
@@ -89,6 +89,7 @@ class _Training:
         self.data = self._load_data(kind, resumed=checkpoint is not None)
         self.record = self._record(checkpoint)
         self.step = 0 if checkpoint is None else checkpoint.step
+        self._seen: dict[int, list[int]] = {}
         torch.manual_seed(_key(config.run.seed))
         table = self.data.table
         tokenizer = None if table is None else table.tokenizer
@@ -224,7 +225,7 @@ class _Training:
                 save = last or stop or self.step % train.checkpoint_every == 0
                 validate = validation is not None and (last or self.step % train.validate_every == 0)
                 if save or validate or self.step % train.log_every == 0:
-                    metrics = {f"train/{name}": value for name, value in window.close(self.step).items()}
+                    metrics = {f"train/{name}": value for name, value in self._close(window).items()}
                     seconds = time.perf_counter() - began
                     metrics |= {
                         "train/lr": learning_rate(train.optimizer, self.step - 1, steps),
@@ -258,6 +259,7 @@ class _Training:
             began = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - began
+            self._seen.setdefault(step + 1, []).extend(batch.index.tolist())
             with without_sync(self.module, skip=micro < train.accumulate - 1):
                 with self._autocast():
                     terms = self.module(batch.to(self.where.device))
@@ -273,6 +275,20 @@ class _Training:
         if self.average is not None:
             self.average.update(self.method, step)
         return waited
+
+    def _close(self, window: Window) -> dict[str, float]:
+        """Return the metrics of a window; where a value is not finite, write down which samples its step had."""
+        try:
+            return window.close(self.step)
+        except NotFiniteError as error:
+            file = self.folder / f"not_finite_rank{self.where.rank}.json"
+            images = self.data.store.images["image_id"]
+            samples = [str(images.iloc[row]) for row in self._seen[error.step]]
+            described = {"step": error.step, "term": error.term, "image_ids": samples}
+            file.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+            raise UserError(f"{error.what} Its images are listed in {file.name}.", file, error.fix) from error
+        finally:
+            self._seen.clear()
 
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.train.precision == "bf16"

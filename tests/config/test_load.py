@@ -105,12 +105,6 @@ def test_fine_tuning_refuses_changes_of_text(tmp_path: Path) -> None:
         load_config("benchmarks/tasks/nih_14.yaml", ["fine_tune.augment.drop_words=0.1"], TaskConfig)
 
 
-def test_flip_is_refused_where_text_names_sides(tmp_path: Path) -> None:
-    path = write(tmp_path, "m.yaml", MINIMAL)
-    with pytest.raises(UserError, match="left and right"):
-        load_config(path, ["data.augment.flip=true"], PretrainConfig)
-
-
 @pytest.mark.parametrize(
     ("text", "part"),
     [

@@ -18,9 +18,11 @@ import tracking_store
 import yaml
 from safetensors.torch import load_file
 
+from medvlp.data.pretraining import load_data
 from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import load_model
+from medvlp.methods.base import complete
 from medvlp.track.jsonl import read_lines
 from medvlp.train import loop, pretrain
 from medvlp.train.checkpoint import list_checkpoints
@@ -261,6 +263,12 @@ def test_a_loss_that_is_not_finite_names_term_and_step_and_keeps_the_last_good_c
     with pytest.raises(UserError, match=r"loss term 'soft_label' is not finite at step 6\."):
         pretrain(tiny_store.config(store, tmp_path / "run", train=settings))
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step_000000004"]
+    written = json.loads((tmp_path / "run" / "not_finite_rank0.json").read_text())
+    config = tiny_store.config(store, tmp_path / "again")
+    demands = kind.demands(complete(config.method))
+    data = load_data(config, tokenizer_folder=tmp_path / "again", demands=demands)
+    sixth = next(itertools.islice(data.loader(config).stream(), 5, None))
+    assert written["image_ids"] == data.store.images["image_id"].iloc[sixth.index.numpy()].tolist()
 
 
 def test_a_term_without_anything_to_work_on_is_reported_once(store, tmp_path, monkeypatch, caplog):
