@@ -21,7 +21,13 @@ class StoredImageConfig(Config):
         "pad",
         description="pad the short side with black, squash both to size, or crop the long side around the centre.",
     )
-    interpolation: Literal["area", "bilinear", "lanczos"] = Field("area", description="Resampling filter.")
+    interpolation: Literal["area", "bilinear", "bicubic", "lanczos"] = Field("area", description="Resampling filter.")
+    crop_from: int | None = Field(
+        None,
+        ge=16,
+        le=8192,
+        description="Scale as if size were this, then cut the centre of size out; null cuts nothing off.",
+    )
     dtype: Literal["uint8", "uint16"] = "uint8"
     voi: Literal["auto", "lut", "window", "none"] = Field(
         "auto", description="DICOM: VOI LUT, else window, else the range of the image; or exactly one of them."
@@ -31,6 +37,12 @@ class StoredImageConfig(Config):
     colour: Literal["refuse", "luminance", "keep"] = Field(
         "refuse", description="Colour files: refuse, convert to luminance, or keep red, green and blue."
     )
+
+    @model_validator(mode="after")
+    def _cut_from_a_larger_square(self) -> StoredImageConfig:
+        if self.crop_from is not None and self.crop_from < self.size:
+            raise ValueError(f"crop_from must not be below size, which is {self.size}")
+        return self
 
 
 class StoredVolumeConfig(Config):

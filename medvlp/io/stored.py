@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from medvlp.config.preprocessing import StoredImageConfig
 
-_PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+_PILLOW_FILTERS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
 
 
 def to_stored(
@@ -92,11 +92,12 @@ def stored_transform(height: int, width: int, config: StoredImageConfig) -> tupl
 
 def _layout(height: int, width: int, config: StoredImageConfig) -> tuple[int, int, int, int]:
     """Return the resized image's size and where its top-left corner lies in the square (negative where cropped)."""
-    size = config.size
+    size, scaled = config.size, config.crop_from or config.size
     if config.aspect == "squash":
-        return size, size, 0, 0
-    side = max(height, width) if config.aspect == "pad" else min(height, width)
-    new_height, new_width = max(1, round(height * size / side)), max(1, round(width * size / side))
+        new_height = new_width = scaled
+    else:
+        side = max(height, width) if config.aspect == "pad" else min(height, width)
+        new_height, new_width = max(1, round(height * scaled / side)), max(1, round(width * scaled / side))
     return new_height, new_width, (size - new_height) // 2, (size - new_width) // 2
 
 

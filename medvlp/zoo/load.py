@@ -145,9 +145,6 @@ def model_input(size: Any, mean: Any, std: Any, folder: Path, channels: Any = 3)
 
 
 def stored_for(size: int, interpolation: str) -> StoredImageConfig:
-    """Return how files become squares for a foreign encoder: padded, at its own size, by the nearest of our filters.
-
-    Of our filters Lanczos is the one nearest to bicubic.
-    """
-    nearest_filter = {"bilinear": "bilinear", "bicubic": "lanczos", "lanczos": "lanczos"}.get(interpolation, "area")
-    return StoredImageConfig.model_validate({"size": size, "interpolation": nearest_filter})
+    """Return how files become squares for a foreign encoder: padded, at its own size, by its filter if we have it."""
+    known = interpolation if interpolation in ("bilinear", "bicubic", "lanczos") else "area"
+    return StoredImageConfig.model_validate({"size": size, "interpolation": known})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medvlp.config.preprocessing import StoredImageConfig
@@ -15,10 +16,11 @@ def unit(array: np.ndarray) -> Radiograph:
     return Radiograph(array.astype(np.float32), None, Intensity.UNIT, {"range": (0.0, 1.0)})
 
 
+@pytest.mark.parametrize("crop_from", [None, 73])
 @pytest.mark.parametrize("aspect", ["pad", "squash", "crop"])
 @pytest.mark.parametrize("shape", [(300, 200), (200, 300), (64, 64), (31, 57), (1000, 20)])
-def test_boxes_follow_the_pixels(aspect, shape):
-    config = StoredImageConfig(size=64, aspect=aspect)
+def test_boxes_follow_the_pixels(aspect, shape, crop_from):
+    config = StoredImageConfig(size=64, aspect=aspect, crop_from=crop_from)
     height, width = shape
     top, bottom, left, right = height * 0.4, height * 0.7, width * 0.3, width * 0.6
     image = np.zeros(shape)
@@ -48,6 +50,19 @@ def test_crop_takes_the_centre():
     assert (to_stored(unit(image), StoredImageConfig(size=50, aspect="crop")) == 255).all()
 
 
+@pytest.mark.parametrize("aspect", ["pad", "squash", "crop"])
+def test_crop_from_is_the_centre_of_the_larger_square(aspect):
+    image = unit(np.random.default_rng(4).random((150, 90)))
+    larger = to_stored(image, StoredImageConfig(size=64, aspect=aspect, interpolation="bilinear"))
+    cut = to_stored(image, StoredImageConfig(size=56, crop_from=64, aspect=aspect, interpolation="bilinear"))
+    np.testing.assert_array_equal(cut, larger[4:60, 4:60])
+
+
+def test_crop_from_below_the_size_is_a_mistake():
+    with pytest.raises(ValueError, match="crop_from must not be below size"):
+        StoredImageConfig(size=64, crop_from=63)
+
+
 def test_area_is_the_block_mean():
     image = np.random.default_rng(0).random((128, 96))
     stored = to_stored(unit(image), StoredImageConfig(size=32, aspect="squash", dtype="uint16"))
@@ -55,16 +70,25 @@ def test_area_is_the_block_mean():
     np.testing.assert_allclose(stored, expected, atol=1)
 
 
-@pytest.mark.parametrize("name", ["bilinear", "lanczos"])
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos"])
 def test_other_filters_are_anti_aliased_like_pillow(name):
     image = np.random.default_rng(1).random((200, 200)).astype(np.float32)
     stored = to_stored(unit(image), StoredImageConfig(size=50, interpolation=name))
-    resample = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}[name]
+    resample = Image.Resampling[name.upper()]
     expected = np.asarray(Image.fromarray(image).resize((50, 50), resample)) * 255
     np.testing.assert_allclose(stored, np.clip(expected, 0, 255), atol=0.51)
 
 
-@pytest.mark.parametrize("name", ["area", "bilinear", "lanczos"])
+def test_bicubic_enlarges_like_the_cubic_of_keys():
+    # A third implementation: torch without corners aligned, whose a is -0.75 unless it is told to anti-alias.
+    image = np.random.default_rng(3).random((20, 20)).astype(np.float32)
+    stored = to_stored(unit(image), StoredImageConfig(size=50, interpolation="bicubic", dtype="uint16"))
+    pixels = torch.from_numpy(image)[None, None]
+    expected = torch.nn.functional.interpolate(pixels, size=50, mode="bicubic", antialias=True)[0, 0].clamp(0, 1)
+    np.testing.assert_allclose(stored, expected.numpy() * 65535, atol=1.5)
+
+
+@pytest.mark.parametrize("name", ["area", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("shape", [(10, 10), (10, 200), (200, 10)])
 def test_constant_images_stay_constant(name, shape):
     config = StoredImageConfig(size=48, aspect="squash", interpolation=name)
