@@ -171,11 +171,15 @@ class ImageTowerConfig(Config):
 
 
 class TextTowerConfig(Config):
-    """A BERT-family text tower: a local Hugging Face folder, or a fresh one with a tokenizer trained on the corpus."""
+    """A text tower: a local Hugging Face folder, or a fresh one with a tokenizer trained on the corpus."""
 
     folder: Path | None = Field(None, description="Local Hugging Face model and tokenizer folder.")
     architecture: dict[str, Any] | None = Field(
         None, description="Transformers configuration; written when a model is saved, so that it needs no folder."
+    )
+    family: Literal["bert", "clip", "siglip"] = Field(
+        "bert",
+        description="Of a fresh tower: BERT, or the text side of CLIP (causal) or SigLIP; a folder says its own.",
     )
     hidden: int = Field(256, ge=16)
     layers: int = Field(4, ge=1)
@@ -183,8 +187,10 @@ class TextTowerConfig(Config):
     vocab_size: int = Field(4096, ge=64)
     max_tokens: int = Field(96, ge=4, le=4096)
     tokens: Literal["last", "last_4_sum"] = Field("last", description="Layers that token features come from.")
-    pool: Literal["cls", "pooler", "mean", "layers_1_2_12"] = Field(
-        "mean", description="cls: first token; pooler: BERT's tanh layer on it; mean: over real tokens."
+    pool: Literal["cls", "eos", "pooler", "mean", "layers_1_2_12"] = Field(
+        "mean",
+        description="cls: first token; eos: last real token (CLIP); pooler: BERT's tanh layer on the first token, "
+        "SigLIP's head on the last slot; mean: over real tokens.",
     )
     attention: bool = Field(False, description="Return what the class token attends to in the last layer; slower.")
     freeze: bool = Field(False, description="The whole tower stays fixed.")
@@ -216,6 +222,23 @@ class ProjectionConfig(Config):
         return self
 
 
+class MatryoshkaConfig(Config):
+    """Matryoshka learning (arXiv 2205.13147): the loss also of the first dimensions of the shared space alone."""
+
+    prefixes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Numbers of leading dimensions, rising, e.g. [8, 16, 32, 64, 128]; empty is off."
+    )
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field((), description="One per prefix; empty is 1 each.")
+
+    @model_validator(mode="after")
+    def _rising_with_a_weight_each(self) -> MatryoshkaConfig:
+        if list(self.prefixes) != sorted(set(self.prefixes)):
+            raise ValueError(f"prefixes must rise: {list(self.prefixes)}")
+        if self.weights and len(self.weights) != len(self.prefixes):
+            raise ValueError(f"{len(self.weights)} weights do not belong to {len(self.prefixes)} prefixes")
+        return self
+
+
 class MethodConfig(Config):
     """Towers, objectives and switches of a method.
 
@@ -227,6 +250,7 @@ class MethodConfig(Config):
     image: ImageTowerConfig = ImageTowerConfig()
     text: TextTowerConfig | None = TextTowerConfig()
     projection: ProjectionConfig = ProjectionConfig()
+    matryoshka: MatryoshkaConfig = MatryoshkaConfig()
     objectives: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Term -> weight and its constants.")
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -405,11 +429,12 @@ class SuiteConfig(Config):
     version: int = Field(ge=1)
     description: str = ""
     entries: tuple[SuiteEntry, ...] = Field(min_length=1)
-    baselines: tuple[Literal["random", "metadata", "image_statistics", "majority"], ...] = (
+    baselines: tuple[Literal["random", "metadata", "image_statistics", "majority", "location_prior"], ...] = (
         "random",
         "metadata",
         "image_statistics",
         "majority",
+        "location_prior",
     )
     bootstrap_resamples: int = Field(1000, ge=10)
     bootstrap_seed: int = 0

@@ -25,6 +25,7 @@ from medvlp.models.grad_cam import grad_cam
 from medvlp.models.projection import Projection
 from medvlp.models.text import TextTower
 from medvlp.models.vision2d import ImageTower
+from medvlp.objectives.matryoshka import over_prefixes
 from medvlp.objectives.scale import clamped_scale
 from medvlp.objectives.zero_shot import prompt_logits
 from medvlp.types import Batch, Features, TextBatch, TextFeatures
@@ -76,6 +77,8 @@ class Method(nn.Module, ABC):
     """Whether `zero_shot` works."""
     heat_map_kind: ClassVar[str | None] = "Grad-CAM"
     """How `heat_map` finds evidence: query attention, patch-text similarity, Grad-CAM; None where it cannot."""
+    nests: ClassVar[bool] = False
+    """Whether `matryoshka` works: its contrast of one vector per side goes through `over_prefixes`."""
 
     image_encoder: ImageTower
     text_encoder: TextTower | None
@@ -87,6 +90,12 @@ class Method(nn.Module, ABC):
             raise UserError(f"The method '{config.name}' needs a text tower.", "method.text", "Give method.text.")
         if not self.uses_text and config.text is not None:
             raise UserError(f"The method '{config.name}' has no text tower.", "method.text", "Set method.text=null.")
+        if config.matryoshka.prefixes and not self.nests:
+            raise UserError(
+                f"The method '{config.name}' has no contrast of one vector per side that prefixes could be taken of.",
+                "method.matryoshka",
+                "Leave it out, or use e.g. clip or convirt.",
+            )
         self.config = complete(config)
         self.context = context
         self.progress = Progress(0, 1, 1)
@@ -123,6 +132,23 @@ class Method(nn.Module, ABC):
     def weighted(self, terms: Mapping[str, Term]) -> dict[str, Term]:
         """Return terms times the weights of `objectives`."""
         return {name: (self.objective(name)["weight"] * value, count) for name, (value, count) in terms.items()}
+
+    def over_prefixes(self, objective: Callable[..., Term], *vectors: Float[torch.Tensor, "_ d"]) -> Term:
+        """Return an objective of unit vectors, summed over the prefixes of `matryoshka` where it is on.
+
+        Raises:
+            UserError: A prefix is longer than the vectors.
+        """
+        nested, width = self.config.matryoshka, vectors[0].shape[1]
+        if not nested.prefixes:
+            return objective(*vectors)
+        if nested.prefixes[-1] > width:
+            raise UserError(
+                f"The prefix {nested.prefixes[-1]} is longer than the vectors, which have {width} dimensions.",
+                "method.matryoshka.prefixes",
+                f"Give numbers up to {width}.",
+            )
+        return over_prefixes(objective, vectors, nested.prefixes, nested.weights)
 
     def is_on(self, name: str) -> bool:
         """Return whether a term has a weight; one without need not be computed."""

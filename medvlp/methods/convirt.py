@@ -22,6 +22,8 @@ MAX_LOG_SCALE = math.log(100.0)
 class ConVIRT(Method):
     """Temperature 0.1 and weight 0.75 on image to text by default; `options.learn_temperature` makes it a parameter."""
 
+    nests = True
+
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         self.set_scale(self.positive("info_nce", "temperature"), self.config.options["learn_temperature"])
@@ -36,5 +38,6 @@ class ConVIRT(Method):
         given = self.texts_of(batch)
         image = self.project_image(self.encode_stored(batch.pixels))
         text = self.project_text(self.encode_text(batch.text_augmented or given))
-        image_weight = self.objective("info_nce")["image_weight"]
-        return self.weighted({"info_nce": info_nce(image, text, self.logit_scale, image_weight)})
+        scale, image_weight = self.logit_scale, self.objective("info_nce")["image_weight"]
+        term = self.over_prefixes(lambda x, y: info_nce(x, y, scale, image_weight), image, text)
+        return self.weighted({"info_nce": term})

@@ -23,6 +23,8 @@ from medvlp.types import Batch
 class MedCLIP(Method):
     """Learnt scale from 1/0.07, its logarithm kept in [0, 4.6052]; augmented texts count as much as the originals."""
 
+    nests = True
+
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         self.set_scale(self.positive("soft_label", "temperature"), learnt=True)
@@ -42,15 +44,13 @@ class MedCLIP(Method):
         text = self.texts_of(batch)
         if batch.labels is None or text.labels is None:
             raise UserError("MedCLIP needs labels of images and of sentences.", "data", "Use a store with labels.")
+        readings = [text] if batch.text_augmented is None else [text, batch.text_augmented]
+        labels = batch.labels, text.labels
+        scale, target_scale = self.logit_scale, self.objective("soft_label")["target_scale"]
+
+        def contrast(image: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None = None) -> Term:
+            return soft_label_ce(image, first, *labels, scale, second, target_scale)
+
         image = self.project_image(self.encode_stored(batch.pixels))
-        augmented = batch.text_augmented
-        term = soft_label_ce(
-            image,
-            self.project_text(self.encode_text(text)),
-            batch.labels,
-            text.labels,
-            self.logit_scale,
-            None if augmented is None else self.project_text(self.encode_text(augmented)),
-            self.objective("soft_label")["target_scale"],
-        )
-        return self.weighted({"soft_label": term})
+        vectors = [self.project_text(self.encode_text(reading)) for reading in readings]
+        return self.weighted({"soft_label": self.over_prefixes(contrast, image, *vectors)})

@@ -10,7 +10,7 @@ from torch import nn
 
 from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
 from medvlp.errors import UserError
-from medvlp.models.text import check_hub_loading
+from medvlp.models.text_families import check_hub_loading
 from medvlp.types import Features
 from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.load import model_input, read_json, stored_for
