@@ -231,13 +231,15 @@ class Features:
     """Output of an image tower: `grid` lays out the row-major tokens, (h, w) in 2D and (d, h, w) in 3D.
 
     `cls_attention` is what the class token attends to in the last block, a softmax over all tokens cut to the patches;
-    None unless the tower's configuration asks for it.
+    None unless the tower's configuration asks for it. `embedding` is the mean of the patches before the first block;
+    None unless the method asks for it.
     """
 
     tokens: Float[torch.Tensor, "b p d"]
     pooled: Float[torch.Tensor, "b e"]
     grid: tuple[int, ...]
     cls_attention: Float[torch.Tensor, "b heads p"] | None = None
+    embedding: Float[torch.Tensor, "b d"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from torch import nn
 
 from medvlp.errors import UserError
 from medvlp.models.language_head import bert_weights
-from medvlp.types import Features, TextFeatures
+from medvlp.types import Features
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -212,15 +212,11 @@ class Fused:
     Args:
         image: States of the class token and the patches.
         text: States of the tokens.
-        pooled: Class states of text, then image, each through a tanh layer.
-        tapped: Image states before the layer that was asked for.
-        attention: What each text token attends to in the last layer, mean over heads.
+        attention: What each text token attends to in the last layer, mean over heads; None unless asked for.
     """
 
     image: Float[torch.Tensor, "b p d"]
     text: Float[torch.Tensor, "b l d"]
-    pooled: Float[torch.Tensor, "b 2*d"]
-    tapped: Float[torch.Tensor, "b p d"] | None = None
     attention: Float[torch.Tensor, "b l p"] | None = None
 
 
@@ -240,7 +236,7 @@ class Fusion(nn.Module):
         self, image_width: int, text_width: int, sizes: FusionSizes, entities: FusionSizes | None = None
     ) -> None:
         super().__init__()
-        dim = sizes.dim
+        dim, last = sizes.dim, sizes.layers - 1
         self.image_projection, self.text_projection = nn.Linear(image_width, dim), nn.Linear(text_width, dim)
         self.types = nn.Embedding(2, dim)
         self.image_layers = nn.ModuleList(FusionLayer(sizes) for _ in range(sizes.layers))
@@ -248,7 +244,7 @@ class Fusion(nn.Module):
         self.entity_layers = (
             None
             if entities is None
-            else nn.ModuleList(EntityLayer(entities, dim, n == sizes.layers - 1) for n in range(sizes.layers))
+            else nn.ModuleList(EntityLayer(entities, dim, number == last) for number in range(sizes.layers))
         )
         self.image_pooler, self.text_pooler = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.apply(bert_weights)
@@ -259,9 +255,9 @@ class Fusion(nn.Module):
         states = torch.cat([features.pooled[:, None], features.tokens], dim=1)
         return self.image_projection(states) + self.types.weight[IMAGE]
 
-    def embed_text(self, features: TextFeatures) -> Float[torch.Tensor, "b l d"]:
+    def embed_text(self, tokens: Float[torch.Tensor, "b l w"]) -> Float[torch.Tensor, "b l d"]:
         """Return the text's states before the layers."""
-        return self.text_projection(features.tokens) + self.types.weight[TEXT]
+        return self.text_projection(tokens) + self.types.weight[TEXT]
 
     def forward(
         self,
@@ -269,33 +265,36 @@ class Fusion(nn.Module):
         text: Float[torch.Tensor, "b l d"],
         text_mask: Bool[torch.Tensor, "b l"],
         entities: Entities | None = None,
-        tap: int | None = None,
+        layers: int | None = None,
         weights: bool = False,
     ) -> Fused:
-        """Return the fused states.
+        """Return the states of both streams.
 
         Args:
             image: From `embed_image`.
             text: From `embed_text`.
             text_mask: True at real tokens.
             entities: Of the entity stream, where the module has one; None is texts without entities.
-            tap: Layer (from 0) before which the image's states are kept.
+            layers: Stop behind this many; None runs all.
             weights: Return the attention of the text's last layer.
         """
-        tapped, attention = None, None
+        attention = None
         stream = None if entities is None else entities.states
-        last = len(self.text_layers) - 1
-        for number, (image_layer, text_layer) in enumerate(zip(self.image_layers, self.text_layers, strict=True)):
-            if number == tap:
-                tapped = image
-            new_image, _ = image_layer(image, None, text, text_mask)
-            text, attention = text_layer.attend(text, text_mask, image, None, weights and number == last)
+        stages: list[Any] = list(zip(self.image_layers, self.text_layers, strict=True))[:layers]
+        for number, (image_layer, text_layer) in enumerate(stages):
+            seen = image
+            image, _ = image_layer(image, None, text, text_mask)
+            text, attention = text_layer.attend(text, text_mask, seen, None, weights and number == len(stages) - 1)
             if self.entity_layers is not None:
-                stream, text = _entity_step(self.entity_layers[number], stream, entities, image, text)
+                stream, text = _entity_step(self.entity_layers[number], stream, entities, seen, text)
             text = text_layer.ffn(text)
-            image = new_image
-        pooled = torch.cat([self.text_pooler(text[:, 0]).tanh(), self.image_pooler(image[:, 0]).tanh()], dim=1)
-        return Fused(image, text, pooled, tapped, attention)
+        return Fused(image, text, attention)
+
+    def pool(self, fused: Fused) -> Float[torch.Tensor, "b 2*d"]:
+        """Return the first states of text, then image, each through a tanh layer."""
+        return torch.cat(
+            [self.text_pooler(fused.text[:, 0]).tanh(), self.image_pooler(fused.image[:, 0]).tanh()], dim=1
+        )
 
 
 class TextFusion(nn.Module):

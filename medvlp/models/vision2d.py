@@ -41,6 +41,7 @@ class ImageTower(nn.Module):
         dim: Width of the pooled vector.
         token_dim: Width of the tokens; another one only where they are tapped from an earlier stage.
         record: How the weights were made: file, adapted and dropped keys; empty for a fresh tower.
+        keep_embedding: Return `Features.embedding`, too; for a plain ViT.
 
     Raises:
         UserError: Unknown backbone, a backbone without one token width, or weights that do not fit.
@@ -53,6 +54,7 @@ class ImageTower(nn.Module):
         self.dim: int = self.backbone.num_features
         self.token_dim: int = self.dim
         self.record: dict[str, Any] = {}
+        self.keep_embedding = False
         self._statistics_hooks: list[RemovableHandle] = []
         if getattr(self.backbone, "head_hidden_size", self.dim) != self.dim:
             raise UserError(
@@ -73,6 +75,10 @@ class ImageTower(nn.Module):
         if self.config.upsample is not None:
             side = self.config.upsample
             pixels = functional.interpolate(pixels, (side, side), mode="bilinear", align_corners=True)
+        if self.keep_embedding:
+            states = self.embed(pixels)
+            features = self.encode_embedded(states, self.backbone.patch_embed.dynamic_feat_size(pixels.shape[2:]))
+            return replace(features, embedding=states[:, self.backbone.num_prefix_tokens :].mean(1))
         if self.config.attention:
             return self._vit_features(pixels, attention=True)
         if self._tap is not None:

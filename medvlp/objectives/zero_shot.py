@@ -28,6 +28,13 @@ def prompt_logits(
         reduce: Maximum or mean over a class's prompts.
     """
     logits = scale * (functional.normalize(image, dim=-1) @ functional.normalize(prompts, dim=-1).T)
+    return by_class(logits, prompt_class, reduce)
+
+
+def by_class(
+    logits: Float[torch.Tensor, "b p"], prompt_class: Int[torch.Tensor, " p"], reduce: Literal["max", "mean"]
+) -> Float[torch.Tensor, "b k"]:
+    """Return the maximum or mean over the prompts of each class; see `prompt_logits`."""
     classes = int(prompt_class.max()) + 1
     columns = [logits[:, prompt_class == k] for k in range(classes)]
     return torch.stack([c.amax(1) if reduce == "max" else c.mean(1) for c in columns], dim=1)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from medvlp.methods.base import Method
     from medvlp.text.tokenizer import Tokenizer
+    from medvlp.zoo.released import ReleasedModel
 
 Image = str | Path | Radiograph
 Prompts = str | Sequence[str]
@@ -38,9 +39,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TextSide:
-    """The method and the tokenizer that texts go through."""
+    """The method, or the model of a released checkpoint, and the tokenizer that texts go through."""
 
-    method: Method
+    method: Method | ReleasedModel
     tokenizer: Tokenizer
     max_tokens: int
 
@@ -222,8 +223,8 @@ class Encoder:
         method = self._text_side().method
         if not method.scores_text:
             raise UserError(
-                f"The method '{method.config.name}' cannot score images by texts.",
-                f"encoder {self.name}",
+                f"The encoder '{self.name}' cannot score images by texts.",
+                "zero_shot",
                 "Use a method with zero-shot scores; see `medvlp methods`.",
             )
 
@@ -282,8 +283,8 @@ class Encoder:
         side = self._text_side()
         if side.method.heat_map_kind is None:
             raise UserError(
-                f"The method '{side.method.config.name}' has no heat maps.",
-                f"encoder {self.name}",
+                f"The encoder '{self.name}' has no heat maps.",
+                "heat maps",
                 "Use a method with heat maps; see `medvlp methods`.",
             )
         if isinstance(texts, str) or not texts or not all(text.strip() for text in texts):
@@ -323,10 +324,17 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _to(features: Features, device: torch.device) -> Features:
-    return Features(features.tokens.to(device), features.pooled.to(device), features.grid)
+    embedding = None if features.embedding is None else features.embedding.to(device)
+    return Features(features.tokens.to(device), features.pooled.to(device), features.grid, embedding=embedding)
 
 
 def _concatenate(parts: Sequence[Features]) -> Features:
     if not parts:
         raise UserError("There are no images to encode.", "encoder", "Give one image or more.")
-    return Features(torch.cat([p.tokens for p in parts]), torch.cat([p.pooled for p in parts]), parts[0].grid)
+    embeddings = [part.embedding for part in parts if part.embedding is not None]
+    return Features(
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.pooled for part in parts]),
+        parts[0].grid,
+        embedding=torch.cat(embeddings) if embeddings else None,
+    )
