@@ -1,0 +1,154 @@
+"""What methods with a query decoder share: books, questions that prompts ask of them, answers and heat maps.
+
+Guarantee: a prompt is read by the reader of reports, so that it asks for what the labels meant; the answer to a prompt
+does not depend on the prompts beside it. A prompt that names no finding of the book is decoded as one query more,
+behind those of the book, from its own text embedding.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from medvlp.config.schema import MethodConfig
+from medvlp.data.demands import Demands
+from medvlp.errors import UserError
+from medvlp.knowledge.books import anatomy_book, finding_book
+from medvlp.knowledge.questions import Question, read_question, sided_places
+from medvlp.methods.base import Encode, Method
+from medvlp.methods.context import MethodContext
+from medvlp.models.book import Book
+from medvlp.models.streams import StreamOutput
+from medvlp.types import Batch, Features
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int8
+
+IMAGES_AT_ONCE = 64
+"""Images decoded together outside training."""
+
+
+class QueryMethod(Method):
+    """Base of MedKLIP and MeDSLIP: the descriptions of 75 findings are the queries, 51 places the candidates.
+
+    `legacy_trailing` of a subclass says whether the text of a place ends in ". " (MeDSLIP) or not (MedKLIP).
+    """
+
+    shared_space: ClassVar[bool] = False
+    heat_map_kind: ClassVar[str | None] = "query attention"
+    trailing: ClassVar[bool] = True
+
+    def __init__(self, config: MethodConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        assert self.text_encoder is not None
+        assert config.text is not None
+        findings = [note.description for note in finding_book()]
+        places = [note.prompt(self.trailing) for note in anatomy_book()]
+        self.finding_book, self.anatomy_book = (
+            Book(context.tokenise(texts, config.text.max_tokens), self.text_encoder) for texts in (findings, places)
+        )
+        self.query = nn.Linear(self.text_encoder.dim, self.config.options["decoder"]["width"])
+
+    @classmethod
+    def demands(cls, config: MethodConfig) -> Demands:
+        """Return what every batch must hold."""
+        return Demands(triplets=True)
+
+    @abstractmethod
+    def findings(self, image: Features, queries: Float[torch.Tensor, "q d"], attention: bool = False) -> StreamOutput:
+        """Return what an image says of each query of the finding stream."""
+
+    def book_of(self, book: Book) -> Float[torch.Tensor, "n e"]:
+        """Return the embeddings of a book."""
+        assert self.text_encoder is not None
+        return book(self.text_encoder)
+
+    def matrix_of(self, batch: Batch) -> Int8[torch.Tensor, "b 51 75"]:
+        """Return the batch's ternary matrices.
+
+        Raises:
+            UserError: There are none.
+        """
+        if batch.triplets is None:
+            raise UserError(
+                f"The method '{self.config.name}' needs triplets of places and findings.",
+                "data",
+                "Use a store with reports.",
+            )
+        return batch.triplets
+
+    def zero_shot(
+        self,
+        image: Features,
+        positives: Sequence[Sequence[str]],
+        negatives: Sequence[Sequence[str]],
+        encode: Encode,
+        reduce: Literal["max", "mean"] = "mean",
+    ) -> Float[torch.Tensor, "b k"]:
+        """Return the probability of each question: the softmax of the two logits of the finding that it asks for.
+
+        Where a prompt names a side, the probability is taken times how near that place comes to the most likely sided
+        place of the finding, `exp(score - max score)`. A prompt that denies a finding asks for 1 - p. Negative prompts
+        are not needed: every query has a logit for "absent".
+        """
+        asked = [prompt for prompts in positives for prompt in prompts]
+        chances = self._over_images(image, lambda part: self._chances(part, asked, encode))
+        columns = chances.split([len(prompts) for prompts in positives], dim=1)
+        return torch.stack([c.amax(1) if reduce == "max" else c.mean(1) for c in columns], dim=1)
+
+    def _chances(self, image: Features, prompts: Sequence[str], encode: Encode) -> Float[torch.Tensor, "b t"]:
+        output = self.findings(image, self.query(self.book_of(self.finding_book)))
+        present = output.logits.float().softmax(2)[..., 1]
+        places = list(sided_places())
+        scores = output.projected.float() @ self.book_of(self.anatomy_book).float().T
+        nearness = (scores - scores[..., places].amax(2, keepdim=True)).exp()
+
+        def chance(question: Question) -> torch.Tensor:
+            found = present[:, question.finding]
+            if question.place is not None:
+                found = found * nearness[:, question.finding, question.place]
+            return 1 - found if question.denied else found
+
+        def answer(prompt: str) -> torch.Tensor:
+            questions = read_question(prompt)
+            if not questions:
+                return self._open(image, prompt, encode).logits[:, -1].float().softmax(1)[:, 1]
+            return torch.stack([chance(question) for question in questions]).mean(0)
+
+        return torch.stack([answer(prompt) for prompt in prompts], dim=1)
+
+    def _open(self, image: Features, prompt: str, encode: Encode, attention: bool = False) -> StreamOutput:
+        """Decode a prompt as one query more, the last."""
+        embeddings = torch.cat([self.book_of(self.finding_book), encode([prompt]).pooled])
+        return self.findings(image, self.query(embeddings), attention)
+
+    def heat_map(
+        self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
+    ) -> Float[torch.Tensor, "b t g w"]:
+        """Return what the query of each text's finding attends to, the mean over layers; it sums to 1 over the grid."""
+        image = self.encode_image(pixels)
+        return self._over_images(image, lambda part: self._maps(part, texts, encode)).unflatten(2, image.grid)
+
+    def _maps(self, image: Features, texts: Sequence[str], encode: Encode) -> Float[torch.Tensor, "b t p"]:
+        output = self.findings(image, self.query(self.book_of(self.finding_book)), attention=True)
+        assert output.attention is not None
+        maps = output.attention.float().mean(0)
+
+        def evidence(text: str) -> torch.Tensor:
+            rows = sorted({question.finding for question in read_question(text)})
+            if rows:
+                return maps[:, rows].mean(1)
+            attention = self._open(image, text, encode, attention=True).attention
+            assert attention is not None
+            return attention[:, :, -1].float().mean(0)
+
+        return torch.stack([evidence(text) for text in texts], dim=1)
+
+    def _over_images(self, image: Features, compute: Callable[[Features], torch.Tensor]) -> torch.Tensor:
+        """Compute a few images at a time, so that memory does not grow with their number."""
+        parts = zip(image.tokens.split(IMAGES_AT_ONCE), image.pooled.split(IMAGES_AT_ONCE), strict=True)
+        return torch.cat([compute(Features(tokens, pooled, image.grid)) for tokens, pooled in parts])

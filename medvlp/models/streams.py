@@ -1,0 +1,95 @@
+"""Streams of an image: a gate that splits its tokens, and what a stream reads from them with the queries of a book.
+
+Guarantee: the two outputs of the gate add up to its input. A stream's parameters map one by one to those of MedKLIP and
+MeDSLIP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from medvlp.models.query_decoder import QueryDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jaxtyping import Float
+
+
+class StreamGate(nn.Module):
+    """Splits tokens x into m·x for findings and (1 - m)·x for anatomy, m = Linear(x) (MeDSLIP, arXiv 2403.10635).
+
+    Args:
+        width: Of the tokens.
+        activation: Of m: none, as in MeDSLIP's code, or a sigmoid, which holds m between 0 and 1.
+    """
+
+    def __init__(self, width: int, activation: Literal["none", "sigmoid"] = "none") -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.activation = activation
+
+    def forward(self, tokens: Float[torch.Tensor, "b p d"]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens of findings and of anatomy, each [b p d]."""
+        mask = self.linear(tokens)
+        if self.activation == "sigmoid":
+            mask = mask.sigmoid()
+        return mask * tokens, (1 - mask) * tokens
+
+
+@dataclass(frozen=True)
+class StreamOutput:
+    """What a stream says of each query.
+
+    Args:
+        features: Of the decoder.
+        logits: Absent, present.
+        projected: The features in the space of book embeddings.
+        attention: As in `Decoded`.
+    """
+
+    features: Float[torch.Tensor, "b q d"]
+    logits: Float[torch.Tensor, "b q 2"]
+    projected: Float[torch.Tensor, "b q e"]
+    attention: Float[torch.Tensor, "layers b q p"] | None = None
+
+
+class QueryStream(nn.Module):
+    """Token projection, query decoder, classifier, and projection to the space of book embeddings.
+
+    Args:
+        token_width: Of the image's tokens.
+        book_width: Of book embeddings.
+        decoder: Arguments of `QueryDecoder`.
+        dropout: Of the decoder's features before classifier and projection.
+    """
+
+    def __init__(self, token_width: int, book_width: int, decoder: Mapping[str, Any], dropout: float = 0.1) -> None:
+        super().__init__()
+        width = decoder["width"]
+        self.tokens = nn.Sequential(nn.Linear(token_width, token_width), nn.ReLU(), nn.Linear(token_width, width))
+        self.decoder = QueryDecoder(**decoder)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, 2)
+        self.project = nn.Linear(width, book_width)
+
+    def forward(
+        self, tokens: Float[torch.Tensor, "b p t"], queries: Float[torch.Tensor, "q d"], attention: bool = False
+    ) -> StreamOutput:
+        """Return what the stream says of each query; with `attention` also where it looked."""
+        decoded = self.decoder(queries.expand(len(tokens), -1, -1), self.tokens(tokens), attention)
+        kept = self.dropout(decoded.features)
+        return StreamOutput(decoded.features, self.classifier(kept), self.project(kept), decoded.attention)
+
+
+def start_small(module: nn.Module, deviation: float = 0.02) -> None:
+    """Draw the weights of all linear maps from N(0, deviation²) and set their biases to 0, as BERT starts."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=deviation)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
