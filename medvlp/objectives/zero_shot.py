@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -38,3 +39,16 @@ def by_class(
     classes = int(prompt_class.max()) + 1
     columns = [logits[:, prompt_class == k] for k in range(classes)]
     return torch.stack([c.amax(1) if reduce == "max" else c.mean(1) for c in columns], dim=1)
+
+
+def by_group(
+    similarity: Float[torch.Tensor, "b p"], sizes: Sequence[int], reduce: Literal["max", "mean"] = "mean"
+) -> Float[torch.Tensor, "b s"]:
+    """Return one similarity per group of prompts: the maximum or mean over its columns, which stand side by side.
+
+    Args:
+        similarity: Of images and prompts.
+        sizes: Prompts of each group, in order; none is 0.
+        reduce: Maximum or mean.
+    """
+    return torch.stack([p.amax(1) if reduce == "max" else p.mean(1) for p in similarity.split(list(sizes), 1)], dim=1)

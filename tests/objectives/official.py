@@ -29,7 +29,11 @@ def load(file: Path) -> dict[str, torch.Tensor]:
 
 
 def check(
-    value: torch.Tensor, case: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor], fixed: bool = False
+    value: torch.Tensor,
+    case: Mapping[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor],
+    fixed: bool = False,
+    absolute: float = 1e-10,
 ) -> None:
     """Compare the value, and the gradient with respect to each input; every stored gradient must be among them."""
     suffix, prefix = ("_fixed", "grad_fixed_") if fixed else ("", "grad_")
@@ -42,4 +46,4 @@ def check(
     for name in stored:
         tensor, expected = inputs[name], case[f"{prefix}{name}"]
         assert tensor.grad is not None
-        torch.testing.assert_close(tensor.grad.reshape(expected.shape), expected, rtol=RELATIVE, atol=1e-10)
+        torch.testing.assert_close(tensor.grad.reshape(expected.shape), expected, rtol=RELATIVE, atol=absolute)
