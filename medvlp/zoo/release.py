@@ -52,15 +52,6 @@ class IgnoreRule(Config):
     optional: bool = Field(False, description="Files with none of them exist.")
 
 
-class ViewConfig(Config):
-    """One way from pixels to tokens and a pooled vector."""
-
-    because: str = Field(description="Who uses it.")
-    pool: Literal["cls", "mean", "mean_before_norm", "attention"] = "mean"
-    tap: str | None = Field(None, description="Stage of a ResNet that the tokens come from; null is the last.")
-    upsample: int | None = Field(None, description="Side to which pixels are enlarged (bilinear, corners aligned).")
-
-
 class PositionsConfig(Config):
     """How the position table is resized for another input size: bicubic, corners not aligned."""
 
@@ -68,12 +59,23 @@ class PositionsConfig(Config):
     offset: float = Field(0.0, description="Added to the grid before the scale factor is formed; DINOv2 takes 0.1.")
 
 
+class ViewConfig(Config):
+    """One way from pixels to tokens and a pooled vector."""
+
+    because: str = Field(description="Who uses it.")
+    pool: Literal["cls", "mean", "mean_before_norm", "attention"] = "mean"
+    tap: str | None = Field(None, description="Stage of a ResNet that the tokens come from; null is the last.")
+    upsample: int | None = Field(None, description="Side to which pixels are enlarged (bilinear, corners aligned).")
+    positions: PositionsConfig | None = Field(None, description="In place of those of the tower.")
+
+
 class ImageConfig(Config):
     """The image tower."""
 
-    family: Literal["resnet", "vit", "swin"]
+    family: Literal["resnet", "vit", "eva", "swin"]
     name: str = Field(description="timm's name; ResNets of torchvision have the same tensors under the same names.")
     args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm's constructor.")
+    last: Literal["layer3", "layer4"] = Field("layer4", description="Last stage of a ResNet that the file holds.")
     views: dict[str, ViewConfig] = Field(description="The first is the default.")
     positions: PositionsConfig = PositionsConfig()
 

@@ -60,12 +60,20 @@ class ReleasedTower(nn.Module):
 class ResNetTower(ReleasedTower):
     """A ResNet: tokens are the map of a stage, the pooled vector is the mean of the last stage."""
 
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__(config)
+        stages = ["layer1", "layer2", "layer3", "layer4"]
+        self.stages = stages[: stages.index(config.last) + 1]
+        for stage in stages[len(self.stages) :]:
+            setattr(self.backbone, stage, nn.Identity())
+        self.dim = next(info["num_chs"] for info in self.backbone.feature_info if info["module"] == config.last)
+
     def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
         """Return the features of pixels."""
         net = self.backbone
         maps = net.maxpool(net.act1(net.bn1(net.conv1(pixels))))
         tapped = None
-        for stage in ("layer1", "layer2", "layer3", "layer4"):
+        for stage in self.stages:
             maps = getattr(net, stage)(maps)
             if stage == view.tap:
                 tapped = maps
@@ -84,25 +92,22 @@ class SwinTower(ReleasedTower):
 class ViTTower(ReleasedTower):
     """A plain vision transformer: patches after the last norm, and the pooling of the view."""
 
-    def __init__(self, config: ImageConfig) -> None:
-        super().__init__(config)
-        self.backbone.patch_embed.strict_img_size = False
-
     def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
         """Return the features of pixels; a size that is no multiple of the patch is an error."""
         net = self.backbone
-        side = net.patch_embed.patch_size[0]
-        if pixels.shape[2] % side or pixels.shape[3] % side:
+        embed, side = net.patch_embed, net.patch_embed.patch_size[0]
+        native = tuple(pixels.shape[2:]) == tuple(embed.img_size)  # which the patches need not cover to the edge
+        if not native and (pixels.shape[2] % side or pixels.shape[3] % side):
             raise UserError(
                 f"Pixels of {pixels.shape[2]} x {pixels.shape[3]} do not divide into patches of {side}.",
                 "encoder",
-                f"Choose a multiple of {side}.",
+                f"Choose {embed.img_size[0]}, or a multiple of {side}.",
             )
         grid = (pixels.shape[2] // side, pixels.shape[3] // side)
-        embedded = net.patch_embed(pixels)
+        embedded = embed.norm(embed.proj(pixels).flatten(2).transpose(1, 2))
         if net.cls_token is not None:
             embedded = torch.cat([net.cls_token.expand(len(pixels), -1, -1), embedded], dim=1)
-        states = net.blocks(net.norm_pre(embedded + self._positions(grid)))
+        states = self._blocks(net.norm_pre(embedded + self._positions(grid, view)), grid)
         normed = net.norm(states)
         prefix = net.num_prefix_tokens
         tokens = normed[:, prefix:]
@@ -114,8 +119,11 @@ class ViTTower(ReleasedTower):
         }[view.pool]()
         return Features(tokens, pooled, grid)
 
-    def _positions(self, grid: tuple[int, int]) -> Float[torch.Tensor, "1 n d"]:
-        net, how = self.backbone, self.config.positions
+    def _blocks(self, states: Float[torch.Tensor, "b n d"], grid: tuple[int, int]) -> Float[torch.Tensor, "b n d"]:
+        return self.backbone.blocks(states)
+
+    def _positions(self, grid: tuple[int, int], view: ViewConfig) -> Float[torch.Tensor, "1 n d"]:
+        net, how = self.backbone, view.positions or self.config.positions
         table, own = net.pos_embed, net.patch_embed.grid_size
         if grid == tuple(own):
             return table
@@ -129,9 +137,19 @@ class ViTTower(ReleasedTower):
         return torch.cat([table[:, :prefix], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
+class EvaTower(ViTTower):
+    """EVA-02: a vision transformer whose patches are also rotated by their place, computed for the grid at hand."""
+
+    def _blocks(self, states: Float[torch.Tensor, "b n d"], grid: tuple[int, int]) -> Float[torch.Tensor, "b n d"]:
+        rotation = self.backbone.rope.get_embed(list(grid))
+        for block in self.backbone.blocks:
+            states = block(states, rope=rotation)
+        return states
+
+
 def build_tower(config: ImageConfig) -> ReleasedTower:
     """Return the tower of a format, its weights still random."""
-    return {"resnet": ResNetTower, "swin": SwinTower, "vit": ViTTower}[config.family](config)
+    return {"resnet": ResNetTower, "swin": SwinTower, "vit": ViTTower, "eva": EvaTower}[config.family](config)
 
 
 def _map_features(tokens: Float[torch.Tensor, "b d h w"], pooled: Float[torch.Tensor, "b e"]) -> Features:

@@ -15,6 +15,7 @@ from medvlp.types import TextBatch
 from medvlp.zoo.released_text import words_of
 
 Arrays = dict[str, torch.Tensor]
+Outputs = Callable[[Any, Path, Mapping[str, np.ndarray]], Arrays]
 SPECIAL = (0, 101, 102)
 FIRST_CONTINUATION = 20001
 """In the made-up vocabulary of the reference values larger ids continue a word."""
@@ -22,13 +23,9 @@ FIRST_CONTINUATION = 20001
 
 def outputs(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Arrays:
     """Return every array of a folder that the model computes, in full."""
-    with torch.inference_mode():
-        if folder.name in OWN:
-            return OWN[folder.name](model, folder, reference)
-        pixels = image_of(folder)
-        made = _image(model, pixels)
-        if "in_input_ids" in reference:
-            made |= _text(model, text_of(reference))
+    made = image_outputs(model, image_of(folder))
+    if "in_input_ids" in reference:
+        made |= _text(model, text_of(reference))
     return made
 
 
@@ -41,7 +38,8 @@ def text_of(reference: Mapping[str, np.ndarray]) -> TextBatch:
     return TextBatch(ids, mask, word_ids=word_ids)
 
 
-def _image(model: Any, pixels: torch.Tensor) -> Arrays:
+def image_outputs(model: Any, pixels: torch.Tensor) -> Arrays:
+    """Return the arrays of the image side."""
     features = model.encode_image(pixels)
     made = {"tokens": features.tokens, "pooled": features.pooled}
     if "native" in model.release.image.views:
@@ -75,7 +73,7 @@ def _text(model: Any, text: TextBatch) -> Arrays:
 
 def _mgca(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Arrays:
     text = text_of(reference)
-    made = _image(model, image_of(folder)) | _text(model, text)
+    made = image_outputs(model, image_of(folder)) | _text(model, text)
     made["text_words"] = made["text_words"][:, 1:]
     features = model.encode_text(text)
     # The official code pairs token i with the attention of token i + 1: it drops the class token of one list only.
@@ -84,5 +82,5 @@ def _mgca(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Arra
     return made
 
 
-OWN: dict[str, Callable[[Any, Path, Mapping[str, np.ndarray]], Arrays]] = {"mgca_vit": _mgca, "mgca_r50": _mgca}
+OWN: dict[str, Outputs] = {"mgca_vit": _mgca, "mgca_r50": _mgca}
 """Models whose arrays mean something else; a module of tests may add its own."""

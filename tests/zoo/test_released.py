@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from large_outputs import LARGE
 from released_files import image_of, weights_of, wrap
-from released_outputs import outputs
+from released_outputs import OWN, outputs
 
 from medvlp.errors import UserError
 from medvlp.zoo import load_encoder
-from medvlp.zoo.key_plan import KeyPlan, plan_keys, strip_prefixes
-from medvlp.zoo.release import read_release, release_names
-from medvlp.zoo.released import load_released
+from medvlp.zoo.key_plan import KeyPlan, expand_braces, plan_keys, strip_prefixes
+from medvlp.zoo.release import Release, read_release, release_names
+from medvlp.zoo.released import build_released, load_released
 
+OUTPUTS = {**OWN, **LARGE}
 TOLERANCE = 1e-4
 """Of the largest absolute value of an array."""
+LARGE_FILES = ("arl", "conceptclip", "keep", "llm2clip4cxr_visual", "m3ae", "ptunifier")
+"""More than 300 million numbers to draw: their values in the slow suite, their names always."""
 
 
 @dataclass
@@ -30,34 +35,53 @@ class Rebuilt:
     folder: Path
     file: Path
     model: Any
+
+
+@dataclass
+class Names:
+    """The names and shapes of a file, and the account of them; no value is needed."""
+
+    release: Release
+    own: dict[str, torch.Size]
+    given: dict[str, torch.Size]
     plan: KeyPlan
 
-    @property
-    def shapes(self) -> dict[str, torch.Size]:
-        """Names and shapes of the file."""
-        import json
 
-        keys = json.loads((self.folder / "keys.json").read_text())["keys"]
-        return {name: torch.Size(shape) for name, (shape, _) in keys.items()}
-
-
-@pytest.fixture(scope="module", params=release_names())
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in LARGE_FILES else name for name in release_names()],
+)
 def rebuilt(
     request: pytest.FixtureRequest, oracles: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Rebuilt]:
-    name = request.param
-    folder = oracles / "zoo" / name
-    file = tmp_path_factory.mktemp("zoo") / f"{name}.pt"
-    release = read_release(name)
+    folder = oracles / "zoo" / request.param
+    file = tmp_path_factory.mktemp("zoo") / f"{request.param}.pt"
+    release = read_release(request.param)
     torch.save(wrap(weights_of(folder), release.container), file)
-    model, plan = load_released(release, file)
-    yield Rebuilt(folder, file, model, plan)
+    model, _ = load_released(release, file)
+    yield Rebuilt(folder, file, model)
     file.unlink()
+
+
+@pytest.fixture(scope="module", params=release_names())
+def names(request: pytest.FixtureRequest, oracles: Path) -> Names:
+    release = read_release(request.param)
+    keys = json.loads((oracles / "zoo" / request.param / "keys.json").read_text())["keys"]
+    given = {name: torch.Size(shape) for name, (shape, _) in keys.items()}
+    with torch.device("meta"):
+        own = {name: value.shape for name, value in build_released(release).state_dict().items()}
+    return Names(release, own, given, account(own, given, release))
+
+
+def account(own: dict[str, torch.Size], given: dict[str, torch.Size], release: Release) -> KeyPlan:
+    plain = {name: given[original] for name, original in strip_prefixes(given, release).items()}
+    return plan_keys(own, plain, release, "FILE")
 
 
 def test_features_are_the_official_ones(rebuilt: Rebuilt) -> None:
     reference = dict(np.load(rebuilt.folder / "features.npz"))
-    made = outputs(rebuilt.model, rebuilt.folder, reference)
+    with torch.inference_mode():
+        made = OUTPUTS.get(rebuilt.folder.name, outputs)(rebuilt.model, rebuilt.folder, reference)
     wanted = {name for name in reference if not name.startswith("in_") and name != "image_head"}
     assert wanted <= made.keys(), f"not computed: {sorted(wanted - made.keys())}"
     errors = {name: difference(made[name].numpy(), reference[name]) for name in sorted(wanted)}
@@ -76,7 +100,7 @@ def difference(made: np.ndarray, reference: np.ndarray) -> float:
 
 def test_the_encoder_gives_the_features_of_pixels_and_its_hash_follows_the_weights(rebuilt: Rebuilt) -> None:
     encoder = load_encoder(f"zoo:{rebuilt.folder.name}:{rebuilt.file}")
-    pixels = image_of(rebuilt.folder)
+    pixels = image_of(rebuilt.folder)[:1]
     features = encoder(pixels)
     with torch.inference_mode():
         own = rebuilt.model.encode_image(pixels)
@@ -87,51 +111,45 @@ def test_the_encoder_gives_the_features_of_pixels_and_its_hash_follows_the_weigh
     assert features.grid[0] * features.grid[1] == features.tokens.shape[1]
 
 
-def test_every_tensor_of_the_file_has_one_fate(rebuilt: Rebuilt) -> None:
-    used = {key for source in rebuilt.plan.sources.values() for key in source.keys}
-    names = set(strip_prefixes(rebuilt.shapes, rebuilt.model.release))
-    assert used | rebuilt.plan.ignored.keys() == names
-    assert not used & rebuilt.plan.ignored.keys()
-    assert all(rebuilt.plan.ignored.values())
-    assert sum(rebuilt.plan.counts.values()) == len(names)
-    assert rebuilt.plan.sources.keys() == rebuilt.model.state_dict().keys()
+def test_every_tensor_of_the_file_has_one_fate(names: Names) -> None:
+    plan = names.plan
+    used = {key for source in plan.sources.values() for key in source.keys}
+    plain = set(strip_prefixes(names.given, names.release))
+    assert used | plan.ignored.keys() == plain
+    assert not used & plan.ignored.keys()
+    assert all(plan.ignored.values())
+    assert sum(plan.counts.values()) == len(plain)
+    assert plan.sources.keys() == names.own.keys()
 
 
-def test_a_renamed_missing_or_extra_name_fails_and_is_named(rebuilt: Rebuilt) -> None:
-    release, shapes = rebuilt.model.release, rebuilt.shapes
-    own = {name: value.shape for name, value in rebuilt.model.state_dict().items()}
-    names = list(shapes)
-    prefix = next((p for p in release.strip if all(name.startswith(p) for name in names)), "")
+def test_a_renamed_missing_or_extra_name_fails_and_is_named(names: Names) -> None:
+    shapes = names.given
+    prefix = next((p for p in names.release.strip if all(name.startswith(p) for name in shapes)), "")
 
-    def refused(given: dict[str, torch.Size], *expected: str) -> None:
-        plain = {name: given[original] for name, original in strip_prefixes(given, release).items()}
+    def refused(given: dict[str, torch.Size], expected: str) -> None:
         with pytest.raises(UserError) as error:
-            plan_keys(own, plain, release, "FILE")
-        assert all(name.removeprefix(prefix) in error.value.what for name in expected), error.value.what
+            account(names.own, given, names.release)
+        assert expected.removeprefix(prefix) in error.value.what
 
-    for name in names[:: max(1, len(names) // 40)]:
+    for name in list(shapes)[:: max(1, len(shapes) // 40)]:
         without = {key: shape for key, shape in shapes.items() if key != name}
         refused(without | {f"{name}_": shapes[name]}, f"{name}_")
         refused({**shapes, f"{name}_": shapes[name]}, f"{name}_")
-        if not _may_be_missing(name.removeprefix(prefix), rebuilt):
+        if not _may_be_missing(name.removeprefix(prefix), names):
             refused(without, name)
 
 
-def _may_be_missing(name: str, rebuilt: Rebuilt) -> bool:
+def _may_be_missing(name: str, names: Names) -> bool:
     """Return whether a rule that leaves the tensor out as a whole has no other tensor."""
-    from medvlp.zoo.key_plan import expand_braces
-
-    rules = [rule for rule in rebuilt.model.release.ignored if name in rebuilt.plan.ignored and rule.optional]
+    rules = [rule for rule in names.release.ignored if name in names.plan.ignored and rule.optional]
     return any([name] == [key for pattern in rule.keys for key in expand_braces(pattern)] for rule in rules) or any(
         rule.pattern is not None for rule in rules
     )
 
 
-def test_another_shape_fails_and_is_named(rebuilt: Rebuilt) -> None:
-    release, shapes = rebuilt.model.release, rebuilt.shapes
-    own = {name: value.shape for name, value in rebuilt.model.state_dict().items()}
-    plain = {name: shapes[original] for name, original in strip_prefixes(shapes, release).items()}
-    victim = next(key for source in rebuilt.plan.sources.values() for key in source.keys)
+def test_another_shape_fails_and_is_named(names: Names) -> None:
+    victim = next(key for source in names.plan.sources.values() for key in source.keys)
+    plain = strip_prefixes(names.given, names.release)
     with pytest.raises(UserError, match="of another shape") as error:
-        plan_keys(own, {**plain, victim: torch.Size([3, 5])}, release, "FILE")
+        account(names.own, {**names.given, plain[victim]: torch.Size([3, 5])}, names.release)
     assert victim in error.value.what
