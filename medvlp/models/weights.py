@@ -7,8 +7,10 @@ or of another shape is an error that names it.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,35 +35,88 @@ def find_weights(path: Path) -> Path:
     raise UserError(f"The weights folder {what}.", path, f"Put {' or '.join(WEIGHT_FILES)} there.")
 
 
+class _Inert:
+    """Stands for an object of foreign code beside the tensors: holds nothing, does nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> _Inert:
+        return object.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+class _InertDict:
+    """As `_Inert`, of a kind of dictionary, whose items torch adds one by one."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return OrderedDict()
+
+
 def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weight file, on the CPU.
 
-    A pickle may wrap them once, under `state_dict` or `model`.
+    A pickle may wrap them once, under `state_dict` or `model`. Objects beside them (hyper-parameters of a training
+    framework) are not made: something without behaviour takes their place.
 
     Raises:
-        UserError: Unreadable, or more than tensors inside.
+        UserError: Unreadable, or something else among the tensors.
     """
-    import pickle
-
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"The weight file cannot be read: {reason}", file, "Convert it to safetensors, or fetch it again."
-        ) from error
+        state = load_file(file) if file.suffix == ".safetensors" else _load_pickle(file)
+    except Exception as error:  # of a broken pickle any kind may come
+        raise UserError(*_refusal(error, file)) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
             break
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError("The weight file holds more than tensors.", file, "Save its state dict alone, as safetensors.")
+    if not isinstance(state, Mapping):
+        raise UserError("The weight file holds no mapping of names to tensors.", file, "Save its state dict.")
+    others = sorted(str(name) for name, value in state.items() if not isinstance(value, torch.Tensor))
+    if others:
+        raise UserError(
+            f"The weight file holds more than tensors {_shown(others)}.", file, "Save its state dict alone."
+        )
     return dict(state)
+
+
+def _load_pickle(file: Path) -> Any:
+    import pickle
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        try:
+            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        except ValueError:  # older than torch's zip format
+            foreign = []
+        if not foreign:
+            raise error
+    inert: list[Any] = [(_InertDict if name.lower().endswith("dict") else _Inert, name) for name in foreign]
+    with torch.serialization.safe_globals(inert):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _refusal(error: Exception, file: Path) -> tuple[str, Path, str]:
+    """Return what, where and fix; torch's own messages begin with advice to switch the check off."""
+    lines = [line.strip().removeprefix("WeightsUnpickler error: ") for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "GLOBAL" in line or line.startswith("Can only")]
+    if any("is blocked" in line for line in telling):
+        return (
+            f"The weight file asks to run code: {telling[0]}",
+            file,
+            "Do not load it by other means either; get the weights from a source that you trust.",
+        )
+    if telling:
+        return (
+            f"The weight file holds objects that are not made here: {telling[0]}",
+            file,
+            "Where the file was made, save its state dict alone, by safetensors.torch.save_file.",
+        )
+    reason = lines[0] if lines and not lines[0].startswith("Weights only load failed") else "it is no checkpoint"
+    return f"The weight file cannot be read: {reason}", file, "Fetch it again, or convert it to safetensors."
 
 
 def check_keys(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], file: Path) -> None:
