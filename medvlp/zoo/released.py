@@ -7,14 +7,17 @@ the official code (tested against its numbers). Nothing foreign runs: files are 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from medvlp.errors import UserError
+from medvlp.methods.base import Encode, Method
+from medvlp.models.grad_cam import grad_cam
 from medvlp.models.weights import find_weights, read_state
 from medvlp.types import Features, TextBatch, TextFeatures
 from medvlp.zoo.key_plan import KeyPlan, plan_keys, strip_prefixes
@@ -25,7 +28,13 @@ from medvlp.zoo.released_towers import build_tower
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-MODELS = {"dual": "medvlp.zoo.released:ReleasedModel"}
+MODELS = {
+    "dual": "medvlp.zoo.released:ReleasedModel",
+    "concept": "medvlp.zoo.concept_model:ConceptModel",
+    "fusion": "medvlp.zoo.fusion_model:FusionModel",
+    "prompt_fusion": "medvlp.zoo.fusion_model:PromptFusionModel",
+    "query": "medvlp.zoo.query_model:QueryModel",
+}
 """Value of `model` in a YAML -> class; one with further parts is a subclass in a module of its own."""
 
 
@@ -66,7 +75,6 @@ class ReleasedModel(nn.Module):
 
     Attributes:
         heads: By name: `image`, `text`, `image_tokens`, `text_tokens`.
-        scores_text: Whether `zero_shot` works.
         log_scale: Logarithm of the factor of cosines, where the method has one.
     """
 
@@ -97,8 +105,34 @@ class ReleasedModel(nn.Module):
 
     def project_text(self, features: TextFeatures) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of texts in the shared space."""
-        pooled = self.heads["text"](features.pooled) if "text" in self.heads else features.pooled
-        return functional.normalize(pooled, dim=-1)
+        has_head = "text" in self.release.heads
+        return functional.normalize(self.head("text")(features.pooled) if has_head else features.pooled, dim=-1)
+
+    @property
+    def shared_space(self) -> bool:
+        """Whether images and texts have vectors in one space."""
+        return self.text is not None and all(name in self.heads for name in {"image", "text"} & set(self.release.heads))
+
+    @property
+    def scores_text(self) -> bool:
+        """Whether `zero_shot` works."""
+        return self.shared_space and self.release.logit_scale is not None
+
+    @property
+    def heat_map_kind(self) -> str | None:
+        """How `heat_map` finds evidence; None where it cannot."""
+        return "Grad-CAM" if self.shared_space else None
+
+    zero_shot: ClassVar[Any] = Method.zero_shot  # the same rule, by the same calls
+
+    def heat_map(
+        self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
+    ) -> Float[torch.Tensor, "b t g w"]:
+        """Return Grad-CAM of the cosine between image and text; see `Method.heat_map`."""
+        with torch.no_grad():
+            vectors = self.project_text(encode(texts))
+        tap = self.image.config.views[self.image.view].tap
+        return grad_cam(self.image.backbone, lambda: self.encode_image(pixels), self.project_image, vectors, tap)
 
     @property
     def logit_scale(self) -> Float[torch.Tensor, ""]:
@@ -114,7 +148,8 @@ class ReleasedModel(nn.Module):
         Raises:
             UserError: The model has none of that name.
         """
-        return self._need(self.heads[name] if name in self.heads else None, f"head '{name}'")  # noqa: SIM401 - a ModuleDict has no get
+        found = self.heads[name] if name in self.heads else None  # noqa: SIM401 - a ModuleDict has no get
+        return self._need(found, f"head '{name}'")
 
     def leave_out(self, part: str) -> None:
         """Drop a part that the file does not hold.
@@ -122,14 +157,11 @@ class ReleasedModel(nn.Module):
         Args:
             part: Beginning of the names of its tensors.
         """
-        *path, last = part.rstrip(".").split(".")
-        owner = self.get_submodule(".".join(path))
-        if isinstance(owner, nn.ModuleDict):
-            del owner[last]
-        elif part.startswith("text."):
-            self.text = None
+        first, _, rest = part.partition(".")
+        if first == "heads":
+            del self.heads[rest.partition(".")[0]]
         else:
-            setattr(owner, last, None)
+            setattr(self, first, None)
 
     def _need(self, part: Any, what: str) -> Any:
         if part is None:
@@ -152,7 +184,7 @@ def load_released(release: Release, path: Path | str) -> tuple[ReleasedModel, Ke
     file = find_weights(Path(path))
     given = read_state(file)
     state = {name: given[original] for name, original in strip_prefixes(given, release).items()}
-    model = _build(release)
+    model = build_released(release)
     own = {name: value.shape for name, value in model.state_dict().items()}
     plan = plan_keys(own, {name: value.shape for name, value in state.items()}, release, file)
     _check_finite(plan, state, file)
@@ -167,7 +199,8 @@ def load_released(release: Release, path: Path | str) -> tuple[ReleasedModel, Ke
     return model.eval(), plan
 
 
-def _build(release: Release) -> ReleasedModel:
+def build_released(release: Release) -> ReleasedModel:
+    """Return the model of a format, its weights still random."""
     module, _, name = MODELS[release.model].partition(":")
     with torch.random.fork_rng(devices=[]):
         return getattr(importlib.import_module(module), name)(release)

@@ -7,7 +7,7 @@ the view that the checkpoint's projection was trained in.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl
 
 from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
@@ -83,7 +83,7 @@ def _text_side(model: ReleasedModel, options: dict[str, str], view: str) -> Text
             "Use the tokenizer that the checkpoint was trained with.",
         )
     model.text.legacy_pad_mean = options.get("legacy_pad_mean", "false").lower() == "true"
-    return TextSide(cast(Any, model), tokenizer, release.text.max_tokens)
+    return TextSide(model, tokenizer, release.text.max_tokens)
 
 
 def _preprocessing(release: Release, stored: StoredImageConfig | None, size: str | None) -> Preprocessing:
