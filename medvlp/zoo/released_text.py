@@ -58,6 +58,14 @@ class ReleasedText(nn.Module):
         attention = output.attentions[-1][:, :, 0].mean(1) if self.config.attention else None
         return TextFeatures(tokens, pooled, mask, text.word_ids, attention)
 
+    def embed(self, ids: Int[torch.Tensor, "b l"]) -> Float[torch.Tensor, "b l d"]:
+        """Return the embeddings of tokens with their positions, normed, before the layers."""
+        return self.model.embeddings(input_ids=ids)
+
+    def encode_embedded(self, embedded: Float[torch.Tensor, "b l d"]) -> Float[torch.Tensor, "b l d"]:
+        """Return the last layer's states of embeddings without pads."""
+        return self.model.encoder(embedded).last_hidden_state
+
     def _pool(self, tokens: Float[torch.Tensor, "b l d"], mask: Bool[torch.Tensor, "b l"]) -> torch.Tensor:
         if self.config.pool == "cls":
             return tokens[:, 0]

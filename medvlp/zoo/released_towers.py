@@ -94,6 +94,12 @@ class ViTTower(ReleasedTower):
 
     def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
         """Return the features of pixels; a size that is no multiple of the patch is an error."""
+        return self.encode(*self.embed(pixels, view), view)
+
+    def embed(
+        self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig | None = None
+    ) -> tuple[Float[torch.Tensor, "b n d"], tuple[int, int]]:
+        """Return class token and patches with their positions, before the first layer, and the grid of the patches."""
         net = self.backbone
         embed, side = net.patch_embed, net.patch_embed.patch_size[0]
         native = tuple(pixels.shape[2:]) == tuple(embed.img_size)  # which the patches need not cover to the edge
@@ -107,17 +113,33 @@ class ViTTower(ReleasedTower):
         embedded = embed.norm(embed.proj(pixels).flatten(2).transpose(1, 2))
         if net.cls_token is not None:
             embedded = torch.cat([net.cls_token.expand(len(pixels), -1, -1), embedded], dim=1)
-        states = self._blocks(net.norm_pre(embedded + self._positions(grid, view)), grid)
-        normed = net.norm(states)
-        prefix = net.num_prefix_tokens
+        return embedded + self._positions(grid, view or self.config.views[self.view]), grid
+
+    def encode(
+        self, embedded: Float[torch.Tensor, "b n d"], grid: tuple[int, int], view: ViewConfig | None = None
+    ) -> Features:
+        """Return the features of what `embed` gives, or of other patches behind a class token.
+
+        Args:
+            embedded: States before the first layer.
+            grid: Layout of the patches.
+            view: How they are pooled; None is the view that is set.
+        """
+        net = self.backbone
+        states = self._blocks(net.norm_pre(embedded), grid)
+        normed, prefix = net.norm(states), net.num_prefix_tokens
         tokens = normed[:, prefix:]
         pooled = {
             "cls": lambda: normed[:, 0],
             "mean": lambda: tokens.mean(1),
             "mean_before_norm": lambda: states[:, prefix:].mean(1),
             "attention": lambda: net.attn_pool(tokens),
-        }[view.pool]()
+        }[(view or self.config.views[self.view]).pool]()
         return Features(tokens, pooled, grid)
+
+    def class_state(self) -> Float[torch.Tensor, "1 1 d"]:
+        """Return the class token with its position, as `embed` has it."""
+        return self.backbone.cls_token + self.backbone.pos_embed[:, :1]
 
     def _blocks(self, states: Float[torch.Tensor, "b n d"], grid: tuple[int, int]) -> Float[torch.Tensor, "b n d"]:
         return self.backbone.blocks(states)
