@@ -36,8 +36,8 @@ IMAGES_AT_ONCE = 64
 class FusedMethod(Method):
     """Base of methods with co-attention (METER, arXiv 2111.02387).
 
-    Options: `fusion` (sizes, see `FusionSizes`), `hidden_tokens` (share that MLM hides), `lr_factor` (of fusion and
-    heads over the towers).
+    Options: `text_unit` (report or sentence), `hidden_tokens` (share that MLM hides), `lr_factor` (of fusion and heads
+    over the towers), `fusion` (see `FusionSizes`).
     """
 
     shared_space = False
@@ -80,7 +80,7 @@ class FusedMethod(Method):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
-        return Demands(hidden_share=config.options["hidden_tokens"])
+        return Demands(text_unit=config.options["text_unit"], hidden_share=config.options["hidden_tokens"])
 
     def learning_rate_factors(self) -> dict[str, float]:
         """Return the factor of fusion and heads."""

@@ -33,6 +33,22 @@ def require_vit(backbone: Any, purpose: str) -> VisionTransformer:
     return backbone
 
 
+def require_class_token(backbone: Any, purpose: str) -> tuple[torch.Tensor, torch.nn.Parameter]:
+    """Return the class token with its position, `[1 1 d]`, and the table of positions.
+
+    Raises:
+        UserError: The backbone is no plain vision transformer with a class token, and no other beside the patches.
+    """
+    vit = require_vit(backbone, purpose)
+    if vit.num_prefix_tokens != 1 or vit.cls_token is None or vit.pos_embed is None or vit.no_embed_class:
+        raise UserError(
+            f"{purpose} needs a vision transformer with a class token and nothing else beside the patches.",
+            "method.image.name",
+            "Use a ViT of timm without registers, e.g. vit_base_patch16_224.",
+        )
+    return vit.cls_token + vit.pos_embed[:, :1], vit.pos_embed
+
+
 def vit_states(
     backbone: VisionTransformer,
     pixels: Float[torch.Tensor, "b c h w"],
