@@ -141,8 +141,11 @@ class ImageTower(nn.Module):
 
     def _tap_at(self, stage: str) -> int:
         """Return the number of a ResNet's stage among its intermediate maps; leave out what follows if configured."""
-        stages = {info["module"]: number for number, info in enumerate(getattr(self.backbone, "feature_info", ()))}
-        if stage not in stages or not hasattr(self.backbone, "layer4"):
+        maps = list(getattr(self.backbone, "feature_info", ()))
+        stages = {info["module"]: number for number, info in enumerate(maps)}
+        if hasattr(self.backbone, "final_conv"):  # CLIP's ResNets count their stages
+            stages = {f"layer{info['stage']}": number for number, info in enumerate(maps)}
+        if stage not in stages or last_stage(self.backbone) is None:
             raise UserError(
                 f"The backbone '{self.config.name}' has no stage '{stage}'.",
                 "method.image.tap",
@@ -182,6 +185,13 @@ class ImageTower(nn.Module):
         embed = self.backbone.patch_embed
         height, width = (side // patch for side, patch in zip(pixels.shape[2:], embed.patch_size, strict=True))
         return tokens, (height, width)
+
+
+def last_stage(backbone: Any) -> nn.Module | None:
+    """Return the last stage of a ResNet of timm, CLIP's among them; None for other backbones."""
+    if hasattr(backbone, "layer4"):
+        return backbone.layer4
+    return nn.Sequential(backbone.stages[-1], backbone.final_conv) if hasattr(backbone, "final_conv") else None
 
 
 def _hold_statistics(backbone: nn.Module) -> list[RemovableHandle]:
