@@ -125,7 +125,7 @@ class ARL(FusedMethod):
         known = (concepts >= 0) & places.any(2)
         if shown_only and text.hidden is not None:
             known = known & ~(places.bool() & text.hidden[:, None]).any(2)
-        return Entities(nodes[concepts.clamp_min(0)] * known[..., None], known, places * known[..., None])
+        return Entities(nodes[concepts.clamp_min(0)], known, places * known[..., None])
 
 
 def _entity_head(width: int, dim: int) -> nn.Sequential:

@@ -30,7 +30,8 @@ class GraphAttention(nn.Module):
         dim: Width of a head.
         heads: Number of heads.
         join: Put the heads side by side; else their mean.
-        dropout: Of the weights.
+        dropout: Of the weights; a node never loses sight of itself, or one without links would become a vector of
+            zeros, whose norm has no usable gradient.
     """
 
     def __init__(self, width: int, dim: int, heads: int, join: bool, dropout: float) -> None:
@@ -49,10 +50,11 @@ class GraphAttention(nn.Module):
         scores = (projected * self.source).sum(2)[source] + (projected * self.target).sum(2)[target]
         scores = functional.leaky_relu(scores, SLOPE)
         lowest = scores.new_full((len(nodes), self.heads), -torch.inf)
-        top = lowest.index_reduce(0, target, scores.detach(), "amax")
+        top = lowest.scatter_reduce(0, target[:, None].expand_as(scores), scores.detach(), "amax")
         weights = (scores - top[target]).exp()
         weights = weights / torch.zeros_like(top).index_add(0, target, weights)[target]
-        weights = functional.dropout(weights, self.dropout, self.training)
+        dropped = functional.dropout(weights, self.dropout, self.training)
+        weights = torch.where((source == target)[:, None], weights, dropped)
         seen = torch.zeros_like(projected).index_add(0, target, weights[..., None] * projected[source])
         return (seen.flatten(1) if self.join else seen.mean(1)) + self.bias
 
