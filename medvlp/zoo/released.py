@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from medvlp.errors import UserError
 from medvlp.methods.base import Encode, Method
@@ -199,16 +200,30 @@ def load_released(release: Release, path: Path | str) -> tuple[ReleasedModel, Ke
     return model.eval(), plan
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves tensors as they are where a constructor would draw random values: drawing takes longer than reading."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func` unless it initialises or draws."""
+        kwargs = kwargs or {}
+        if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+_DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}
+
+
 def build_released(release: Release) -> ReleasedModel:
-    """Return the model of a format, its weights still random."""
+    """Return the model of a format; its parameters hold nothing until they are filled, every one, from a file."""
     module, _, name = MODELS[release.model].partition(":")
-    with torch.random.fork_rng(devices=[]):
+    with _NoDraws():
         return getattr(importlib.import_module(module), name)(release)
 
 
 def _check_finite(plan: KeyPlan, state: dict[str, torch.Tensor], file: Path) -> None:
     used = {key for source in plan.sources.values() for key in source.keys}
-    broken = [key for key in sorted(used) if not bool(torch.isfinite(state[key]).all())]
+    broken = [key for key in sorted(used) if not torch.isfinite(state[key].sum(dtype=torch.float64))]
     if broken:
         raise UserError(
             f"The file holds numbers that are not finite: {', '.join(broken[:8])}.", file, "Fetch the file again."

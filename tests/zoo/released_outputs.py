@@ -82,5 +82,22 @@ def _mgca(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Arra
     return made
 
 
-OWN: dict[str, Outputs] = {"mgca_vit": _mgca, "mgca_r50": _mgca}
+def _mrm(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Arrays:
+    pixels = image_of(folder)
+    made = image_outputs(model, pixels)
+    return {
+        **made,
+        "pooled_native_input": made["pooled"],
+        "pooled_norm_then_mean": model.encode_image(pixels, "normed").pooled,
+        "cls": model.encode_image(pixels, "cls").pooled,
+    }
+
+
+def _refers(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Arrays:
+    made = image_outputs(model, image_of(folder))
+    # Pre-training adds the class token to every patch.
+    return {**made, "tokens_native": made["tokens"] + made["pooled"][:, None]}
+
+
+OWN: dict[str, Outputs] = {"mgca_vit": _mgca, "mgca_r50": _mgca, "mrm": _mrm, "refers": _refers}
 """Models whose arrays mean something else; a module of tests may add its own."""
