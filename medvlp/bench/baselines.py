@@ -24,6 +24,8 @@ VERSION = 1
 HISTOGRAM_BINS = 32
 THUMBNAIL = 16
 IMAGES_AT_ONCE = 1024
+LOCATION_PRIOR = "location_prior"
+"""The baseline of grounding, without features: the mean region of the training images, whatever the image."""
 
 
 def metadata(store: Store) -> Float[np.ndarray, "n d"]:
@@ -94,6 +96,7 @@ FEATURES: dict[str, Callable[[Store], np.ndarray]] = {
     "image_statistics:histogram": histogram,
     "image_statistics:pixels16": pixels16,
     "majority": majority,
+    LOCATION_PRIOR: majority,
 }
 """Name in tables -> features; the part before the colon is the name in a suite's `baselines`."""
 

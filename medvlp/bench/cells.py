@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvlp.metrics.bootstrap import Resamples, bootstrap_values, interval
-from medvlp.metrics.classification import choose_thresholds, score_predictions
+from medvlp.metrics.bootstrap import Resamples, interval
+from medvlp.metrics.scoring import SCORINGS, Score
 
 if TYPE_CHECKING:
     from medvlp.bench.plan import Cell
@@ -75,9 +75,14 @@ class Finished:
         with np.load(self.folder / BOOTSTRAP) as file:
             return {name: file[name] for name in file.files}
 
+    @property
+    def leading(self) -> str:
+        """The metric that leads its tables and is compared between encoders: the first one."""
+        return str(self.result["scores"][0]["metric"])
+
     @cached_property
     def predictions(self) -> Predictions:
-        """Test predictions."""
+        """Test predictions of a classification."""
         import pandas as pd
 
         from medvlp.types import Predictions
@@ -120,9 +125,10 @@ def run_cell(
     started = time.time()
     head = task.fit(subject, cell.protocol, train, val, cell.seed)
     validation, predictions = head.predict(val), head.predict(test)
-    thresholds = choose_thresholds(validation)
+    scoring = SCORINGS.get(task.scoring)()
+    thresholds = scoring.thresholds(validation)
     resamples = Resamples.draw(predictions.patient_ids, suite.bootstrap_resamples, suite.bootstrap_seed)
-    values = bootstrap_values(predictions, resamples, thresholds)
+    values = scoring.resampled(predictions, resamples, thresholds)
     record = cell.record()
     result = {key: value for key, value in record.items() if key != "hashes"} | {
         "n": len(test),
@@ -131,7 +137,9 @@ def run_cell(
         "val_n": len(val),
         "hashes": record["hashes"],
         "config": {"task": task.config.resolved(), "settings": settings},
-        "scores": scores(predictions, thresholds, values, suite.alpha),
+        "scores": with_intervals(
+            scoring.scores(predictions, thresholds), [*predictions.label_names, "macro"], values, suite.alpha
+        ),
         "thresholds": thresholds,
         "best_params": head.best_params,
         "resamples": suite.bootstrap_resamples,
@@ -157,13 +165,12 @@ def run_cell(
     return Finished.read(target)
 
 
-def scores(
-    predictions: Predictions, thresholds: dict[str, float], values: dict[str, np.ndarray], alpha: float
+def with_intervals(
+    scores: list[Score], columns: list[str], values: dict[str, np.ndarray], alpha: float
 ) -> list[dict[str, Any]]:
-    """Return every score with its interval, as in `result.json`."""
-    columns: Sequence[str] = [*predictions.label_names, "macro"]
+    """Return every score with its interval, as in `result.json`; `columns` are those of `values`."""
     rows = []
-    for score in score_predictions(predictions, thresholds):
+    for score in scores:
         bounds = interval(values[score.metric][:, columns.index(score.label)], alpha)
         rows.append(
             {
@@ -175,6 +182,7 @@ def scores(
                 "n": score.n,
                 "positives": score.positives,
                 "left_out": bounds.left_out,
+                "chance": score.chance,
             }
         )
     return rows

@@ -15,6 +15,7 @@ from medvlp.bench.baselines import FEATURES, baseline_hash, baseline_names
 from medvlp.bench.plan import Judged
 from medvlp.errors import UserError
 from medvlp.html.private import public
+from medvlp.tasks.base import HEAT_MAPS, SCORES, SPACE
 
 if TYPE_CHECKING:
     from medvlp.bench.suite import Suite
@@ -122,8 +123,19 @@ def _load_all(suite: Suite, spec: str, slot: EncoderSlot) -> list[Judged]:
                     "%s was trained on images made otherwise than those of the store %s: %s",
                     *(name, store.path.name, "; ".join(other)),
                 )
-            found.append(Judged(name, spec, encoder.hash, dataset, kind, seed, encoder.has_text, other))
+            found.append(
+                Judged(name, spec, encoder.hash, dataset, kind, seed, encoder.has_text, _offers(encoder), other)
+            )
     return found
+
+
+def _offers(encoder: Encoder) -> tuple[str, ...]:
+    offered = {
+        SCORES: encoder.scores_text,
+        SPACE: encoder.shared_space,
+        HEAT_MAPS: encoder.heat_map_kind is not None,
+    }
+    return tuple(name for name, is_offered in offered.items() if is_offered)
 
 
 def _other_preprocessing(encoder: Encoder, store: Store) -> tuple[str, ...]:

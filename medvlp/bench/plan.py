@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from medvlp.bench.baselines import LOCATION_PRIOR
 from medvlp.config.base import json_sha256
-from medvlp.config.schema import SuiteConfig, SuiteEntry, TaskConfig
+from medvlp.config.schema import SuiteConfig, SuiteEntry
+from medvlp.tasks.base import HEAT_MAPS, ZERO_SHOT, Task
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Judged:
     kind: Literal["encoder", "random", "baseline"]
     seed: int = 0
     has_text: bool = False
+    offers: tuple[str, ...] = ()
+    """Of `SCORES`, `SPACE` and `HEAT_MAPS`."""
     other_preprocessing: tuple[str, ...] = ()
     """How the store's images were made unlike those that the encoder was trained on, one line per setting."""
 
@@ -73,7 +77,7 @@ class Amount:
 
 def amounts(entry: SuiteEntry, protocol: str) -> list[Amount]:
     """Return the label subsets that an entry asks for in a protocol."""
-    if protocol == "zero_shot":
+    if protocol == ZERO_SHOT:
         return [Amount()]
     if protocol == "few_shot":
         return [Amount(1.0, shots, draw) for shots in entry.shots for draw in range(entry.draws)]
@@ -89,19 +93,23 @@ def seeds(entry: SuiteEntry, protocol: str, judged: Judged) -> Sequence[int]:
     return entry.seeds if protocol == "fine_tune" else entry.seeds[:1]
 
 
-def applies(protocol: str, judged: Judged) -> bool:
-    """Return whether a protocol can be run at all: zero-shot needs a text side."""
-    return protocol != "zero_shot" or judged.has_text
+def lacking(task: Task, protocol: str, judged: Judged) -> str:
+    """Return what an encoder lacks for a protocol of a task; nothing where it can be run."""
+    if protocol != ZERO_SHOT or judged.kind == "baseline" or task.needs in judged.offers:
+        return ""
+    return f"the encoder has no {task.needs}" if judged.has_text else "the encoder has no text side"
 
 
-def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, judged: Judged) -> tuple[str, ...]:
+def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, task: Task, judged: Judged) -> tuple[str, ...]:
     """Return the protocols of an entry for an encoder or a baseline.
 
     Baselines stand beside as linear probes; where a task has no linear probe in the suite, with all labels beside its
-    first entry.
+    first entry. The location prior stands beside tasks that need heat maps, and nowhere else.
     """
     if judged.kind != "baseline":
         return tuple(entry.protocols)
+    if judged.name == LOCATION_PRIOR or "linear_probe" not in task.protocols:
+        return (ZERO_SHOT,) if judged.name == LOCATION_PRIOR and task.needs == HEAT_MAPS else ()
     if "linear_probe" in entry.protocols:
         return ("linear_probe",)
     same_task = [other for other in suite.entries if other.task == entry.task]
@@ -110,15 +118,16 @@ def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, judged: Judged) -> tu
 
 
 def settings_of(
-    suite: SuiteConfig, tasks: Mapping[str, TaskConfig], judged: Sequence[Judged]
+    suite: SuiteConfig, tasks: Mapping[str, Task], judged: Sequence[Judged]
 ) -> Iterator[tuple[str, str, Amount, int, Judged]]:
     """Yield (task, protocol, amount, seed, judged) of every cell; without those that do not apply."""
     for one in judged:
         for entry in suite.entries:
-            if tasks[entry.task].dataset != one.dataset:
+            task = tasks[entry.task]
+            if task.config.dataset != one.dataset:
                 continue
-            for protocol in entry_protocols(suite, entry, one):
-                if not applies(protocol, one):
+            for protocol in entry_protocols(suite, entry, task, one):
+                if lacking(task, protocol, one):
                     continue
                 if one.kind == "baseline" and "linear_probe" not in entry.protocols:
                     wanted = [Amount()]
@@ -130,15 +139,15 @@ def settings_of(
 
 
 def not_applicable(
-    suite: SuiteConfig, tasks: Mapping[str, TaskConfig], judged: Sequence[Judged]
-) -> list[tuple[str, str, str]]:
-    """Return (task, protocol, encoder) of what the suite asks for and cannot be run, for encoders."""
+    suite: SuiteConfig, tasks: Mapping[str, Task], judged: Sequence[Judged]
+) -> list[tuple[str, str, str, str]]:
+    """Return (task, protocol, encoder, what it lacks) of what the suite asks for and cannot be run, for encoders."""
     found = [
-        (tasks[entry.task].name, protocol, one.name)
+        (tasks[entry.task].config.name, protocol, one.name, lack)
         for one in judged
         for entry in suite.entries
-        if tasks[entry.task].dataset == one.dataset and one.kind != "baseline"
+        if tasks[entry.task].config.dataset == one.dataset and one.kind != "baseline"
         for protocol in entry.protocols
-        if not applies(protocol, one)
+        if (lack := lacking(tasks[entry.task], protocol, one))
     ]
     return list(dict.fromkeys(found))

@@ -45,6 +45,7 @@ def write_report(results: Path, html: Path) -> None:
         "warnings": warnings(found),
         "headline": list(parts.headline(found, looks)),
         "boards": list(parts.boards(found)),
+        "all_results": list(parts.all_results(found)),
         "efficiency": list(parts.efficiency_charts(found, looks)),
         "curves": list(parts.curve_charts(found, looks)),
         "comparisons": list(parts.comparisons(found)),

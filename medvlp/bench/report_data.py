@@ -113,16 +113,23 @@ class Results:
         )
         return sorted(seen, key=is_baseline)
 
-    @cached_property
-    def primary(self) -> str:
-        """Return the metric that leads the report."""
-        return "auroc" if "auroc" in self.metrics or not self.metrics else self.metrics[0]
+    def primary(self, task: str) -> str:
+        """Return the metric that leads a task."""
+        return self.metrics(task)[0]
+
+    def metrics(self, task: str) -> list[str]:
+        """Return the metrics present in the cells of a task, in the order of `METRICS`, then others."""
+        return self._metrics.get(task, ["auroc"])
 
     @cached_property
-    def metrics(self) -> list[str]:
-        """Return the metrics present, in the order of `METRICS`, then others."""
-        found = dict.fromkeys(str(s.get("metric")) for cell in self.cells for s in cell.result.get("scores", []))
-        return [m for m in METRICS if m in found] + [m for m in found if m not in METRICS]
+    def _metrics(self) -> dict[str, list[str]]:
+        found: dict[str, dict[str, None]] = {}
+        cells = ((cell.info, row) for cell in self.cells for row in cell.result.get("scores", []))
+        for about, row in [*cells, *((row, row) for row in self.aggregate)]:
+            found.setdefault(str(about.get("task")), {})[str(row.get("metric"))] = None
+        return {
+            task: [m for m in METRICS if m in own] + [m for m in own if m not in METRICS] for task, own in found.items()
+        }
 
     @cached_property
     def groups(self) -> list[Group]:

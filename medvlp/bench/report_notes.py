@@ -18,6 +18,7 @@ SHORTCUTS = {
     "metadata": "metadata alone (view, age, sex, image size)",
     "image_statistics": "simple image statistics (brightness, histogram, 16×16 pixels)",
     "majority": "the majority class",
+    "location_prior": "the place where a finding usually is, without looking at the image,",
 }
 FEW_PATIENTS, FEW_POSITIVES = 200, 50
 
@@ -75,9 +76,9 @@ def _full(results: Results) -> dict[tuple[str, str], list[Group]]:
 
 def _shortcuts(results: Results) -> Iterator[tuple[str, str]]:
     """Baselines that need no image content and still score as high as the best encoder of the task."""
-    metric = results.primary
     full = _full(results)
     for task in dict.fromkeys(task for task, _ in full):
+        metric = results.primary(task)
         groups = [g for (name, _), found in full.items() if name == task for g in found]
         labels = dict.fromkeys(s.label for g in groups for s in g.scores if s.metric == metric)
         label = "macro" if "macro" in labels else next(iter(labels), "macro")
@@ -98,7 +99,7 @@ def _shortcuts(results: Results) -> Iterator[tuple[str, str]]:
                 yield (
                     "A shortcut does as well as the encoders.",
                     f"{task}: {SHORTCUTS[kind]} gives {value}; the best encoder, {other}. "
-                    "The label can be told without reading the anatomy.",
+                    f"The {'place' if kind == 'location_prior' else 'label'} can be told without reading the anatomy.",
                 )
             elif score.high is not None and top.low is not None and score.high >= top.low:
                 yield (
@@ -186,15 +187,33 @@ def methods_text(results: Results) -> list[str]:
 
 
 def _task_text(name: str, task: dict[str, Any]) -> str:
+    about = (
+        f"Task {name}, version {task.get('version', '–')}, data set {task.get('dataset', '–')}, "
+        f"{', '.join(task.get('views') or []) or 'all views'}. "
+    )
+    if task.get("type") == "retrieval":
+        sections = " and ".join(task.get("retrieval", {}).get("sections", []))
+        return about + (
+            f"Every image looks for its report ({sections}) among all different reports of the split, every report for "
+            "the images of its study; equal wordings are right answers to each other. Equal similarities count by "
+            "expectation, as in random order. Recall@k is the share of queries with a right answer among the first k."
+        )
+    if task.get("type") == "grounding":
+        target = task.get("grounding", {}).get("target", "boxes")
+        return about + (
+            f"Heat maps of the findings ({', '.join(label['name'] for label in task.get('labels', []))}) against their "
+            f"{target}, over the images that have one, on the stored square, to which maps are enlarged bilinearly. "
+            "Pointing: the largest value lies in the region; chance is the share of the square that regions cover. "
+            "IoU and Dice: of the part above a share of the map's range that was chosen on the validation split, one "
+            "for each finding. The location prior is the mean region of the training images, whatever the image shows."
+        )
     labels = []
     for label in task.get("labels", []):
         against = f"against {label['negative']}" if label.get("negative") else "present against absent"
         labels.append(f"{label['name']} ({label['positive']} {against})")
     policies = {"ignore": "left out", "positive": "taken as present", "negative": "taken as absent"}
-    views = ", ".join(task.get("views") or []) or "all views"
     ignored = "as the task says"
-    return (
-        f"Task {name}, version {task.get('version', '–')}, data set {task.get('dataset', '–')}, {views}. "
+    return about + (
         f"Labels: {', '.join(labels) or '–'}. "
         f"Uncertain labels are {policies.get(str(task.get('uncertain')), ignored)}, labels that are not mentioned "
         f"{policies.get(str(task.get('not_mentioned')), ignored)}."

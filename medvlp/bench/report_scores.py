@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BASELINES = ("random", "metadata", "image_statistics", "majority")
+BASELINES = ("random", "metadata", "image_statistics", "majority", "location_prior")
 PROTOCOL_NAMES = {
     "linear_probe": "Linear probe",
     "fine_tune": "Fine-tuning",
@@ -28,8 +28,15 @@ METRICS = {
     "accuracy": "Accuracy",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
+    "pointing": "Pointing",
+    "iou": "IoU",
+    "dice": "Dice",
+    "recall_at_10": "Recall@10",
+    "recall_at_5": "Recall@5",
+    "recall_at_1": "Recall@1",
+    "median_rank": "Median rank",
 }
-LOWER_IS_BETTER = ("ece", "brier")
+LOWER_IS_BETTER = ("ece", "brier", "median_rank")
 
 
 @dataclass(frozen=True, order=True)
@@ -67,6 +74,8 @@ class Score:
     low: float | None
     high: float | None
     n: int | None
+    chance: float | None = None
+    """What an answer drawn at random gets."""
 
     def overlaps(self, other: Score) -> bool:
         """Return whether both intervals are known and have a value in common."""
@@ -151,6 +160,7 @@ def score_of(row: dict[str, Any]) -> Score:
         low=number(row.get("low")),
         high=number(row.get("high")),
         n=None if n is None else int(n),
+        chance=0.5 if row.get("metric") == "auroc" else number(row.get("chance")),
     )
 
 
@@ -165,4 +175,5 @@ def span(scores: Sequence[Score]) -> Score:
         low=min(lows) if lows else None,
         high=max(highs) if highs else None,
         n=scores[0].n,
+        chance=scores[0].chance,
     )

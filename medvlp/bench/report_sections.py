@@ -51,12 +51,12 @@ def headline(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]
     for task, protocol, groups in panels(found):
         if protocol not in ("linear_probe", "fine_tune", "zero_shot"):
             continue
-        label = lead_label(groups)
+        label, metric = lead_label(groups), found.primary(task)
         # A baseline of another protocol stands beside for orientation; its difference belongs to its own protocol.
         deltas = {g.setting.encoder: _delta(found, g, label) for g in groups if g.setting.protocol == protocol}
         rows: list[dict[str, Any]] = []
         for group in groups:
-            score = group.score(found.primary, label)
+            score = group.score(metric, label)
             name = group.setting.encoder
             beside = "" if group.setting.protocol == protocol else PROTOCOL_NAMES[group.setting.protocol]
             row = {"group": group, "score": score, "delta": deltas.get(name), "style": strip_style(looks[name])}
@@ -64,13 +64,15 @@ def headline(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]
         rows.sort(key=lambda row: -1.0 if row["score"] is None else row["score"].value, reverse=True)
         bounds = [v for row in rows if row["score"] for v in (row["score"].low, row["score"].high, row["score"].value)]
         differences = [v for d in deltas.values() if d for v in (d["low"], d["high"], d["value"])]
+        chance = next((row["score"].chance for row in rows if row["score"]), None)
         yield {
             "task": task,
             "protocol": protocol,
             "label": label,
+            "metric": metric,
             "rows": rows,
-            "axis": strip_axis(bounds, 0.5 if found.primary == "auroc" else None, 6),
-            "chance": 0.5 if found.primary == "auroc" else None,
+            "axis": strip_axis(bounds, chance, 6),
+            "chance": chance,
             "delta_axis": strip_axis(differences, 0.0, 4) if differences else None,
             "against": next((d["against"] for d in deltas.values() if d), ""),
             "n": next((row["score"].n for row in rows if row["score"]), None),
@@ -83,7 +85,7 @@ def _delta(found: Results, group: Group, label: str) -> dict[str, Any] | None:
     for row in found.comparisons:
         same = (row.get("task"), row.get("protocol")) == (setting.task, setting.protocol) and row.get(
             "metric"
-        ) == found.primary
+        ) == found.primary(setting.task)
         if (
             not same
             or row.get("label") != label
@@ -115,7 +117,7 @@ def boards(found: Results) -> Iterator[dict[str, Any]]:
         columns = list(dict.fromkeys((g.setting.protocol, g.setting.amount) for g in groups))
         at = {(g.setting.encoder, g.setting.protocol, g.setting.amount): g for g in groups}
         tables = []
-        for metric in found.metrics:
+        for metric in found.metrics(task):
             marks = _marks(at, columns, found.encoder_names, metric, label)
             rows = [
                 (name, [(at.get((name, *column)), marks.get((name, *column), "")) for column in columns])
@@ -128,6 +130,21 @@ def boards(found: Results) -> Iterator[dict[str, Any]]:
             "columns": [(*column, i) for i, column in enumerate(columns)],
             "tables": tables,
             "config": found.tasks.get(task, {}),
+        }
+
+
+def all_results(found: Results) -> Iterator[dict[str, Any]]:
+    """One table of every setting and label for the tasks that share their metrics."""
+    tasks: dict[tuple[str, ...], list[str]] = {}
+    for task in dict.fromkeys(g.setting.task for g in found.groups):
+        tasks.setdefault(tuple(found.metrics(task)), []).append(task)
+    for place, (metrics, names) in enumerate(tasks.items()):
+        groups = [group for group in found.groups if group.setting.task in names]
+        yield {
+            "id": f"all-table-{place}" if place else "all-table",
+            "metrics": metrics,
+            "groups": groups,
+            "tasks": names,
         }
 
 
@@ -152,7 +169,7 @@ def efficiency_charts(found: Results, looks: dict[str, Style]) -> Iterator[dict[
         for protocol in dict.fromkeys(g.setting.protocol for g in found.groups if g.setting.task == task):
             groups = [g for g in found.groups if (g.setting.task, g.setting.protocol) == (task, protocol)]
             label = lead_label(groups)
-            chart = efficiency(groups, found.primary, label, looks)
+            chart = efficiency(groups, found.primary(task), label, looks)
             if chart:
                 names = [name for name in looks if any(g.setting.encoder == name and g.cells for g in groups)]
                 yield {"task": task, "protocol": protocol, "label": label, "chart": chart, "names": names}
@@ -203,10 +220,12 @@ def prompts(found: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def examples(found: Results, looks: dict[str, Style]) -> list[dict[str, Any]]:
     """Example images with their labels and each encoder's score for every label of the task."""
     frames: list[tuple[str, str, Any]] = []
-    for _, protocol, groups in list(panels(found))[:1]:
+    for _, protocol, groups in panels(found):
         for group in groups:
-            if group.cells and (frame := read_predictions(group.cells[0])) is not None:
+            if group.cells and (frame := read_predictions(group.cells[0])) is not None and _has_scores(frame):
                 frames.append((group.setting.encoder, protocol, frame.set_index(frame["sample_id"].astype(str))))
+        if frames:
+            break
     examples = []
     for entry in found.examples:
         sample = str(entry.get("sample_id"))
@@ -237,3 +256,7 @@ def examples(found: Results, looks: dict[str, Style]) -> list[dict[str, Any]]:
             {"sample": sample, "dataset": entry.get("dataset"), "image": data_uri(pixels), "labels": tables}
         )
     return examples
+
+
+def _has_scores(frame: Any) -> bool:
+    return any(str(column).startswith("score:") for column in frame.columns)

@@ -46,7 +46,7 @@ _LOST_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 @dataclass(frozen=True)
 class BenchSummary:
-    """What a run did. `rows` are the macro AUROCs of all settings of the suite, as printed, under `columns`."""
+    """What a run did. `rows` are the macro means of all settings of the suite, as printed, under `columns`."""
 
     out: Path
     planned: int
@@ -159,7 +159,7 @@ class _Run:
             status = "FINISHED"
         finally:
             tracker.parent.finish(status)
-        skipped = not_applicable(self.suite.config, self.suite.tasks, judged)
+        skipped = not_applicable(self.suite.config, self.schedule.tasks, judged)
         seconds = time.time() - started
         return BenchSummary(self.out, len(wanted), done, kept, len(failures), len(skipped), seconds, COLUMNS, rows)
 

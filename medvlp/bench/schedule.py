@@ -46,11 +46,17 @@ class Planned:
 
 
 class Schedule:
-    """Tasks of a suite, their samples, and the plan of cells."""
+    """Tasks of a suite, their samples, and the plan of cells.
+
+    Raises:
+        UserError: The suite asks for a protocol that a kind of task does not have.
+    """
 
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
         self.tasks: dict[str, Task] = {key: TASKS.get(task.type)(task) for key, task in suite.tasks.items()}
+        for entry in suite.config.entries:
+            _check_protocols(self.tasks[entry.task], entry.protocols, suite.config.name)
         self._samples: dict[str, dict[str, Samples] | UserError] = {}
         self._subsets: dict[tuple[str, Amount], Samples] = {}
 
@@ -84,7 +90,7 @@ class Schedule:
     def plan(self, judged: Sequence[Judged]) -> Iterator[Planned]:
         """Yield every cell once, encoder by encoder."""
         seen: set[str] = set()
-        for key, protocol, amount, seed, one in settings_of(self.suite.config, self.suite.tasks, judged):
+        for key, protocol, amount, seed, one in settings_of(self.suite.config, self.tasks, judged):
             task = self.tasks[key]
             about: dict[str, Any] = {
                 "task": task.config.name,
@@ -132,3 +138,13 @@ class Schedule:
         suite = self.suite.config
         bootstrap = {"resamples": suite.bootstrap_resamples, "seed": suite.bootstrap_seed, "alpha": suite.alpha}
         return task.settings(protocol) | {"bootstrap": bootstrap}
+
+
+def _check_protocols(task: Task, protocols: Sequence[str], suite: str) -> None:
+    other = [protocol for protocol in protocols if protocol not in task.protocols]
+    if other:
+        raise UserError(
+            f"The task '{task.config.name}' is of the type {task.config.type}, which has no {' and no '.join(other)}.",
+            f"suite {suite}",
+            f"Use: {', '.join(sorted(task.protocols))}.",
+        )

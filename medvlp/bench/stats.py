@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +22,6 @@ from medvlp.metrics.delong import delong_test
 
 if TYPE_CHECKING:
     from medvlp.bench.cells import Finished
-
-COMPARED = "auroc"
 
 
 def _number(value: float | None) -> float:
@@ -72,6 +70,7 @@ def aggregate(cells: Iterable[Finished], alpha: float) -> list[dict[str, Any]]:
                     "draws": len({member.record["draw"] for member in members}),
                     "cells": [member.folder.name for member in members],
                     "left_out": left_out,
+                    "chance": score.get("chance"),
                     "hashes": _common_hashes(members),
                     "status": "ok",
                 }
@@ -89,13 +88,16 @@ def _common_hashes(members: Sequence[Finished]) -> dict[str, Any]:
 
 
 def missing_rows(
-    planned: Iterable[tuple[tuple[str, str, float, int, str], int, str]], present: set[tuple[str, str, float, int, str]]
+    planned: Iterable[tuple[tuple[str, str, float, int, str], int, str]],
+    present: set[tuple[str, str, float, int, str]],
+    leading: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Return a row without a value for each planned setting that has no cell.
 
     Args:
         planned: (setting, task version, reason) of all that the suite asks for.
         present: Settings that have a cell.
+        leading: Task -> its leading metric.
     """
     rows: dict[tuple[str, str, float, int, str], dict[str, Any]] = {}
     for setting, version, reason in planned:
@@ -108,7 +110,7 @@ def missing_rows(
                 "protocol": protocol,
                 "fraction": fraction,
                 "shots": shots,
-                "metric": COMPARED,
+                "metric": leading[task],
                 "label": "macro",
                 "value": None,
                 "low": None,
@@ -158,7 +160,8 @@ def _pair(
         return []
     cells_a, cells_b = ([cell for cell in cells if cell.record["draw"] in draws] for cells in (cells_a, cells_b))
     task, protocol, fraction, shots = setting
-    scores = [row for row in cells_a[0].result["scores"] if row["metric"] == COMPARED]
+    metric = cells_a[0].leading
+    scores = [row for row in cells_a[0].result["scores"] if row["metric"] == metric]
     rows = []
     for column, score in enumerate(scores):
         label = score["label"]
@@ -172,7 +175,7 @@ def _pair(
                 "protocol": protocol,
                 "fraction": fraction,
                 "shots": shots,
-                "metric": COMPARED,
+                "metric": metric,
                 "label": label,
                 "family": "macro" if label == "macro" else "label",
                 "a": a,
@@ -205,7 +208,7 @@ def _mean_value(cells: list[Finished], draws: list[int], label: str) -> float:
                 _number(row["value"])
                 for cell in members
                 for row in cell.result["scores"]
-                if row["metric"] == COMPARED and row["label"] == label
+                if row["metric"] == cell.leading and row["label"] == label
             ]
         )
         for members in _by_draw(cells, draws)
@@ -215,7 +218,8 @@ def _mean_value(cells: list[Finished], draws: list[int], label: str) -> float:
 
 def _mean_resamples(cells: list[Finished], draws: list[int], column: int) -> np.ndarray:
     means = [
-        np.mean([cell.bootstrap[COMPARED][:, column] for cell in members], axis=0) for members in _by_draw(cells, draws)
+        np.mean([cell.bootstrap[cell.leading][:, column] for cell in members], axis=0)
+        for members in _by_draw(cells, draws)
     ]
     return _over_draws(means)
 
@@ -234,7 +238,7 @@ def _over_draws(resamples: Sequence[np.ndarray]) -> np.ndarray:
 
 def _delong(cells_a: list[Finished], cells_b: list[Finished], label: str, alpha: float) -> float | None:
     """Return DeLong's p, where it holds: one cell each, one image per patient, two samples of each class."""
-    if label == "macro" or len(cells_a) > 1 or len(cells_b) > 1:
+    if label == "macro" or len(cells_a) > 1 or len(cells_b) > 1 or cells_a[0].leading != "auroc":
         return None
     first, second = cells_a[0].predictions, cells_b[0].predictions
     if len(set(first.patient_ids)) < len(first.patient_ids) or list(first.sample_ids) != list(second.sample_ids):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from medvlp.bench.results import finished_cells
 from medvlp.bench.schedule import Planned, Schedule
 from medvlp.config.base import json_sha256
 from medvlp.errors import UserError
+from medvlp.metrics.scoring import SCORINGS
 from medvlp.store.files import write_atomic
 
-COLUMNS = ("task", "protocol", "labels", "encoder", "AUROC", "interval", "n", "cells")
+COLUMNS = ("task", "protocol", "labels", "encoder", "metric", "value", "interval", "n", "cells")
 FAILURES = "failures.jsonl"
 
 
@@ -53,17 +54,18 @@ def sum_up(
     planned = [(one.setting, one.about["task_version"], _reason(one, failures)) for one in plan]
     versions = {task.name: task.version for task in suite.tasks.values()}
     planned += [
-        ((task, protocol, 1.0, 0, encoder), versions[task], "not applicable: the encoder has no text side")
-        for task, protocol, encoder in not_applicable(suite.config, suite.tasks, judged)
+        ((task, protocol, 1.0, 0, encoder), versions[task], f"not applicable: {lack}")
+        for task, protocol, encoder, lack in not_applicable(suite.config, schedule.tasks, judged)
     ]
-    rows += stats.missing_rows(planned, {cell.setting for cell in cells})
+    leading = {task.config.name: SCORINGS.get(task.scoring).metrics[0] for task in schedule.tasks.values()}
+    rows += stats.missing_rows(planned, {cell.setting for cell in cells}, leading)
     write_atomic(out / "aggregate.json", as_json(rows).encode(), scratch)
     order = list(dict.fromkeys([entry["name"] for entry in encoders] + [one.name for one in judged]))
     compared = stats.compare(cells, order, suite.config.alpha)
     write_atomic(out / "comparisons.json", as_json(compared).encode(), scratch)
     _write_examples(out, scratch, schedule)
     _write_failures(out, scratch, failures, {cell.folder.name for cell in found})
-    return _table(rows, order)
+    return _table(rows, order, leading)
 
 
 def append_failure(out: Path, failure: dict[str, Any]) -> None:
@@ -94,7 +96,7 @@ def _write_examples(out: Path, scratch: Path, schedule: Schedule) -> None:
     for dataset, store in schedule.suite.stores.items():
         tests = []
         for key, task in schedule.suite.tasks.items():
-            if task.dataset == dataset:
+            if task.dataset == dataset and schedule.tasks[key].scoring == "classification":
                 try:
                     tests.append(schedule.samples(key)["test"])
                 except UserError:
@@ -113,8 +115,8 @@ def _reason(planned: Planned, failures: Sequence[dict[str, Any]]) -> str:
     return "not run"
 
 
-def _table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Return the macro AUROC of every setting, the best encoder of a setting first."""
+def _table(rows: Sequence[dict[str, Any]], order: Sequence[str], leading: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    """Return the macro mean of the leading metric of every setting, the best encoder of a setting first."""
     rank = {name: i for i, name in enumerate(order)}
 
     def has_value(row: dict[str, Any]) -> bool:
@@ -125,7 +127,7 @@ def _table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[tuple[A
         return row["task"], row["protocol"], row["fraction"], row["shots"], -value, rank.get(row["encoder"], 0)
 
     shown = []
-    chosen = [row for row in rows if row["metric"] == stats.COMPARED and row["label"] == "macro"]
+    chosen = [row for row in rows if row["metric"] == leading[row["task"]] and row["label"] == "macro"]
     for row in sorted(chosen, key=key):
         labels = f"{row['shots']} per class" if row["shots"] else f"{100 * row['fraction']:g} %"
         shown.append(
@@ -134,6 +136,7 @@ def _table(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[tuple[A
                 row["protocol"],
                 "none" if row["protocol"] == "zero_shot" else labels,
                 row["encoder"],
+                row["metric"],
                 row["value"] if has_value(row) else row["status"],
                 f"{row['low']:.3f} to {row['high']:.3f}" if has_value(row) else "",
                 row["n"] if has_value(row) else "",

@@ -6,9 +6,9 @@ place that `stored_transform` gives it, so mask and image keep together. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medvlp.config.preprocessing import StoredImageConfig
     from medvlp.types import Mask
 
-__all__ = ["read_image_masks", "read_volume_labels", "to_stored_mask"]
+__all__ = ["read_image_masks", "read_volume_labels", "to_stored_mask", "to_stored_region"]
 
 _FIX = "Use the mask that was drawn on this image."
 
@@ -137,3 +137,37 @@ def to_stored_mask(mask: Bool[np.ndarray, "h w"], config: StoredImageConfig) -> 
     picked = np.asarray(mask)[np.ix_(rows[inside_rows], columns[inside_columns])] != 0
     stored[np.ix_(inside_rows, inside_columns)] = picked
     return stored
+
+
+def to_stored_region(
+    box: Mapping[str, Any], height: int, width: int, config: StoredImageConfig
+) -> Bool[np.ndarray, "s s"]:
+    """Return the inside of a box as it lies in the stored square of its image: the pixels whose centres are in it.
+
+    A box on the image that is so small that it holds no centre takes the pixel under its own.
+
+    Args:
+        box: Fields of `medvlp.types.Box`, in pixels of the file; `shape` is rectangle, ellipse or polygon.
+        height: Of the file, in pixels.
+        width: Likewise.
+        config: That of the image.
+    """
+    scale_y, scale_x, offset_y, offset_x = stored_transform(height, width, config)
+    size = config.size
+    if box.get("shape") == "polygon" and box.get("points"):
+        points = np.asarray(box["points"], dtype=np.float64)
+        return fill_polygon(points * (scale_x, scale_y) + (offset_x, offset_y), size, size)
+    left, right = (min(max(x, 0), width) * scale_x + offset_x for x in (box["x"], box["x"] + box["width"]))
+    top, bottom = (min(max(y, 0), height) * scale_y + offset_y for y in (box["y"], box["y"] + box["height"]))
+    x, y = np.arange(size) + 0.5, np.arange(size)[:, None] + 0.5
+    if right <= left or bottom <= top:
+        return np.zeros((size, size), dtype=bool)
+    if box.get("shape") == "ellipse":
+        across, down = ((x - (left + right) / 2) / (right - left), (y - (top + bottom) / 2) / (bottom - top))
+        region = across**2 + down**2 <= 0.25
+    else:
+        region = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    row, column = int(np.floor((top + bottom) / 2)), int(np.floor((left + right) / 2))
+    if not region.any() and 0 <= row < size and 0 <= column < size:
+        region[row, column] = True
+    return region

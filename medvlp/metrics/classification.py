@@ -9,16 +9,19 @@ nothing here looks for one on its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from medvlp.metrics.scoring import NAN, Score, Scoring
+from medvlp.types import Predictions
+
 if TYPE_CHECKING:
+    import pandas as pd
     from jaxtyping import Float
 
-    from medvlp.types import Predictions
+    from medvlp.metrics.bootstrap import Resamples
 
 METRICS = (
     "auroc",
@@ -35,21 +38,6 @@ METRICS = (
 LOWER_IS_BETTER = frozenset({"ece", "brier"})
 NEEDS_THRESHOLD = frozenset({"f1", "sensitivity", "specificity", "accuracy"})
 ECE_BINS = 15
-NAN = float("nan")
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One number with what is needed to judge it."""
-
-    metric: str
-    label: str
-    """Name of the label, or `macro`."""
-    value: float
-    n: int
-    """Samples whose label is known; for `macro` samples with at least one known label."""
-    positives: int
-    """Positive labels among them, over all labels for `macro`."""
 
 
 def _known(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +198,7 @@ def macro(values: Sequence[float] | np.ndarray, two_sided: np.ndarray) -> float:
     return float(chosen.mean()) if len(chosen) else NAN
 
 
-def score_predictions(predictions: Predictions, thresholds: dict[str, float]) -> list[Score]:
+def score_predictions(predictions: Predictions, thresholds: Mapping[str, float]) -> list[Score]:
     """Return every metric for every label and as macro mean over the labels with both classes.
 
     Args:
@@ -230,3 +218,29 @@ def score_predictions(predictions: Predictions, thresholds: dict[str, float]) ->
         ]
         results.append(Score(metric, "macro", macro(values, two_sided), any_known, int(positive.sum())))
     return results
+
+
+class ClassificationScoring(Scoring[Predictions]):
+    """Binary questions, scored by probability; thresholds are those of best F1 on validation."""
+
+    metrics: ClassVar[tuple[str, ...]] = METRICS
+
+    def read(self, frame: pd.DataFrame) -> Predictions:
+        """See `Scoring.read`."""
+        return Predictions.from_frame(frame)
+
+    def thresholds(self, validation: Predictions) -> dict[str, float]:
+        """See `choose_thresholds`."""
+        return choose_thresholds(validation)
+
+    def scores(self, predictions: Predictions, thresholds: Mapping[str, float]) -> list[Score]:
+        """See `score_predictions`."""
+        return score_predictions(predictions, thresholds)
+
+    def resampled(
+        self, predictions: Predictions, resamples: Resamples, thresholds: Mapping[str, float]
+    ) -> dict[str, Float[np.ndarray, "r k+1"]]:
+        """See `medvlp.metrics.bootstrap.bootstrap_values`."""
+        from medvlp.metrics.bootstrap import bootstrap_values  # which itself needs the metrics of this module
+
+        return bootstrap_values(predictions, resamples, thresholds)

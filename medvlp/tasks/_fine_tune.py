@@ -161,7 +161,7 @@ def fine_tune(
     def score(samples: Samples) -> np.ndarray:
         return _score(kept, store, samples, input_config, config.batch_size, device)
 
-    return Head(score, {"epoch": best_epoch, "val_auroc": best_value, "history": history})
+    return Head.of_scores(score, {"epoch": best_epoch, "val_auroc": best_value, "history": history})
 
 
 def _labels_by_row(samples: Samples) -> Float[torch.Tensor, "r k"]:

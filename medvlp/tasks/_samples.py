@@ -6,6 +6,7 @@ fraction and draw alone; of one draw, the smaller fraction is contained in the l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,7 +69,24 @@ def _column(frame: pd.DataFrame, name: str, config: TaskConfig) -> np.ndarray:
 def select(store: Store, config: TaskConfig) -> dict[str, Samples]:
     """Return the samples of each split that have at least one known label."""
     frame = store.samples()
-    labels = label_matrix(frame, config)
+    found = by_split(store, frame, config, [label.name for label in config.labels], label_matrix(frame, config))
+    for split, samples in found.items():
+        check_split(samples, split, config)
+    return found
+
+
+def by_split(
+    store: Store, frame: pd.DataFrame, config: TaskConfig, names: Sequence[str], labels: Float[np.ndarray, "n k"]
+) -> dict[str, Samples]:
+    """Return the samples of each split with at least one known label and a view of the task, ordered by image.
+
+    Args:
+        store: The store.
+        frame: Its `samples()`.
+        config: The task.
+        names: Names of the labels.
+        labels: Of every row of `frame`.
+    """
     keep = ~np.isnan(labels).all(axis=1)
     if config.views:
         keep &= frame["view"].isin(config.views).to_numpy()
@@ -86,10 +104,9 @@ def select(store: Store, config: TaskConfig) -> dict[str, Samples]:
             rows[chosen],
             ids[chosen].tolist(),
             [str(patient) for patient in patients[chosen]],
-            [label.name for label in config.labels],
+            list(names),
             labels[chosen],
         )
-        check_split(found[split], split, config)
     return found
 
 

@@ -11,13 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from medvlp.errors import UserError
 from medvlp.types import Predictions
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jaxtyping import Float, Int
 
     from medvlp.config.schema import TaskConfig
@@ -25,6 +27,28 @@ if TYPE_CHECKING:
     from medvlp.zoo import Encoder
 
 SPLITS = ("train", "val", "test")
+ZERO_SHOT = "zero_shot"
+SCORES, SPACE, HEAT_MAPS = "zero-shot scores", "shared space of images and texts", "heat maps"
+"""What an encoder with a text side may offer; a task names what its zero-shot protocol needs."""
+
+
+class Kept(Protocol):
+    """What is kept of the answers to a task; every score is computed from it and nothing else."""
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        """Sample of each row."""
+
+    @property
+    def patient_ids(self) -> Sequence[str]:
+        """Patient of each row."""
+
+    @property
+    def label_names(self) -> Sequence[str]:
+        """What is scored one by one, and then as macro mean."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a table."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +107,30 @@ class Subject:
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted protocol: scores `[n k]` in [0, 1] for samples, and what validation chose."""
+    """A fitted protocol: predictions for samples, of which only the rows are looked at, and what validation chose."""
 
-    score: Callable[[Samples], Float[np.ndarray, "n k"]]
+    predict: Callable[[Samples], Kept]
     best_params: dict[str, Any] = field(default_factory=dict)
 
-    def predict(self, samples: Samples) -> Predictions:
-        """Return predictions; only the rows of the samples are looked at."""
-        return samples.predictions(self.score(samples))
+    @classmethod
+    def of_scores(
+        cls, score: Callable[[Samples], Float[np.ndarray, "n k"]], best_params: dict[str, Any] | None = None
+    ) -> Head:
+        """Return a head that gives each label a probability."""
+        return cls(lambda samples: samples.predictions(score(samples)), best_params or {})
+
+
+def encoder_of(subject: Subject, protocol: str) -> Encoder:
+    """Return the encoder behind a subject.
+
+    Raises:
+        UserError: There is none: it is a baseline.
+    """
+    if subject.load_encoder is None:
+        raise UserError(
+            f"'{subject.name}' is no encoder.", f"protocol {protocol}", "Use linear_probe, knn or few_shot for it."
+        )
+    return subject.load_encoder()
 
 
 class Task(ABC):
@@ -98,6 +138,12 @@ class Task(ABC):
 
     code_version: ClassVar[int]
     """Rises with every change of code that can move a number; part of every cell's hash."""
+    scoring: ClassVar[str]
+    """Module of `medvlp.metrics` that scores its predictions."""
+    protocols: ClassVar[frozenset[str]]
+    """Protocols that it can be run by."""
+    needs: ClassVar[str]
+    """What its zero-shot protocol needs of an encoder: `SCORES`, `SPACE` or `HEAT_MAPS`."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config

@@ -14,7 +14,7 @@ import numpy as np
 from medvlp.errors import UserError
 from medvlp.tasks._probes import linear_probe, nearest_neighbours
 from medvlp.tasks._samples import few_shot_subset, fraction_subset, select
-from medvlp.tasks.base import Head, Samples, Subject, Task
+from medvlp.tasks.base import SCORES, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
     from medvlp.store.array_store import Store
@@ -28,6 +28,9 @@ class Classification(Task):
     """Binary questions about an image, each with its own rule for positives and negatives."""
 
     code_version: ClassVar[int] = 1
+    scoring: ClassVar[str] = "classification"
+    protocols: ClassVar[frozenset[str]] = frozenset({"linear_probe", "knn", "few_shot", "fine_tune", ZERO_SHOT})
+    needs: ClassVar[str] = SCORES
 
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return train, val and test samples with labels by the task's rules; see `Task.samples`."""
@@ -56,7 +59,7 @@ class Classification(Task):
             UserError: No label has both classes among the training samples, or the protocol needs something that the
                 subject or the task lacks (an encoder, a text side, prompts).
         """
-        if protocol == "zero_shot":
+        if protocol == ZERO_SHOT:
             return self._zero_shot(subject)
         both = (train.labels == 1).any(axis=0) & (train.labels == 0).any(axis=0)
         if not both.any():
@@ -68,7 +71,7 @@ class Classification(Task):
         if protocol == "fine_tune":
             from medvlp.tasks._fine_tune import fine_tune
 
-            encoder = _encoder(subject, protocol)
+            encoder = encoder_of(subject, protocol)
             return fine_tune(encoder, subject.store, train, val, self.config.fine_tune, seed, subject.device)
         return self._probe(subject, protocol, train, val)
 
@@ -89,7 +92,7 @@ class Classification(Task):
         def score(samples: Samples) -> np.ndarray:
             return np.round(scorer(np.asarray(features[samples.rows])), PROBABILITY_DECIMALS)
 
-        return Head(score, best)
+        return Head.of_scores(score, best)
 
     def _zero_shot(self, subject: Subject) -> Head:
         positives = [list(label.prompts.get("positive", ())) for label in self.config.labels]
@@ -101,7 +104,7 @@ class Classification(Task):
                     f"task {self.config.name}, labels",
                     "Give `prompts: {positive: [...], negative: [...]}`.",
                 )
-        encoder = _encoder(subject, "zero_shot")
+        encoder = encoder_of(subject, ZERO_SHOT)
         store = subject.store
         places = store.images["index"].to_numpy()
 
@@ -112,12 +115,4 @@ class Classification(Task):
                 parts.append(encoder.zero_shot_stored(pixels, positives, negatives).double().cpu().numpy())
             return np.concatenate(parts)
 
-        return Head(score)
-
-
-def _encoder(subject: Subject, protocol: str) -> Any:
-    if subject.load_encoder is None:
-        raise UserError(
-            f"'{subject.name}' is no encoder.", f"protocol {protocol}", "Use linear_probe, knn or few_shot for it."
-        )
-    return subject.load_encoder()
+        return Head.of_scores(score)

@@ -1,0 +1,160 @@
+"""Retrieval: which report belongs to this image, and which image to this report?
+
+Guarantee: kept are the vectors of images and reports in the encoder's shared space, one row per image, with a digest of
+its report's wording, so that images of one report, and studies of one wording, are right answers to each other. No text
+is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from medvlp.data.texts import report_text
+from medvlp.errors import UserError
+from medvlp.tasks._samples import by_split
+from medvlp.tasks.base import SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jaxtyping import Float
+
+    from medvlp.store.array_store import Store
+
+IMAGES_AT_ONCE = 256
+DIRECTIONS = ("image to report", "report to image")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Images and their reports as unit vectors, one row per image.
+
+    Args:
+        sample_ids: Image of each row.
+        patient_ids: Patient of each row.
+        study_ids: Study of each row: its report is one query, whatever its number of images.
+        texts: Digest of the report's wording.
+        images: Vectors of images.
+        reports: Vectors of reports.
+    """
+
+    sample_ids: Sequence[str]
+    patient_ids: Sequence[str]
+    study_ids: Sequence[str]
+    texts: Sequence[str]
+    images: Float[np.ndarray, "n d"]
+    reports: Float[np.ndarray, "n d"]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The two directions."""
+        return DIRECTIONS
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per image; `image` and `report` are the vectors in float32."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "sample_id": list(self.sample_ids),
+                "patient_id": list(self.patient_ids),
+                "study_id": list(self.study_ids),
+                "text": list(self.texts),
+                "image": list(self.images.astype(np.float32)),
+                "report": list(self.reports.astype(np.float32)),
+            }
+        )
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Vectors:
+        """Inverse of `to_frame`."""
+        samples, patients, studies, texts = (
+            frame[name].tolist() for name in ("sample_id", "patient_id", "study_id", "text")
+        )
+        images, reports = (
+            np.array(frame[name].tolist(), dtype=np.float32).reshape(len(frame), -1) for name in ("image", "report")
+        )
+        return cls(samples, patients, studies, texts, images, reports)
+
+
+class Retrieval(Task):
+    """Images against the findings and impressions of their studies."""
+
+    code_version: ClassVar[int] = 1
+    scoring: ClassVar[str] = "retrieval"
+    protocols: ClassVar[frozenset[str]] = frozenset({ZERO_SHOT})
+    needs: ClassVar[str] = SPACE
+
+    def samples(self, store: Store) -> dict[str, Samples]:
+        """Return the images whose study has a report with the task's sections.
+
+        Raises:
+            UserError: The test split has fewer than two different ones.
+        """
+        frame = store.samples()
+        texts = self._texts(frame["report"])
+        labels = np.array([[1.0 if text else np.nan] for text in texts]).reshape(len(frame), 1)
+        found = by_split(store, frame, self.config, ["report"], labels)
+        wording = dict(zip(frame["image_id"].astype(str), texts, strict=True))
+        if len({_digest(wording[image]) for image in found["test"].sample_ids}) < 2:
+            raise UserError(
+                "The split 'test' does not have two different reports.",
+                f"task {self.config.name}, data set {self.config.dataset}",
+                "Use a store with reports; check `retrieval.sections` and `views` of the task.",
+            )
+        return found
+
+    def _texts(self, reports: Sequence[str | None] | pd.Series) -> list[str]:
+        return [report_text(report, self.config.retrieval.sections) for report in reports]
+
+    def training_subset(self, train: Samples, *, fraction: float, shots: int, draw: int) -> Samples:
+        """Return all: nothing is trained."""
+        return train
+
+    def settings(self, protocol: str) -> dict[str, Any]:
+        """Return what of the task decides a protocol's numbers."""
+        return {"code_version": self.code_version, "protocol": protocol}
+
+    def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:
+        """Return a head that encodes images and reports; nothing is trained.
+
+        Raises:
+            UserError: The subject is no encoder, or has no space that images and texts share.
+        """
+        encoder, store = encoder_of(subject, protocol), subject.store
+        places = store.images["index"].to_numpy()
+        studies = store.images["study_id"].astype(str).to_numpy()
+        reports = store.studies.set_index(store.studies["study_id"].astype(str))["report"]
+
+        def predict(samples: Samples) -> Vectors:
+            of = studies[samples.rows].tolist()
+            texts = self._texts([reports[study] for study in of])
+            digests = [_digest(text) for text in texts]
+            first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+            if not first:
+                return Vectors([], [], [], [], np.zeros((0, 1)), np.zeros((0, 1)))
+            wordings = encoder.embed_text([texts[i] for i in first.values()]).double().cpu().numpy()
+            place = {digest: number for number, digest in enumerate(first)}
+            images = [
+                encoder.embed_features(encoder.encode_stored(store.read(places[rows]))).double().cpu().numpy()
+                for rows in np.array_split(samples.rows, range(IMAGES_AT_ONCE, len(samples), IMAGES_AT_ONCE))
+            ]
+            return Vectors(
+                samples.sample_ids,
+                samples.patient_ids,
+                of,
+                digests,
+                np.concatenate(images),
+                wordings[[place[digest] for digest in digests]],
+            )
+
+        return Head(predict)
+
+
+def _digest(text: str) -> str:
+    """Return what stands for a text's wording, case and blanks aside."""
+    return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()[:16]
