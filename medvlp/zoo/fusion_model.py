@@ -6,6 +6,7 @@ PTUnifier, with one of them replaced by soft prompts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class FusionModel(ReleasedModel):
-    """Two towers and a fusion; options of the format: `fusion` (see `FusionSizes`).
+    """Two towers and a fusion; options of the format: `fusion` and, with an entity stream, `entities` (`FusionSizes`).
 
     Attributes:
         matching_head: From the fused vector to the logits of "another image's text" and "this image's text".
@@ -32,8 +33,10 @@ class FusionModel(ReleasedModel):
 
     def __init__(self, release: Release) -> None:
         super().__init__(release)
-        sizes = FusionSizes(dropout=0.1, **release.options["fusion"])
-        self.fusion = Fusion(self.image.dim, self._need(self.text, "text tower").model.config.hidden_size, sizes)
+        options, width = release.options, self._need(self.text, "text tower").model.config.hidden_size
+        sizes = FusionSizes(dropout=0.1, **options["fusion"])
+        entities = replace(sizes, **options["entities"]) if "entities" in options else None
+        self.fusion = Fusion(self.image.dim, width, sizes, entities)
         self.matching_head = nn.Linear(2 * sizes.dim, 2)
 
     # Texts are scored by matching, as in our own training of these methods.

@@ -116,6 +116,7 @@ def _fusion(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 
 LARGE: dict[str, Outputs] = {
+    "arl": _fusion,
     "conceptclip": _concept,
     "keep": _keep,
     "llm2clip4cxr_visual": _eva,

@@ -11,12 +11,55 @@ from typing import Any
 import numpy as np
 import torch
 
+Keys = dict[str, tuple[list[int], str]]
+"""Name in the file -> shape and type."""
 
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a folder of `oracles/zoo`, named as in the released file."""
-    buffers = dict(np.load(folder / "buffers.npz")) if (folder / "buffers.npz").is_file() else {}
-    keys = json.loads((folder / "keys.json").read_text())["keys"]
-    return {name: _tensor(name, shape, dtype, buffers) for name, (shape, dtype) in keys.items()}
+
+def folder_of(oracles: Path, name: str) -> Path:
+    """Return the folder of reference values of a format: ARL's image tower is that of M3AE, name by name."""
+    return oracles / "zoo" / {"arl": "m3ae"}.get(name, name)
+
+
+def keys_of(oracles: Path, name: str) -> Keys:
+    """Return the tensors that the file of a format holds."""
+    keys: Keys = json.loads((folder_of(oracles, name) / "keys.json").read_text())["keys"]
+    return keys | (_entity_keys() if name == "arl" else {})
+
+
+def weights_of(oracles: Path, name: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a released file."""
+    file = folder_of(oracles, name) / "buffers.npz"
+    buffers = dict(np.load(file)) if file.is_file() else {}
+    return {key: _tensor(key, shape, dtype, buffers) for key, (shape, dtype) in keys_of(oracles, name).items()}
+
+
+def _entity_keys() -> Keys:
+    """Return what ARL's file holds beyond that of M3AE, read off its official code; 50 entities and 120 links."""
+    shapes: dict[str, list[int]] = {"align_head.x": [50, 256]}
+    for layer in range(6):
+        stem = f"multi_modal_language_layers.{layer}."
+        for kind in ("knowledge_attention", "knowledge_crossattention"):
+            shapes |= {f"{stem}{kind}.self.{part}.weight": [256, 256] for part in ("query", "key", "value")}
+            shapes |= {f"{stem}{kind}.output.dense.weight": [256, 256], f"{stem}{kind}.output.LayerNorm.weight": [256]}
+        shapes |= {
+            f"{stem}knowledge_intermediate.dense.weight": [1024, 256],
+            f"{stem}knowledge_output.dense.weight": [256, 1024],
+            f"{stem}knowledge_output.LayerNorm.weight": [256],
+            f"{stem}image2knowledge.weight": [256, 768],
+            f"{stem}knowledge2text.weight": [768, 256],
+            f"{stem}knowledge_fusion_output.dense.weight": [768, 768],
+            f"{stem}knowledge_fusion_output.LayerNorm.weight": [768],
+        }
+    for side in ("img", "txt"):
+        shapes |= {f"align_head.{side}_linear1.weight": [768, 768], f"align_head.{side}_linear2.weight": [256, 768]}
+    shapes["align_head.embedding_ln.weight"] = [256]
+    shapes |= {name.replace("weight", "bias"): shape[:1] for name, shape in shapes.items() if name.endswith("weight")}
+    for number, (heads, width) in enumerate(((8, 64), (1, 256)), start=1):
+        stem = f"align_head.conv{number}."
+        shapes |= {f"{stem}{part}": [1, heads, width] for part in ("att_src", "att_dst")}
+        shapes |= {f"{stem}lin_src.weight": [512 if number == 1 else 256, 256 if number == 1 else 512]}
+        shapes[f"{stem}bias"] = [heads * width]
+    return {name: (shape, "float32") for name, shape in shapes.items()} | {"align_head.edge_index": ([2, 120], "int64")}
 
 
 def wrap(state: dict[str, torch.Tensor], container: str) -> dict[str, Any]:
