@@ -23,6 +23,7 @@ from medvlp.methods.base import Encode, Method
 from medvlp.methods.context import MethodContext
 from medvlp.models.book import Book
 from medvlp.models.streams import StreamOutput
+from medvlp.objectives.zero_shot import by_group
 from medvlp.types import Batch, Features
 
 if TYPE_CHECKING:
@@ -33,25 +34,27 @@ IMAGES_AT_ONCE = 64
 
 
 class QueryMethod(Method):
-    """Base of MedKLIP and MeDSLIP: the descriptions of 75 findings are the queries, 51 places the candidates.
-
-    `legacy_trailing` of a subclass says whether the text of a place ends in ". " (MeDSLIP) or not (MedKLIP).
-    """
+    """Base: texts about 75 findings are the queries."""
 
     shared_space: ClassVar[bool] = False
     heat_map_kind: ClassVar[str | None] = "query attention"
-    trailing: ClassVar[bool] = True
 
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         assert self.text_encoder is not None
-        assert config.text is not None
-        findings = [note.description for note in finding_book()]
-        places = [note.prompt(self.trailing) for note in anatomy_book()]
-        self.finding_book, self.anatomy_book = (
-            Book(context.tokenise(texts, config.text.max_tokens), self.text_encoder) for texts in (findings, places)
-        )
+        self.finding_book = self.book_of([text for texts in self.finding_texts() for text in texts])
         self.query = nn.Linear(self.text_encoder.dim, self.config.options["decoder"]["width"])
+
+    @classmethod
+    def finding_texts(cls) -> Sequence[Sequence[str]]:
+        """Return the texts about each finding of the book."""
+        return [[note.description] for note in finding_book()]
+
+    def book_of(self, texts: Sequence[str]) -> Book:
+        """Return a book of texts, embedded by the method's text tower."""
+        assert self.text_encoder is not None
+        assert self.config.text is not None
+        return Book(self.context.tokenise(texts, self.config.text.max_tokens), self.text_encoder)
 
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
@@ -62,10 +65,14 @@ class QueryMethod(Method):
     def findings(self, image: Features, queries: Float[torch.Tensor, "q d"], attention: bool = False) -> StreamOutput:
         """Return what an image says of each query of the finding stream."""
 
-    def book_of(self, book: Book) -> Float[torch.Tensor, "n e"]:
-        """Return the embeddings of a book."""
+    def finding_embeddings(self) -> Float[torch.Tensor, "75 e"]:
+        """Return the text embedding of each finding, which `query` makes its query."""
         assert self.text_encoder is not None
-        return book(self.text_encoder)
+        return self.finding_book(self.text_encoder)
+
+    def nearness(self, output: StreamOutput) -> Float[torch.Tensor, "b 75 51"] | None:
+        """Return how near each place comes to the most likely sided place of each finding; None: places are unknown."""
+        return None
 
     def matrix_of(self, batch: Batch) -> Int8[torch.Tensor, "b 51 75"]:
         """Return the batch's ternary matrices.
@@ -91,25 +98,21 @@ class QueryMethod(Method):
     ) -> Float[torch.Tensor, "b k"]:
         """Return the probability of each question: the softmax of the two logits of the finding that it asks for.
 
-        Where a prompt names a side, the probability is taken times how near that place comes to the most likely sided
-        place of the finding, `exp(score - max score)`. A prompt that denies a finding asks for 1 - p. Negative prompts
-        are not needed: every query has a logit for "absent".
+        Where a prompt names a sided place, the probability is taken times `nearness`. A prompt that denies a finding
+        asks for 1 - p. Negative prompts are not needed: every query has a logit for "absent".
         """
         asked = [prompt for prompts in positives for prompt in prompts]
         chances = self._over_images(image, lambda part: self._chances(part, asked, encode))
-        columns = chances.split([len(prompts) for prompts in positives], dim=1)
-        return torch.stack([c.amax(1) if reduce == "max" else c.mean(1) for c in columns], dim=1)
+        return by_group(chances, [len(prompts) for prompts in positives], reduce)
 
     def _chances(self, image: Features, prompts: Sequence[str], encode: Encode) -> Float[torch.Tensor, "b t"]:
-        output = self.findings(image, self.query(self.book_of(self.finding_book)))
+        output = self.findings(image, self.query(self.finding_embeddings()))
         present = output.logits.float().softmax(2)[..., 1]
-        places = list(sided_places())
-        scores = output.projected.float() @ self.book_of(self.anatomy_book).float().T
-        nearness = (scores - scores[..., places].amax(2, keepdim=True)).exp()
+        nearness = self.nearness(output)
 
         def chance(question: Question) -> torch.Tensor:
             found = present[:, question.finding]
-            if question.place is not None:
+            if nearness is not None and question.place is not None:
                 found = found * nearness[:, question.finding, question.place]
             return 1 - found if question.denied else found
 
@@ -123,7 +126,7 @@ class QueryMethod(Method):
 
     def _open(self, image: Features, prompt: str, encode: Encode, attention: bool = False) -> StreamOutput:
         """Decode a prompt as one query more, the last."""
-        embeddings = torch.cat([self.book_of(self.finding_book), encode([prompt]).pooled])
+        embeddings = torch.cat([self.finding_embeddings(), encode([prompt]).pooled])
         return self.findings(image, self.query(embeddings), attention)
 
     def heat_map(
@@ -134,7 +137,7 @@ class QueryMethod(Method):
         return self._over_images(image, lambda part: self._maps(part, texts, encode)).unflatten(2, image.grid)
 
     def _maps(self, image: Features, texts: Sequence[str], encode: Encode) -> Float[torch.Tensor, "b t p"]:
-        output = self.findings(image, self.query(self.book_of(self.finding_book)), attention=True)
+        output = self.findings(image, self.query(self.finding_embeddings()), attention=True)
         assert output.attention is not None
         maps = output.attention.float().mean(0)
 
@@ -152,3 +155,26 @@ class QueryMethod(Method):
         """Compute a few images at a time, so that memory does not grow with their number."""
         parts = zip(image.tokens.split(IMAGES_AT_ONCE), image.pooled.split(IMAGES_AT_ONCE), strict=True)
         return torch.cat([compute(Features(tokens, pooled, image.grid)) for tokens, pooled in parts])
+
+
+class PlaceMethod(QueryMethod):
+    """Base of MedKLIP and MeDSLIP: features of findings are projected to the space of the texts of 51 places.
+
+    `trailing`: the text of a place ends in ". " (MeDSLIP) or does not (MedKLIP).
+    """
+
+    trailing: ClassVar[bool] = True
+
+    def __init__(self, config: MethodConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        self.anatomy_book = self.book_of([note.prompt(self.trailing) for note in anatomy_book()])
+
+    def anatomy_embeddings(self) -> Float[torch.Tensor, "51 e"]:
+        """Return the text embedding of each place."""
+        assert self.text_encoder is not None
+        return self.anatomy_book(self.text_encoder)
+
+    def nearness(self, output: StreamOutput) -> Float[torch.Tensor, "b 75 51"]:
+        """Return `exp(score - max score of sided places)`, at most 1 for these, of the contrast's logits."""
+        scores = output.projected.float() @ self.anatomy_embeddings().float().T
+        return (scores - scores[..., list(sided_places())].amax(2, keepdim=True)).exp()

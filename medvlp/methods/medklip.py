@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 
 from medvlp.config.schema import MethodConfig
-from medvlp.methods._queries import QueryMethod
+from medvlp.methods._queries import PlaceMethod
 from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.streams import QueryStream, StreamOutput, start_small
@@ -22,7 +22,7 @@ from medvlp.objectives.triplets import draw_one, draw_others, existence_ce, find
 from medvlp.types import Batch, Features
 
 
-class MedKLIP(QueryMethod):
+class MedKLIP(PlaceMethod):
     """One stream, whose queries are the findings."""
 
     trailing: ClassVar[bool] = False
@@ -44,9 +44,9 @@ class MedKLIP(QueryMethod):
     def losses(self, batch: Batch) -> dict[str, Term]:
         """Return `exist` and `position`."""
         matrix = self.matrix_of(batch)
-        output = self.findings(self.encode_stored(batch.pixels), self.query(self.book_of(self.finding_book)))
+        output = self.findings(self.encode_stored(batch.pixels), self.query(self.finding_embeddings()))
         with torch.no_grad():
-            places = self.book_of(self.anatomy_book)
+            places = self.anatomy_embeddings()
         present = (matrix == 1).transpose(1, 2)
         others = draw_others(present, self.objective("position")["negatives"])
         return self.weighted(

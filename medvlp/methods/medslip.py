@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 
 from medvlp.config.schema import MethodConfig
-from medvlp.methods._queries import QueryMethod
+from medvlp.methods._queries import PlaceMethod
 from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.streams import QueryStream, StreamGate, StreamOutput, start_small
@@ -29,7 +29,7 @@ from medvlp.objectives.triplets import (
 from medvlp.types import Batch, Features
 
 
-class MeDSLIP(QueryMethod):
+class MeDSLIP(PlaceMethod):
     """Gate, two streams, and one linear map that makes queries of both books."""
 
     trailing: ClassVar[bool] = True
@@ -55,7 +55,7 @@ class MeDSLIP(QueryMethod):
         """Return `exist`, `protocl` and `icl`; the first two are sums over both streams."""
         matrix = self.matrix_of(batch)
         of_finding, of_anatomy = self.gate(self.encode_stored(batch.pixels).tokens)
-        finding_book, anatomy_book = self.book_of(self.finding_book), self.book_of(self.anatomy_book)
+        finding_book, anatomy_book = self.finding_embeddings(), self.anatomy_embeddings()
         finding = self.finding_stream(of_finding, self.query(finding_book))
         anatomy = self.anatomy_stream(of_anatomy, self.query(anatomy_book))
         number = self.objective("protocl")["negatives"]
