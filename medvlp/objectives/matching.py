@@ -72,11 +72,13 @@ def hard_negatives(
         excluded: Pairs that are no mismatch.
 
     Returns:
-        index, found: Column of each row's mismatch, and whether there is one (else `index` is 0).
+        index, found: Column of each row's mismatch, and whether there is one (else `index` says nothing).
     """
     with torch.no_grad():
         weights = at_least_float32(similarity).softmax(1) + LEAST_HARDNESS
         weights = weights.masked_fill(excluded, 0.0)
         found = ~excluded.all(1)
+        if weights.numel() == 0:
+            return found.long(), torch.zeros_like(found)
         weights[:, 0] = weights[:, 0].where(found, 1.0)
-        return torch.multinomial(weights, 1)[:, 0] if len(weights) else found.long(), found
+        return torch.multinomial(weights, 1)[:, 0], found

@@ -1,0 +1,80 @@
+"""Which pairs matching asks about, how often, and what the loss of the answers is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from medvlp.objectives.matching import hard_negatives, itm, match_score, replacements, same_texts
+
+
+def test_itm_is_cross_entropy_over_pairs_and_the_score_is_the_log_odds() -> None:
+    torch.manual_seed(0)
+    logits, matched = torch.randn(6, 2, dtype=torch.float64), torch.tensor([1, 0, 0, 1, 1, 0]).bool()
+    value, count = itm(logits, matched)
+    torch.testing.assert_close(value, functional.cross_entropy(logits, matched.long()))
+    assert count == 6
+    odds = logits.softmax(1)
+    torch.testing.assert_close(match_score(logits), (odds[:, 1] / odds[:, 0]).log())
+
+
+def test_itm_of_no_pair_is_zero() -> None:
+    logits = torch.randn(0, 2, requires_grad=True)
+    value, count = itm(logits, torch.zeros(0, dtype=torch.bool))
+    value.backward()
+    assert (value.item(), count.item()) == (0.0, 0.0)
+
+
+def test_texts_are_the_same_token_by_token_pads_aside() -> None:
+    ids = torch.tensor([[2, 5, 3, 0], [2, 5, 3, 9], [2, 5, 3, 9], [2, 5, 3, 7]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]).bool()
+    expected = torch.eye(4).bool()
+    expected[0, 1] = expected[1, 0] = True
+    assert torch.equal(same_texts(ids, mask), expected)
+
+
+def test_half_of_the_rows_get_a_mismatch_and_every_other_row_is_as_likely() -> None:
+    torch.manual_seed(0)
+    same = torch.eye(5).bool()
+    same[0, 1] = same[1, 0] = True
+    drawn, asked = torch.zeros(5, 5), torch.zeros(5)
+    for _ in range(2000):
+        index, matched = replacements(same)
+        assert (~matched).sum() == 3
+        assert torch.equal(index[matched], torch.arange(5)[matched])
+        assert not same[torch.arange(5), index][~matched].any()
+        drawn[torch.arange(5)[~matched], index[~matched]] += 1
+        asked += ~matched
+    torch.testing.assert_close(asked / 2000, torch.full((5,), 0.6), atol=0.05, rtol=0)
+    for row in range(5):
+        others = ~same[row]
+        torch.testing.assert_close(
+            drawn[row, others] / asked[row], (1 / others.sum()).expand(others.sum()), atol=0.06, rtol=0
+        )
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4])
+def test_rows_without_a_possible_mismatch_keep_their_own(rows: int) -> None:
+    index, matched = replacements(torch.ones(rows, rows).bool())
+    assert torch.equal(index, torch.arange(rows))
+    assert matched.all()
+
+
+def test_hard_negatives_are_drawn_by_the_softmax_of_the_similarity() -> None:
+    torch.manual_seed(0)
+    similarity = torch.tensor([[9.0, 1.0, 2.0, 0.0]]).expand(20000, -1)
+    excluded = torch.tensor([[True, False, False, False]]).expand(20000, -1)
+    index, found = hard_negatives(similarity, excluded)
+    assert found.all()
+    weights = similarity[0].softmax(0) + 1e-4
+    weights[0] = 0
+    torch.testing.assert_close(torch.bincount(index, minlength=4) / 20000, weights / weights.sum(), atol=0.015, rtol=0)
+
+
+def test_a_row_without_any_mismatch_is_told() -> None:
+    excluded = torch.tensor([[True, True], [True, False]])
+    index, found = hard_negatives(torch.randn(2, 2), excluded)
+    assert found.tolist() == [False, True]
+    assert index[1] == 1
+    assert hard_negatives(torch.randn(0, 0), torch.zeros(0, 0).bool())[1].shape == (0,)
