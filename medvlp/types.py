@@ -302,8 +302,9 @@ class Batch:
     """Images of the study of each sample, the sample's own first; a study with fewer repeats them."""
     groups: Int[torch.Tensor, b] | None = None
     """Semantic group of each sample, 0 to g-1; the samples of a group are neighbours."""
-    related: Bool[torch.Tensor, "g g"] | None = None
-    """Groups that must not be each other's negatives: one concept, or ancestor and descendant; True on the diagonal."""
+    related: Bool[torch.Tensor, "g all_g"] | None = None
+    """Groups that must not be each other's negatives: one concept, or ancestor and descendant. Columns are the groups
+    of all ranks, in rank order; a group is related to itself."""
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:

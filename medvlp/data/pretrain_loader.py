@@ -118,7 +118,7 @@ class PretrainLoader(ImageLoader):
             keys, chosen = self._texts(epoch, step, rows)
             self._add_text(batch, sources.table, epoch, keys, chosen + mirrored * (len(sources.table.texts) // 2))
         if concepts is not None:
-            self._add_groups(batch, epoch, rows, concepts)
+            self._add_groups(batch, epoch, step, rows, concepts)
         return batch
 
     @cached_property
@@ -152,16 +152,19 @@ class PretrainLoader(ImageLoader):
             table.hide(batch.text, demands.hidden_share, demands.hide_concepts, self.seed, epoch, keys)
 
     def _add_groups(
-        self, batch: Batch, epoch: int, rows: Int[np.ndarray, " b"], concepts: Int[np.ndarray, " b"]
+        self, batch: Batch, epoch: int, step: int, rows: Int[np.ndarray, " b"], concepts: Int[np.ndarray, " b"]
     ) -> None:
         """Set groups and relations, and give half of the images a caption of their group's concept."""
         import torch
 
         groups, size = self.groups, self.sources.demands.group_size
         assert groups is not None
-        of_group = concepts[::size]
+        everyones = of_group = concepts[::size]
+        if self.world_size > 1:
+            places = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size : size]
+            everyones = groups.places[places, 1]
         batch.groups = torch.from_numpy(np.arange(len(rows)) // size)
-        batch.related = torch.from_numpy(groups.related[np.ix_(of_group, of_group)])
+        batch.related = torch.from_numpy(groups.related[np.ix_(of_group, everyones)])
         if batch.text is None or self.sources.table is None:
             return
         texts = list(batch.text.texts)

@@ -82,6 +82,8 @@ class Method(nn.Module, ABC):
 
     image_encoder: ImageTower
     text_encoder: TextTower | None
+    image_projection: nn.Module
+    text_projection: nn.Module
     log_scale: torch.Tensor
 
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from medvlp.config.schema import ProjectionConfig
+from medvlp.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,5 +37,34 @@ class Projection(nn.Module):
 
     def forward(self, features: Float[torch.Tensor, "b *l d"]) -> Float[torch.Tensor, "b *l e"]:
         """Return unit vectors of pooled vectors or of tokens, normalised in at least float32 also under autocast."""
-        projected = self.layers(features.reshape(-1, features.shape[-1])).unflatten(0, features.shape[:-1])
+        projected = self.unscaled(features)
         return functional.normalize(projected if projected.dtype == torch.float64 else projected.float(), dim=-1)
+
+    def unscaled(self, features: Float[torch.Tensor, "b *l d"]) -> Float[torch.Tensor, "b *l e"]:
+        """Return the vectors before they are brought to unit length, e.g. to average them."""
+        return self.layers(features.reshape(-1, features.shape[-1])).unflatten(0, features.shape[:-1])
+
+
+class UnitLength(nn.Module):
+    """No projection: the tower's vector is the shared one, brought to unit length.
+
+    Args:
+        width: Width of the tower's vector.
+        dim: Width of the shared space.
+
+    Raises:
+        UserError: They differ.
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        if width != dim:
+            raise UserError(
+                f"A vector of {width} dimensions is compared with one of {dim}, without a projection between them.",
+                "method.projection",
+                "Give towers of one width, or a projection to the width of the other tower.",
+            )
+
+    def forward(self, features: Float[torch.Tensor, "b *l d"]) -> Float[torch.Tensor, "b *l d"]:
+        """Return unit vectors, normalised in at least float32 also under autocast."""
+        return functional.normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)

@@ -51,7 +51,7 @@ def described_model(architecture: dict[str, Any]) -> Any:
 
 def fresh_model(config: TextTowerConfig, vocab_size: int, pad_id: int) -> Any:
     """Return a fresh model of the configured family and sizes."""
-    shared = {
+    shared: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": config.hidden,
         "num_hidden_layers": config.layers,

@@ -7,7 +7,7 @@ changes. Weights multiply a sum over prefixes, not a mean, as in the released co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -65,7 +65,7 @@ class PrefixClassifier(nn.Module):
         tied = len(self.classifiers) < len(self.prefixes)
         logits = []
         for number, prefix in enumerate(self.prefixes):
-            layer = self.classifiers[0 if tied else number]
+            layer: Any = self.classifiers[0 if tied else number]
             logits.append(functional.linear(features[:, :prefix], layer.weight[:, :prefix], layer.bias))
         return logits
 
