@@ -33,60 +33,23 @@ IMAGES_AT_ONCE = 64
 """Images decoded together outside training."""
 
 
-class QueryMethod(Method):
-    """Base: texts about 75 findings are the queries."""
+class QueryAnswers:
+    """How prompts are answered by a model that decodes queries; it has `query` and `encode_image`."""
 
-    shared_space: ClassVar[bool] = False
-    heat_map_kind: ClassVar[str | None] = "query attention"
-
-    def __init__(self, config: MethodConfig, context: MethodContext) -> None:
-        super().__init__(config, context)
-        assert self.text_encoder is not None
-        self.finding_book = self.book_of([text for texts in self.finding_texts() for text in texts])
-        self.query = nn.Linear(self.text_encoder.dim, self.config.options["decoder"]["width"])
-
-    @classmethod
-    def finding_texts(cls) -> Sequence[Sequence[str]]:
-        """Return the texts about each finding of the book."""
-        return [[note.description] for note in finding_book()]
-
-    def book_of(self, texts: Sequence[str]) -> Book:
-        """Return a book of texts, embedded by the method's text tower."""
-        assert self.text_encoder is not None
-        assert self.config.text is not None
-        return Book(self.context.tokenise(texts, self.config.text.max_tokens), self.text_encoder)
-
-    @classmethod
-    def demands(cls, config: MethodConfig) -> Demands:
-        """Return what every batch must hold."""
-        return Demands(triplets=True)
+    query: nn.Module
+    encode_image: Callable[[torch.Tensor], Features]
 
     @abstractmethod
     def findings(self, image: Features, queries: Float[torch.Tensor, "q d"], attention: bool = False) -> StreamOutput:
         """Return what an image says of each query of the finding stream."""
 
+    @abstractmethod
     def finding_embeddings(self) -> Float[torch.Tensor, "75 e"]:
         """Return the text embedding of each finding, which `query` makes its query."""
-        assert self.text_encoder is not None
-        return self.finding_book(self.text_encoder)
 
     def nearness(self, output: StreamOutput) -> Float[torch.Tensor, "b 75 51"] | None:
         """Return how near each place comes to the most likely sided place of each finding; None: places are unknown."""
         return None
-
-    def matrix_of(self, batch: Batch) -> Int8[torch.Tensor, "b 51 75"]:
-        """Return the batch's ternary matrices.
-
-        Raises:
-            UserError: There are none.
-        """
-        if batch.triplets is None:
-            raise UserError(
-                f"The method '{self.config.name}' needs triplets of places and findings.",
-                "data",
-                "Use a store with reports.",
-            )
-        return batch.triplets
 
     def zero_shot(
         self,
@@ -157,7 +120,68 @@ class QueryMethod(Method):
         return torch.cat([compute(Features(tokens, pooled, image.grid)) for tokens, pooled in parts])
 
 
-class PlaceMethod(QueryMethod):
+class PlaceAnswers(QueryAnswers):
+    """As `QueryAnswers`, where features of findings are projected to the space of the texts of 51 places."""
+
+    @abstractmethod
+    def anatomy_embeddings(self) -> Float[torch.Tensor, "51 e"]:
+        """Return the text embedding of each place."""
+
+    def nearness(self, output: StreamOutput) -> Float[torch.Tensor, "b 75 51"]:
+        """Return `exp(score - max score of sided places)`, at most 1 for these, of the contrast's logits."""
+        scores = output.projected.float() @ self.anatomy_embeddings().float().T
+        return (scores - scores[..., list(sided_places())].amax(2, keepdim=True)).exp()
+
+
+class QueryMethod(QueryAnswers, Method):
+    """Base: texts about 75 findings are the queries."""
+
+    shared_space: ClassVar[bool] = False
+    heat_map_kind: ClassVar[str | None] = "query attention"
+
+    def __init__(self, config: MethodConfig, context: MethodContext) -> None:
+        super().__init__(config, context)
+        assert self.text_encoder is not None
+        self.finding_book = self.book_of([text for texts in self.finding_texts() for text in texts])
+        self.query = nn.Linear(self.text_encoder.dim, self.config.options["decoder"]["width"])
+
+    @classmethod
+    def finding_texts(cls) -> Sequence[Sequence[str]]:
+        """Return the texts about each finding of the book."""
+        return [[note.description] for note in finding_book()]
+
+    def book_of(self, texts: Sequence[str]) -> Book:
+        """Return a book of texts, embedded by the method's text tower."""
+        assert self.text_encoder is not None
+        assert self.config.text is not None
+        return Book(self.context.tokenise(texts, self.config.text.max_tokens), self.text_encoder)
+
+    @classmethod
+    def demands(cls, config: MethodConfig) -> Demands:
+        """Return what every batch must hold."""
+        return Demands(triplets=True)
+
+    def finding_embeddings(self) -> Float[torch.Tensor, "75 e"]:
+        """Return the text embedding of each finding, which `query` makes its query."""
+        assert self.text_encoder is not None
+        return self.finding_book(self.text_encoder)
+
+    def matrix_of(self, batch: Batch) -> Int8[torch.Tensor, "b 51 75"]:
+        """Return the batch's ternary matrices.
+
+        Raises:
+            UserError: There are none.
+        """
+        if batch.triplets is None:
+            raise UserError(
+                f"The method '{self.config.name}' needs triplets of places and findings.",
+                "data",
+                "Use a store with reports.",
+            )
+        return batch.triplets
+
+
+class PlaceMethod(PlaceAnswers, QueryMethod):
     """Base of MedKLIP and MeDSLIP: features of findings are projected to the space of the texts of 51 places.
 
     `trailing`: the text of a place ends in ". " (MeDSLIP) or does not (MedKLIP).
@@ -173,8 +197,3 @@ class PlaceMethod(QueryMethod):
         """Return the text embedding of each place."""
         assert self.text_encoder is not None
         return self.anatomy_book(self.text_encoder)
-
-    def nearness(self, output: StreamOutput) -> Float[torch.Tensor, "b 75 51"]:
-        """Return `exp(score - max score of sided places)`, at most 1 for these, of the contrast's logits."""
-        scores = output.projected.float() @ self.anatomy_embeddings().float().T
-        return (scores - scores[..., list(sided_places())].amax(2, keepdim=True)).exp()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from torch import nn
 from medvlp.config.schema import TextTowerConfig
 from medvlp.errors import UserError
 from medvlp.knowledge.books import anatomy_book, finding_book
-from medvlp.methods._queries import QueryMethod
+from medvlp.methods._queries import PlaceAnswers, QueryMethod
 from medvlp.models.book import Book
 from medvlp.models.streams import QueryStream, StreamGate, StreamOutput
 from medvlp.models.text import TextTower
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FINDING, ANATOMY = "finding", "anatomy"
 
 
-class QueryModel(ReleasedModel):
+class QueryModel(PlaceAnswers, ReleasedModel):
     """One stream of findings, or two behind a gate.
 
     Options of the format: `streams`, `book_width`, `decoder` (see `QueryDecoder`), `trailing` (whether the text of a
@@ -82,15 +82,6 @@ class QueryModel(ReleasedModel):
         finding, anatomy = self.gate(image.tokens)
         return {FINDING: finding, ANATOMY: anatomy}
 
-    # Answers to prompts are those of the methods, once there are books.
-
-    zero_shot: ClassVar[Any] = QueryMethod.zero_shot
-    heat_map: ClassVar[Any] = QueryMethod.heat_map
-    _chances: ClassVar[Any] = QueryMethod._chances
-    _open: ClassVar[Any] = QueryMethod._open
-    _maps: ClassVar[Any] = QueryMethod._maps
-    _over_images: ClassVar[Any] = QueryMethod._over_images
-
     @property
     def shared_space(self) -> bool:
         """There is none: a text is answered by its query."""
@@ -106,9 +97,13 @@ class QueryModel(ReleasedModel):
         """How `heat_map` finds evidence; None before a text tower has read the books."""
         return None if self.text is None else QueryMethod.heat_map_kind
 
-    def book_of(self, book: Book) -> Float[torch.Tensor, "n e"]:
-        """Return the embeddings of a book."""
-        return book(self._need(self.text, "text tower"))
+    def finding_embeddings(self) -> Float[torch.Tensor, "75 e"]:
+        """Return the text embedding of each finding."""
+        return self.finding_book(self._need(self.text, "text tower"))
+
+    def anatomy_embeddings(self) -> Float[torch.Tensor, "51 e"]:
+        """Return the text embedding of each place."""
+        return self.anatomy_book(self._need(self.text, "text tower"))
 
     def read_books(self, folder: Path, descriptions: Path | None = None) -> Tokenizer:
         """Read both books with a text tower, which then also reads prompts.
