@@ -19,7 +19,8 @@ def load_encoder(spec: str, *, stored: StoredImageConfig | None = None, device: 
 
     Args:
         spec: A run folder or its `model/`; `zoo:NAME:FILE` (a released checkpoint of another project, see
-            `medvlp zoo list`; options follow as `?tokenizer=FOLDER&view=VIEW&size=PIXELS`); `timm:FOLDER`
+            `medvlp zoo list`; options follow as `?tokenizer=FOLDER&view=VIEW&size=PIXELS`, for MedKLIP and MeDSLIP
+            `?text=FOLDER` of Bio_ClinicalBERT and perhaps `&book=FILE`); `timm:FOLDER`
             (config.json and model.safetensors as timm's `save_for_hf` writes them); `hf:FOLDER` (a transformers vision
             model with preprocessor_config.json);
             `random:NAME` or `random:NAME@SIZE` (an untrained timm backbone).

@@ -18,6 +18,7 @@ from medvlp.zoo.load import model_input, read_json, stored_for
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+PROCESSOR = "preprocessor_config.json"
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Numbers that a preprocessor_config.json holds (Pillow's)."""
 LEFT_OVER = ("classifier.", "pooler.", "position_ids", "decoder.", "mask_token")
@@ -66,7 +67,7 @@ def load_hub(folder: Path, stored: StoredImageConfig | None, device: str) -> Enc
     """Return the encoder of a transformers folder; see `medvlp.zoo.load_encoder`."""
     from transformers import AutoModel
 
-    processor = read_json(folder / "preprocessor_config.json", "transformers' image processor writes it")
+    processor = read_json(folder / PROCESSOR, "transformers' image processor writes it")
     try:
         model, info = AutoModel.from_pretrained(
             folder,
@@ -89,7 +90,7 @@ def load_hub(folder: Path, stored: StoredImageConfig | None, device: str) -> Enc
     if any(".pooler." in f".{key}" for key in info["missing_keys"]):
         model.pooler = None
     tower = HubTower(model)
-    input_config = model_input(_side(processor), *_norm(processor), folder)
+    input_config = model_input(_side(processor), *processor_norm(processor), folder)
     interpolation = RESAMPLING.get(processor.get("resample", -1), "")
     preprocessing = Preprocessing(stored=stored or stored_for(input_config.size, interpolation), input=input_config)
     fields = model.config.to_dict()
@@ -108,7 +109,8 @@ def _side(processor: dict[str, Any]) -> int:
     return int(size)
 
 
-def _norm(processor: dict[str, Any]) -> tuple[Any, Any]:
+def processor_norm(processor: dict[str, Any]) -> tuple[Any, Any]:
+    """Return mean and standard deviation of an image processor's configuration."""
     if not processor.get("do_normalize", True):
         return (0.0,), (1.0,)
     return processor.get("image_mean", (0.5,)), processor.get("image_std", (0.5,))

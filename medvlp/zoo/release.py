@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medvlp.config.base import Config
 from medvlp.config.load import load_config
@@ -31,6 +31,14 @@ class NameRule(Config):
     )
     zeros: str | None = Field(None, description="The file has no such tensor and zeros are right; the reason.")
 
+    @model_validator(mode="after")
+    def _one_source(self) -> NameRule:
+        if (self.file is not None) + bool(self.join) + (self.zeros is not None) != 1:
+            raise ValueError("give one of file, join and zeros")
+        if self.part is not None and (self.file is None or not 0 <= self.part[0] < self.part[1]):
+            raise ValueError("part is [i, n] of one tensor, with i from 0 to n - 1")
+        return self
+
 
 class PartRule(Config):
     """Where the tensors of one part of our model stand in the file."""
@@ -50,6 +58,12 @@ class IgnoreRule(Config):
     keys: tuple[str, ...] = Field((), description="Names; `{a,b}` and `{0..11}` stand for each of several.")
     pattern: str | None = Field(None, description="Regular expression, where nobody published the list of names.")
     optional: bool = Field(False, description="Files with none of them exist.")
+
+    @model_validator(mode="after")
+    def _says_which(self) -> IgnoreRule:
+        if bool(self.keys) == (self.pattern is not None):
+            raise ValueError("give keys, or a pattern where the names are not known")
+        return self
 
 
 class PositionsConfig(Config):
@@ -104,6 +118,12 @@ class TextConfig(Config):
     attention: bool = Field(False, description="Return what the class token attends to.")
     max_tokens: int = 512
 
+    @model_validator(mode="after")
+    def _words_need_slots(self) -> TextConfig:
+        if (self.pool == "words") != (self.slots is not None):
+            raise ValueError("pool: words and slots belong together")
+        return self
+
 
 class Release(Config):
     """One released checkpoint format."""
@@ -133,7 +153,23 @@ class Release(Config):
     strip: tuple[str, ...] = Field((), description="Beginnings that are taken off if every name has them.")
     stored: StoredImageConfig
     input: ModelInputConfig
+    processor: bool = Field(
+        False, description="Mean and deviation are those of a preprocessor_config.json beside the weights, if any."
+    )
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Release:
+        if not self.image.views:
+            raise ValueError("image.views is empty")
+        if self.projects is not None and self.projects not in self.image.views:
+            raise ValueError(f"projects names no view: {self.projects}")
+        return self
+
+    @property
+    def default_view(self) -> str:
+        """Name of the first view."""
+        return next(iter(self.image.views))
 
 
 def release_names() -> list[str]:

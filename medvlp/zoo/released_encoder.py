@@ -13,11 +13,14 @@ from urllib.parse import parse_qsl
 from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
 from medvlp.errors import UserError, nearest
 from medvlp.zoo.encoder import Encoder, TextSide
+from medvlp.zoo.hub import PROCESSOR, processor_norm
+from medvlp.zoo.load import model_input, read_json
+from medvlp.zoo.query_model import QueryModel
 from medvlp.zoo.release import Release, read_release
 from medvlp.zoo.released import ReleasedModel, load_released
 
 FORM = "zoo:NAME:FILE, or with options zoo:NAME:FILE?tokenizer=FOLDER&view=VIEW&size=PIXELS"
-OPTIONS = ("tokenizer", "view", "size", "legacy_pad_mean")
+OPTIONS = ("tokenizer", "text", "book", "view", "size", "legacy_pad_mean")
 
 
 def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encoder:
@@ -26,23 +29,68 @@ def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encode
     if not colon or not file:
         raise UserError(f"'zoo:{rest}' names no checkpoint.", "encoder", f"Write {FORM}.")
     file, options = _options(file)
-    release = read_release(name)
-    view = options.get("view", next(iter(release.image.views)))
-    if view not in release.image.views:
-        raise UserError(
-            f"The checkpoint format '{release.name}' has no view '{view}'.{nearest(view, list(release.image.views))}",
-            "encoder",
-            f"There are: {', '.join(release.image.views)}.",
-        )
+    release = with_processor(read_release(name), Path(file))
+    _check_view(release, options.get("view"), "tokenizer" in options)
+    size, pads = options.get("size"), options.get("legacy_pad_mean", "false").lower()
+    if pads not in ("true", "false"):
+        raise UserError(f"legacy_pad_mean is '{pads}'.", "encoder", "Write true or false.")
+    if size is not None and not size.isdigit():
+        raise UserError(f"The size '{size}' is no number.", "encoder", "Write e.g. size=224.")
     model, _ = load_released(release, file)
-    model.image.view = view
-    text = _text_side(model, options, view) if "tokenizer" in options else None
-    preprocessing = _preprocessing(release, stored, options.get("size"))
-    architecture: dict[str, object] = {"zoo": _described(release), "view": view}
-    if text is not None and model.text is not None:
-        architecture |= {"tokenizer": text.tokenizer.hash, "legacy_pad_mean": model.text.legacy_pad_mean}
-    shown = f"zoo:{release.name}" + ("" if view == next(iter(release.image.views)) else f"@{view}")
-    return Encoder(shown, model.image, model.image.dim, preprocessing, architecture, text=text, device=device)
+    return released_encoder(
+        model,
+        view=options.get("view"),
+        size=None if size is None else int(size),
+        tokenizer=options.get("tokenizer"),
+        text=options.get("text"),
+        book=options.get("book"),
+        legacy_pad_mean=pads == "true",
+        stored=stored,
+        device=device,
+    )
+
+
+def released_encoder(
+    model: ReleasedModel,
+    *,
+    view: str | None = None,
+    size: int | None = None,
+    tokenizer: str | Path | None = None,
+    text: str | Path | None = None,
+    book: str | Path | None = None,
+    legacy_pad_mean: bool = False,
+    stored: StoredImageConfig | None = None,
+    device: str = "cpu",
+) -> Encoder:
+    """Return the encoder of a loaded model.
+
+    Args:
+        model: From `load_released`.
+        view: How images are pooled; None is the first of the format.
+        size: Side of the model input in pixels, where it is not that of the format; positions are resized.
+        tokenizer: Folder of the tokenizer that the checkpoint was trained with; None leaves the text side out.
+        text: Folder of the text model and its tokenizer, for the formats whose file holds none (MedKLIP, MeDSLIP).
+        book: The authors' JSON file of descriptions of findings, with `text`; None takes medvlp's own descriptions.
+        legacy_pad_mean: Average texts over pads, as MedCLIP's official code does.
+        stored: How files become squares; None is the format's own way.
+        device: Torch device.
+
+    Raises:
+        UserError: No such view, a size or a tokenizer that does not fit, or a text side that the file does not have.
+    """
+    release = model.release
+    _check_view(release, view, tokenizer is not None)
+    model.image.view = view or release.default_view
+    if text is not None or book is not None:
+        side: TextSide | None = _books_side(model, text, book)
+    else:
+        side = None if tokenizer is None else _text_side(model, tokenizer, legacy_pad_mean)
+    architecture: dict[str, object] = {"zoo": _described(release), "view": model.image.view}
+    if side is not None:
+        architecture |= {"tokenizer": side.tokenizer.hash, "legacy_pad_mean": legacy_pad_mean}
+    shown = f"zoo:{release.name}" + ("" if model.image.view == release.default_view else f"@{view}")
+    preprocessing = _preprocessing(release, stored, size)
+    return Encoder(shown, model.image, model.image.dim, preprocessing, architecture, text=side, device=device)
 
 
 def _options(file: str) -> tuple[str, dict[str, str]]:
@@ -62,36 +110,66 @@ def _options(file: str) -> tuple[str, dict[str, str]]:
     return path, options
 
 
-def _text_side(model: ReleasedModel, options: dict[str, str], view: str) -> TextSide:
+def _check_view(release: Release, view: str | None, with_text: bool) -> None:
+    views = list(release.image.views)
+    if view is not None and view not in views:
+        raise UserError(
+            f"The checkpoint format '{release.name}' has no view '{view}'.{nearest(view, views)}",
+            "encoder",
+            f"There are: {', '.join(views)}.",
+        )
+    wanted = release.projects or release.default_view
+    if with_text and (view or release.default_view) != wanted:
+        raise UserError(
+            f"The view '{view or release.default_view}' of '{release.name}' does not lead to the space of its texts.",
+            "encoder",
+            f"Add view={wanted}, or leave out tokenizer=.",
+        )
+
+
+def _text_side(model: ReleasedModel, folder: str | Path, legacy_pad_mean: bool) -> TextSide:
     from medvlp.text.tokenizer import Tokenizer
 
     release = model.release
     if model.text is None or release.text is None:
-        raise UserError(f"The file of '{release.name}' has no text tower.", "encoder", "Leave out tokenizer=.")
-    if release.projects is not None and view != release.projects:
-        raise UserError(
-            f"The view '{view}' of '{release.name}' does not lead to the space of its texts.",
-            "encoder",
-            f"Add view={release.projects}, or leave out tokenizer=.",
-        )
-    tokenizer = Tokenizer.from_folder(options["tokenizer"])
+        fix = "Give text=FOLDER of the text model." if isinstance(model, QueryModel) else "Leave out tokenizer=."
+        raise UserError(f"The file of '{release.name}' has no text tower.", "encoder", fix)
+    tokenizer = Tokenizer.from_folder(folder)
     rows = model.text.model.config.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"The tokenizer has {tokenizer.vocab_size} tokens, the text tower {rows}.",
-            options["tokenizer"],
+            folder,
             "Use the tokenizer that the checkpoint was trained with.",
         )
-    model.text.legacy_pad_mean = options.get("legacy_pad_mean", "false").lower() == "true"
+    model.text.legacy_pad_mean = legacy_pad_mean
     return TextSide(model, tokenizer, release.text.max_tokens)
 
 
-def _preprocessing(release: Release, stored: StoredImageConfig | None, size: str | None) -> Preprocessing:
-    config = release.input
-    if size is not None:
-        if not size.isdigit() or not 16 <= int(size) <= 2048:
-            raise UserError(f"The size '{size}' is not between 16 and 2048.", "encoder", "Write e.g. size=224.")
-        config = config.model_copy(update={"size": int(size)})
+def _books_side(model: ReleasedModel, folder: str | Path | None, book: str | Path | None) -> TextSide:
+    if not isinstance(model, QueryModel):
+        raise UserError(
+            f"'{model.release.name}' reads no books.", "encoder", "Leave out text= and book=; tokenizer= gives texts."
+        )
+    if folder is None:
+        raise UserError("book= names texts, and no text model reads them.", "encoder", "Give text=FOLDER as well.")
+    tokenizer = model.read_books(Path(folder), None if book is None else Path(book))
+    return TextSide(model, tokenizer, model.release.options["max_tokens"])
+
+
+def with_processor(release: Release, file: Path) -> Release:
+    """Return the format with the mean and deviation that stand beside its weights, where it takes them from there."""
+    beside = (file if file.is_dir() else file.parent) / PROCESSOR
+    if not release.processor or not beside.is_file():
+        return release
+    mean, std = processor_norm(read_json(beside, "the repository of the weights has it"))
+    return release.model_copy(update={"input": model_input(release.input.size, mean, std, beside.parent)})
+
+
+def _preprocessing(release: Release, stored: StoredImageConfig | None, size: int | None) -> Preprocessing:
+    if size is not None and not 16 <= size <= 2048:
+        raise UserError(f"The size {size} is not between 16 and 2048.", "encoder", "Write e.g. size=224.")
+    config = release.input if size is None else release.input.model_copy(update={"size": size})
     return Preprocessing(stored=stored or release.stored, input=config)
 
 
