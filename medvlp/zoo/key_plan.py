@@ -110,8 +110,7 @@ def plan_keys(own: Shapes, given: Shapes, release: Release, file: Path | str) ->
         file: The file, for the message.
 
     Raises:
-        UserError: A name is missing, unexplained, or of another shape.
-        ValueError: The rules leave one of our own names out.
+        UserError: A name is missing, unexplained, or of another shape, or the rules leave one of our own names out.
     """
     plan = KeyPlan()
     missing: list[str] = []
@@ -130,7 +129,12 @@ def plan_keys(own: Shapes, given: Shapes, release: Release, file: Path | str) ->
         plan.sources |= sources
         plan.lines += _lines(rule, sources)
     if rest:
-        raise ValueError(f"the rules of {release.name} leave out {sorted(rest)[:MAX_SHOWN]}")
+        names = ", ".join(sorted(rest)[:MAX_SHOWN])
+        raise UserError(
+            f"The rules of '{release.name}' do not say where the model's {names} come from.",
+            f"format {release.name}: keys",
+            "Add a part whose `ours` begins like these names.",
+        )
     used = {key for source in plan.sources.values() for key in source.keys}
     for ignore in release.ignored:
         missing += _ignore(ignore, given, used, plan)
