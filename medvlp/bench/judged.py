@@ -54,6 +54,9 @@ class EncoderSlot:
 def shown_spec(spec: str) -> str:
     """Return a spec without the folder in which its path lies."""
     kind, colon, rest = spec.partition(":")
+    if colon and kind == "zoo":
+        name, _, file = rest.partition(":")
+        return f"zoo:{name}:{Path(file.partition('?')[0]).name}"
     if colon and kind in ("timm", "hf", "random"):
         return f"{kind}:{rest if kind == 'random' else Path(rest).name}"
     return Path(spec).name

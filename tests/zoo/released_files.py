@@ -26,11 +26,12 @@ def keys_of(oracles: Path, name: str) -> Keys:
     return keys | (_entity_keys() if name == "arl" else {})
 
 
-def weights_of(oracles: Path, name: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of a released file."""
+def weights_of(oracles: Path, name: str, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Return the tensors of a released file, those whose names begin with `prefix`."""
     file = folder_of(oracles, name) / "buffers.npz"
     buffers = dict(np.load(file)) if file.is_file() else {}
-    return {key: _tensor(key, shape, dtype, buffers) for key, (shape, dtype) in keys_of(oracles, name).items()}
+    keys = {key: what for key, what in keys_of(oracles, name).items() if key.startswith(prefix)}
+    return {key: _tensor(key, shape, dtype, buffers) for key, (shape, dtype) in keys.items()}
 
 
 def _entity_keys() -> Keys:
