@@ -7,6 +7,7 @@ Guarantee: features are of unit length and the scale is an exponential, where th
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ class LLM2CLIP(Method):
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         assert self.text_encoder is not None
-        self.text_projection = nn.Sequential(nn.LayerNorm(self.text_encoder.dim), self.text_projection)
+        self.text_projection: Any = nn.Sequential(nn.LayerNorm(self.text_encoder.dim), self.text_projection)
         self.set_scale(self.positive("info_nce", "temperature"), learnt=True)
 
     def build_text_tower(self) -> LanguageModelTower:
@@ -65,5 +66,6 @@ class LLM2CLIP(Method):
 
     def _raw(self, image: Features, text: TextFeatures) -> tuple[torch.Tensor, torch.Tensor]:
         """Return projections that are not of unit length."""
-        norm, projection = self.text_projection
-        return self.image_projection.layers(image.pooled), projection.layers(norm(text.pooled))
+        of_image: Any = self.image_projection
+        norm, of_text = self.text_projection
+        return of_image.layers(image.pooled), of_text.layers(norm(text.pooled))

@@ -44,6 +44,9 @@ class RadDINO(Method):
     scores_text: ClassVar[bool] = False
     heat_map_kind: ClassVar[str | None] = None
 
+    class_centre: torch.Tensor
+    patch_centre: torch.Tensor
+
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         options, dim = self.config.options, self.image_encoder.dim
@@ -145,8 +148,9 @@ class RadDINO(Method):
     def adjust_gradients(self) -> None:
         """Hold the prototypes still in the first epochs."""
         if self.progress.epoch < self.config.options["hold_prototypes_epochs"]:
-            self.class_head.prototypes.grad = None
-            self.patch_head.prototypes.grad = None
+            for head in (self.class_head, self.patch_head):
+                if head.prototypes.grad is not None:
+                    head.prototypes.grad.zero_()  # decay alone changes their length, which counts for nothing
 
     def end_step(self) -> None:
         """Move the teacher towards the student, and the centres towards the step's means."""

@@ -155,28 +155,26 @@ class LanguageModelTower(TextTower):
 
 
 def _build(config: TextTowerConfig, fields: dict[str, Any], vocab_size: int, before: int) -> Any:
-    from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
+    from transformers import AutoConfig, AutoModel, LlamaConfig
 
-    how = {"attn_implementation": "sdpa"}  # takes the mask as it is, whatever the model
+    how: dict[str, Any] = {"attn_implementation": "sdpa"}  # takes the mask as it is, whatever the model
     if config.folder is not None:
         return _from_folder(Path(config.folder), how)
     if fields:
         return AutoModel.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields), **how)
-    return LlamaModel(
-        LlamaConfig(
-            vocab_size=vocab_size,
-            hidden_size=config.hidden,
-            intermediate_size=4 * config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            max_position_embeddings=config.max_tokens + before,
-            attention_dropout=config.dropout,
-            **how,
-        )
+    fresh = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=config.hidden,
+        intermediate_size=4 * config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.max_tokens + before,
+        attention_dropout=config.dropout,
     )
+    return AutoModel.from_config(fresh, **how)
 
 
-def _from_folder(folder: Path, how: dict[str, str]) -> Any:
+def _from_folder(folder: Path, how: dict[str, Any]) -> Any:
     from transformers import AutoModel
 
     if not (folder / "config.json").is_file():
