@@ -1,0 +1,46 @@
+"""Write the tables of docs/how-to/use-released-weights.md from the formats of the zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medvlp.zoo.release import Release, read_release, release_names
+
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "use-released-weights.md"
+MARK = "<!-- below: made by `python scripts/zoo_page.py` -->\n"
+
+
+def page() -> str:
+    """Return the whole page: what is written by hand, then the formats."""
+    head, _, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
+    formats = [read_release(name) for name in release_names()]
+    return "".join([head, MARK, _table(formats), *(_section(one) for one in formats)])
+
+
+def _table(formats: list[Release]) -> str:
+    lines = [
+        "\n| name | method | backbone | pixels | mean / deviation | file to square | views | text |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in formats:
+        stored = one.stored
+        square = f"{stored.aspect}, {stored.interpolation}"
+        square += f", centre of {stored.crop_from}" if stored.crop_from else ""
+        norm = " / ".join(
+            ", ".join(f"{value:.4g}" for value in dict.fromkeys(part)) for part in (one.input.mean, one.input.std)
+        )
+        cells = [f"[`{one.name}`](#{one.name})", one.title, one.image.name, str(one.input.size), norm, square]
+        lines.append(f"| {' | '.join([*cells, ', '.join(one.image.views), 'yes' if one.text else 'no'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _section(one: Release) -> str:
+    lines = [f"\n### {one.name}\n", f"{one.title}. {one.paper}. From <{one.source}>: {one.file}\n"]
+    lines += [f"- View `{name}`: {view.because}." for name, view in one.image.views.items()]
+    lines += [f"- Left out: {rule.because}." for rule in one.ignored]
+    lines += [f"- {note}" for note in one.notes]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
