@@ -37,7 +37,7 @@ class QueryAnswers:
     """How prompts are answered by a model that decodes queries; it has `query` and `encode_image`."""
 
     query: nn.Module
-    encode_image: Callable[[torch.Tensor], Features]
+    encode_image: Callable[..., Features]
 
     @abstractmethod
     def findings(self, image: Features, queries: Float[torch.Tensor, "q d"], attention: bool = False) -> StreamOutput:

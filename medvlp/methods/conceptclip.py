@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,9 @@ from medvlp.objectives.concept_alignment import region_concept_alignment, top_pa
 from medvlp.objectives.contrastive import sigmoid_pairs
 from medvlp.text.triplets import read_mentions
 from medvlp.types import Batch, Features, TextFeatures
+
+if TYPE_CHECKING:
+    from medvlp.text.tokenizer import Tokenizer
 
 
 class ConceptCLIP(Method):
@@ -119,13 +122,9 @@ class ConceptCLIP(Method):
             return whole
         groups = [prompts for pair in zip(positives, negatives, strict=True) for prompts in pair]
         prompts = [prompt for group in groups for prompt in group]
+        concepts = self.prompt_concepts(prompts, encode(prompts))
         patches = self.patch_projection(image.tokens)
-        logits = top_patch_logits(
-            patches, self.prompt_concepts(prompts, encode(prompts)), self.concept_scale.float(), rule["patches"]
-        )
-        parts = logits.split([len(group) for group in groups], dim=1)
-        sides = torch.stack([part.amax(1) if reduce == "max" else part.mean(1) for part in parts], dim=1)
-        local = sides.unflatten(1, (len(positives), 2)).softmax(2)[..., 0]
+        local = local_scores(patches, concepts, groups, self.concept_scale.float(), rule["patches"], reduce)
         return rule["local_share"] * local + (1 - rule["local_share"]) * whole
 
     def heat_map(
@@ -140,30 +139,65 @@ class ConceptCLIP(Method):
         return cosines.unflatten(2, features.grid)
 
     def prompt_concepts(self, prompts: Sequence[str], features: TextFeatures) -> Float[torch.Tensor, "t d"]:
-        """Return the unit vector of each prompt in the local space: the mean of the findings it names, or of its words.
-
-        Args:
-            prompts: `t` texts.
-            features: As the text tower gives them.
-        """
-        tokens = self.token_projection.unscaled(features.tokens).float()
-        chosen = features.mask.clone()
-        if features.word_ids is not None:
-            chosen &= features.word_ids >= 0
-        for row, prompt in enumerate(prompts):
-            spans = self._named(prompt)
-            if spans:
-                chosen[row] = False
-            for first, last in spans:
-                chosen[row, first:last] = True
-        weights = chosen.to(tokens.dtype)[..., None]
-        return functional.normalize((tokens * weights).sum(1), dim=1)
-
-    def _named(self, prompt: str) -> list[tuple[int, int]]:
-        """Return the tokens of the findings that a prompt names."""
+        """Return the unit vector of each prompt in the local space; see the function of the same name."""
         assert self.config.text is not None
-        if self.context.tokenizer is None:
-            return []
-        places = sorted({(mention.start, mention.end) for mention in read_mentions(prompt)})
-        spans = self.context.tokenizer.token_spans(prompt, places, self.config.text.max_tokens)
-        return [span for span in spans if span is not None]
+        words = self.token_projection.unscaled(features.tokens)
+        return prompt_concepts(prompts, words, features, self.context.tokenizer, self.config.text.max_tokens)
+
+
+def local_scores(
+    patches: Float[torch.Tensor, "b p d"],
+    concepts: Float[torch.Tensor, "t d"],
+    groups: Sequence[Sequence[str]],
+    scale: Float[torch.Tensor, ""],
+    top: int,
+    reduce: Literal["max", "mean"],
+) -> Float[torch.Tensor, "b k"]:
+    """Return the probability of each question by its best patches.
+
+    Args:
+        patches: Of any length.
+        concepts: Unit vectors of all prompts, group after group.
+        groups: 2k lists of prompts: those for question 0, those against it, those for question 1, ...
+        scale: Factor of cosines.
+        top: Patches that count.
+        reduce: How the logits of several prompts become one.
+    """
+    parts = top_patch_logits(patches, concepts, scale, top).split([len(group) for group in groups], dim=1)
+    sides = torch.stack([part.amax(1) if reduce == "max" else part.mean(1) for part in parts], dim=1)
+    return sides.unflatten(1, (-1, 2)).softmax(2)[..., 0]
+
+
+def prompt_concepts(
+    prompts: Sequence[str],
+    words: Float[torch.Tensor, "t l d"],
+    features: TextFeatures,
+    tokenizer: Tokenizer | None,
+    max_tokens: int,
+) -> Float[torch.Tensor, "t d"]:
+    """Return the unit vector of each prompt: the mean of the findings that it names, or of all its words.
+
+    Args:
+        prompts: `t` texts.
+        words: Their tokens in the local space, of any length.
+        features: As the text tower gives them.
+        tokenizer: Tells which tokens a finding covers; without one all words count.
+        max_tokens: At which texts are cut.
+    """
+    chosen = features.mask.clone()
+    if features.word_ids is not None:
+        chosen &= features.word_ids >= 0
+    for row, prompt in enumerate(prompts):
+        spans = [] if tokenizer is None else _named(prompt, tokenizer, max_tokens)
+        if spans:
+            chosen[row] = False
+        for first, last in spans:
+            chosen[row, first:last] = True
+    weights = chosen.to(torch.float32)[..., None]
+    return functional.normalize((words.float() * weights).sum(1), dim=1)
+
+
+def _named(prompt: str, tokenizer: Tokenizer, max_tokens: int) -> list[tuple[int, int]]:
+    """Return the tokens of the findings that a prompt names."""
+    places = sorted({(mention.start, mention.end) for mention in read_mentions(prompt)})
+    return [span for span in tokenizer.token_spans(prompt, places, max_tokens) if span is not None]

@@ -29,12 +29,16 @@ from medvlp.zoo.released_towers import build_tower
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from medvlp.text.tokenizer import Tokenizer
+
 MODELS = {
     "dual": "medvlp.zoo.released:ReleasedModel",
     "concept": "medvlp.zoo.concept_model:ConceptModel",
     "fusion": "medvlp.zoo.fusion_model:FusionModel",
     "prompt_fusion": "medvlp.zoo.fusion_model:PromptFusionModel",
     "query": "medvlp.zoo.query_model:QueryModel",
+    "words": "medvlp.zoo.word_model:WordModel",
+    "word_regions": "medvlp.zoo.word_model:WordRegionModel",
 }
 """Value of `model` in a YAML -> class; one with further parts is a subclass in a module of its own."""
 
@@ -77,7 +81,10 @@ class ReleasedModel(nn.Module):
     Attributes:
         heads: By name: `image`, `text`, `image_tokens`, `text_tokens`.
         log_scale: Logarithm of the factor of cosines, where the method has one.
+        tokenizer: The tokenizer of its texts, once one is given.
     """
+
+    tokenizer: Tokenizer | None = None
 
     def __init__(self, release: Release) -> None:
         super().__init__()

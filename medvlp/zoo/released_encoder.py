@@ -142,7 +142,7 @@ def _text_side(model: ReleasedModel, folder: str | Path, legacy_pad_mean: bool) 
             folder,
             "Use the tokenizer that the checkpoint was trained with.",
         )
-    model.text.legacy_pad_mean = legacy_pad_mean
+    model.tokenizer, model.text.legacy_pad_mean = tokenizer, legacy_pad_mean
     return TextSide(model, tokenizer, release.text.max_tokens)
 
 
