@@ -21,7 +21,7 @@ from medvlp.errors import UserError
 from medvlp.methods.base import Encode, Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.book import Book
-from medvlp.models.regions import grid_boxes, region_features
+from medvlp.models.regions import grid_boxes, region_features, stage_of_regions
 from medvlp.models.text import TextTower
 from medvlp.objectives.contrastive import multi_positive_nce
 from medvlp.objectives.gather import gather_with_gradient
@@ -59,6 +59,7 @@ class ViLLA(Method):
         super().__init__(config, context)
         if not context.label_names:
             raise UserError("ViLLA's attributes are labels, and the data has none.", "data", "Use a store with labels.")
+        stage_of_regions(self.image_encoder)
         options, text = self.config.options, self.config.text
         assert text is not None
         self.temperature = self.positive("mapping", "temperature")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from medvlp.errors import UserError
 from medvlp.models.vision2d import ImageTower, last_stage
@@ -35,6 +36,22 @@ def _intervals(size: int, number: int, overlap: float) -> list[tuple[float, floa
     return [(n * length * (1 - overlap), n * length * (1 - overlap) + length) for n in range(number)]
 
 
+def stage_of_regions(tower: ImageTower) -> nn.Module:
+    """Return what a tower does to regions of layer3.
+
+    Raises:
+        UserError: The tower does not tap layer3, or has left out what follows.
+    """
+    stage = last_stage(tower.backbone)
+    if stage is None or tower.config.tap != "layer3" or tower.config.truncate:
+        raise UserError(
+            f"Regions are cut from layer3 of a ResNet, which '{tower.config.name}' does not return.",
+            "method.image",
+            "Use e.g. resnet50 or resnet50_clip with tap: layer3 and truncate: false.",
+        )
+    return stage
+
+
 def region_features(
     tower: ImageTower,
     features: Features,
@@ -52,17 +69,11 @@ def region_features(
         size: Side of an aligned region in cells of the map.
 
     Raises:
-        UserError: The tower does not tap layer3.
+        UserError: As `stage_of_regions`.
     """
     from torchvision.ops import roi_align
 
-    stage = last_stage(tower.backbone)
-    if stage is None or tower.config.tap != "layer3" or tower.config.truncate:
-        raise UserError(
-            f"Regions are cut from layer3 of a ResNet, which '{tower.config.name}' does not return.",
-            "method.image",
-            "Use e.g. resnet50 or resnet50_clip with tap: layer3 and truncate: false.",
-        )
+    stage = stage_of_regions(tower)
     height, width = features.grid
     maps = features.tokens.transpose(1, 2).unflatten(2, (height, width))
     owned = [boxes] * len(maps) if isinstance(boxes, torch.Tensor) else boxes
