@@ -1,0 +1,125 @@
+"""Four ranks with DDP give what one process does: sigmoids, several positives, semantic groups, concepts, prefixes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn import functional
+
+from medvlp.objectives.concept_alignment import region_concept_alignment
+from medvlp.objectives.contrastive import multi_positive_nce, sigmoid_pairs
+from medvlp.objectives.gather import gather_counts, gather_with_gradient, rank
+from medvlp.objectives.group_metric import group_metric
+from medvlp.objectives.matryoshka import over_prefixes
+
+RANKS, ROWS, SIZE = 4, 8, 2
+NAMES = ("sigmoid", "book", "gathered", "groups", "hardest_groups", "concepts", "prefixes")
+SPLITS = {"even": [2, 2, 2, 2], "uneven": [4, 0, 2, 2]}
+RELATED = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]).bool()
+
+
+class Towers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = nn.Linear(6, 5).double(), nn.Linear(7, 5).double()
+        self.log_scale = nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.tensor(-2.0, dtype=torch.float64))
+
+    def forward(self, name: str, data: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        image, text, scale = self.image(data["images"]), self.text(data["texts"]), self.log_scale.exp()
+        unused = sum(0.0 * tensor.sum() for tensor in (image, text, scale, self.bias))
+        value, count = getattr(self, f"_{name}")(data, image, text, scale)
+        return value + unused, count
+
+    def _sigmoid(self, data, image, text, scale):
+        return sigmoid_pairs(functional.normalize(image, dim=1), functional.normalize(text, dim=1), scale, self.bias)
+
+    def _book(self, data, image, text, scale):
+        book = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(3, 5)
+        return multi_positive_nce(image, book, data["positives"][:, :3], scale)
+
+    def _gathered(self, data, image, text, scale):
+        return multi_positive_nce(image, gather_with_gradient(text), data["positives"], scale)
+
+    def _groups(self, data, image, text, scale, variant="lhp-hn"):
+        groups = len(image) // SIZE
+        first = sum(row[0] for row in gather_counts([groups], image.device)[: rank()])
+        return group_metric(image, text, RELATED[first : first + groups], scale, variant)
+
+    def _hardest_groups(self, data, image, text, scale):
+        return self._groups(data, image, text, scale, "hp-lhn")
+
+    def _concepts(self, data, image, text, scale):
+        tokens = self.text(data["tokens"])
+        return region_concept_alignment(self.image(data["patches"]), tokens, data["spans"], scale, self.bias)
+
+    def _prefixes(self, data, image, text, scale):
+        return over_prefixes(lambda *sides: sigmoid_pairs(*sides, scale, self.bias), (image, text), [2, 5], [1.0, 0.5])
+
+
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    spans = torch.tensor([[[1, 3], [2, 4]], [[-1, -1], [-1, -1]], [[0, 1], [-1, -1]], [[1, 2], [-1, -1]]]).repeat(
+        2, 1, 1
+    )
+    return {
+        "images": randn(ROWS, 6),
+        "texts": randn(ROWS, 7),
+        "patches": randn(ROWS, 3, 6),
+        "tokens": randn(ROWS, 4, 7),
+        "spans": spans,
+        "positives": torch.rand(ROWS, ROWS, generator=generator) < 0.3,
+    }
+
+
+def run(model: nn.Module, name: str, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    value, count = model(name, data)
+    value.backward()
+    grads = {key.removeprefix("module."): p.grad.clone() for key, p in model.named_parameters()}
+    return {"value": value.detach(), "count": count, **grads}
+
+
+def work(number: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=RANKS)
+    model = nn.parallel.DistributedDataParallel(Towers())
+    results = {
+        f"{name}/{split}": run(model, name, {key: tensor.split(rows)[number] for key, tensor in batch().items()})
+        for name in NAMES
+        for split, rows in SPLITS.items()
+    }
+    torch.save(results, f"{folder}/{number}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed", "medvlp.objectives.group_metric"])
+    mp.start_processes(work, args=(str(folder),), nprocs=RANKS, start_method="forkserver")
+    return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(RANKS)]
+
+
+@pytest.mark.parametrize("split", list(SPLITS))
+@pytest.mark.parametrize("name", NAMES)
+def test_four_ranks_equal_one_process(ranks: list[dict[str, dict[str, torch.Tensor]]], name: str, split: str) -> None:
+    alone = run(Towers(), name, batch())
+    results = [shown[f"{name}/{split}"] for shown in ranks]
+    torch.testing.assert_close(torch.stack([r["value"] for r in results]).mean(), alone["value"], rtol=1e-9, atol=0)
+    assert sum(float(r["count"]) for r in results) == float(alone["count"])
+    assert alone["image.weight"].any()
+    for key in ("image.weight", "image.bias", "text.weight", "text.bias", "log_scale", "bias"):
+        for result in results:
+            torch.testing.assert_close(result[key], alone[key], rtol=1e-8, atol=1e-11)
