@@ -13,8 +13,11 @@ from typing import Any
 from medvlp.config.resources import shipped
 from medvlp.config.tree import Tree, merge, read_yaml
 from medvlp.errors import UserError, nearest
+from medvlp.registry import Registry
 
-METHOD_GROUP = "medvlp.methods"
+METHODS: Registry[Any] = Registry(
+    "method", "medvlp.methods", "medvlp.methods.base:Method", "medvlp.methods", helpers=("context",)
+)
 
 
 def method_file(name: str) -> Path:
@@ -26,10 +29,7 @@ def method_file(name: str) -> Path:
     file = shipped(f"configs/methods/{name}.yaml")
     if file.is_file():
         return file
-    from medvlp.registry import Registry
-
-    registry: Registry[Any] = Registry("method", "medvlp.methods", "medvlp.methods.base:Method", METHOD_GROUP)
-    file = registry.folder(name) / f"{name}.yaml"
+    file = METHODS.folder(name) / f"{name}.yaml"
     if not file.is_file():
         raise UserError(f"The method '{name}' has no YAML file.", file, "Declare its objectives and options there.")
     return file

@@ -36,7 +36,7 @@ def to_stored(
             `provenance["padding"]` with their `low` and `high` value.
         config: Side, aspect policy, filter and type of the result.
     """
-    unit = _unit_range(radiograph)
+    unit = unit_range(radiograph)
     full_scale = 255 if config.dtype == "uint8" else 65535
     if unit.ndim == 3:
         square = np.stack([_square(unit[..., channel], config) for channel in range(unit.shape[2])], axis=-1)
@@ -101,7 +101,8 @@ def _layout(height: int, width: int, config: StoredImageConfig) -> tuple[int, in
     return new_height, new_width, (size - new_height) // 2, (size - new_width) // 2
 
 
-def _unit_range(radiograph: Radiograph) -> Float[np.ndarray, "h w *c"]:
+def unit_range(radiograph: Radiograph) -> Float[np.ndarray, "h w *c"]:
+    """Return the image from 0, black, to 1, white; padding of the file is black."""
     image = np.asarray(radiograph.array, dtype=np.float32)
     if radiograph.intensity is Intensity.UNIT:
         return image

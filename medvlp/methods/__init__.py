@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from medvlp.config import methods
 from medvlp.registry import Registry
 
 if TYPE_CHECKING:
     from medvlp.methods.base import Method
 
-METHODS: Registry[Method] = Registry("method", "medvlp.methods", "medvlp.methods.base:Method", "medvlp.methods")
+METHODS: Registry[Method] = methods.METHODS

@@ -159,14 +159,14 @@ class Encoder:
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of texts in the space that images are projected to."""
-        method = self._text_side().method
+        method = self._space_side().method
         chunks = list(_chunks(_texts(texts), self.batch_size))
         return torch.cat([method.project_text(self._encode_text(chunk)[0]).float() for chunk in chunks])
 
     @torch.inference_mode()
     def embed_features(self, features: Features) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of encoded images in the space that texts are projected to."""
-        method = self._text_side().method
+        method = self._space_side().method
         return method.project_image(_to(features, self.device)).float()
 
     def zero_shot(
@@ -245,7 +245,7 @@ class Encoder:
         Raises:
             UserError: The encoder has no heat maps, a text is empty, or a file cannot be read.
         """
-        self._heat_map_side(texts)
+        self.check_heat_maps(texts)
         images = [images] if isinstance(images, str | Path | Radiograph) else list(images)
         config, found = self.preprocessing.stored, []
         for chunk in _chunks(images, self.batch_size):
@@ -268,7 +268,7 @@ class Encoder:
         self, pixels: UInt8[np.ndarray, "b s s"], texts: Sequence[str]
     ) -> Float[torch.Tensor, "b t g w"]:
         """As `heat_maps_stored`, on the encoder's own grid, whose cells cover the square evenly."""
-        method = self._heat_map_side(texts).method
+        method = self.check_heat_maps(texts).method
 
         def encode(prompts: Sequence[str]) -> TextFeatures:
             return self._encode_text(prompts)[0]
@@ -279,7 +279,12 @@ class Encoder:
         with torch.no_grad():
             return torch.cat([method.heat_map(part, list(texts), encode).float() for part in inputs])
 
-    def _heat_map_side(self, texts: Sequence[str]) -> TextSide:
+    def check_heat_maps(self, texts: Sequence[str]) -> TextSide:
+        """Return the text side.
+
+        Raises:
+            UserError: There is none, it has no heat maps, or a text is empty.
+        """
         side = self._text_side()
         if side.method.heat_map_kind is None:
             raise UserError(
@@ -289,6 +294,16 @@ class Encoder:
             )
         if isinstance(texts, str) or not texts or not all(text.strip() for text in texts):
             raise UserError("There is no text to look for, or an empty one.", "heat maps", "Give texts with words.")
+        return side
+
+    def _space_side(self) -> TextSide:
+        side = self._text_side()
+        if not side.method.shared_space:
+            raise UserError(
+                f"The encoder '{self.name}' has no space that images and texts share.",
+                "encoder",
+                "Use a method with such vectors; see `medvlp methods`.",
+            )
         return side
 
     def _text_side(self) -> TextSide:

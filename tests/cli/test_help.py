@@ -19,6 +19,8 @@ VERBS = [
     ["bench", "run"],
     ["bench", "report"],
     ["embed"],
+    ["explain"],
+    ["methods"],
     ["zoo", "list"],
     ["zoo", "check"],
     ["config", "check"],
