@@ -135,13 +135,13 @@ def _text_side(model: ReleasedModel, folder: str | Path, legacy_pad_mean: bool) 
         fix = "Give text=FOLDER of the text model." if isinstance(model, QueryModel) else "Leave out tokenizer=."
         raise UserError(f"The file of '{release.name}' has no text tower.", "encoder", fix)
     tokenizer = Tokenizer.from_folder(folder)
-    rows = model.text.model.config.vocab_size
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"The tokenizer has {tokenizer.vocab_size} tokens, the text tower {rows}.",
-            folder,
-            "Use the tokenizer that the checkpoint was trained with.",
-        )
+    tower, wrong = model.text.model.config, None
+    if tokenizer.vocab_size > tower.vocab_size:
+        wrong = f"The tokenizer has {tokenizer.vocab_size} tokens, the text tower {tower.vocab_size}."
+    elif tokenizer.pad_id != tower.pad_token_id:
+        wrong = f"The tokenizer pads with token {tokenizer.pad_id}, the text tower with {tower.pad_token_id}."
+    if wrong is not None:
+        raise UserError(wrong, folder, "Use the tokenizer that the checkpoint was trained with.")
     model.tokenizer, model.text.legacy_pad_mean = tokenizer, legacy_pad_mean
     return TextSide(model, tokenizer, release.text.max_tokens)
 
