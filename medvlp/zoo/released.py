@@ -57,7 +57,8 @@ class Head(nn.Sequential):
 
     def raw(self, values: Float[torch.Tensor, "*n d"]) -> Float[torch.Tensor, "*n e"]:
         """Return the output of the last layer."""
-        return super().forward(values.flatten(0, -2)).unflatten(0, values.shape[:-1])
+        flat = super().forward(values.reshape(-1, values.shape[-1]))
+        return flat.reshape(*values.shape[:-1], flat.shape[-1])
 
 
 def _layer(described: dict[str, Any]) -> nn.Module:

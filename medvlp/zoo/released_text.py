@@ -6,7 +6,6 @@ same whatever texts stand beside it, unless `legacy_pad_mean` asks for the offic
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,36 +74,3 @@ class ReleasedText(nn.Module):
         if self.config.slots is not None:
             return (tokens * weights).sum(1) / self.config.slots
         return (tokens * weights).sum(1) / weights.sum(1).clamp_min(1)
-
-
-def words_of(features: TextFeatures) -> TextFeatures:
-    """Return features with one vector a word: the sum of its pieces; special tokens are words of their own.
-
-    Attention of the class token is summed likewise. Slots behind the last word are zero.
-
-    Args:
-        features: Output of a text tower, with `word_ids`.
-
-    Raises:
-        ValueError: There are no word ids.
-    """
-    if features.word_ids is None:
-        raise ValueError("words need word_ids")
-    slot = _word_slots(features.word_ids, features.mask)
-
-    def summed(values: torch.Tensor) -> torch.Tensor:
-        index = slot.clamp_min(0).reshape(*slot.shape, *[1] * (values.ndim - 2)).expand_as(values)
-        real = features.mask.reshape(*slot.shape, *[1] * (values.ndim - 2))
-        return torch.zeros_like(values).scatter_add(1, index, values * real)
-
-    count = slot.amax(1) + 1
-    mask = torch.arange(slot.shape[1], device=slot.device)[None] < count[:, None]
-    attention = None if features.cls_attention is None else summed(features.cls_attention)
-    return replace(features, tokens=summed(features.tokens), mask=mask, cls_attention=attention, word_ids=None)
-
-
-def _word_slots(word_ids: Int[torch.Tensor, "b l"], mask: Bool[torch.Tensor, "b l"]) -> Int[torch.Tensor, "b l"]:
-    """Return the number of the word that each token belongs to, special tokens counted; -1 at pads."""
-    begins = torch.ones_like(mask)
-    begins[:, 1:] = (word_ids[:, 1:] != word_ids[:, :-1]) | (word_ids[:, 1:] < 0)
-    return torch.where(mask, (begins & mask).cumsum(1) - 1, -1)

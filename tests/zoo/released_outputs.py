@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from released_files import image_of
+from torch.nn import functional
 
+from medvlp.models.words import to_words
 from medvlp.types import TextBatch
-from medvlp.zoo.released_text import words_of
 
 Arrays = dict[str, torch.Tensor]
 Outputs = Callable[[Any, Path, Mapping[str, np.ndarray]], Arrays]
@@ -33,7 +34,7 @@ def text_of(reference: Mapping[str, np.ndarray]) -> TextBatch:
     """Return the token ids of a folder with word ids as our tokenizer gives them."""
     ids = torch.from_numpy(reference["in_input_ids"]).long()
     mask = torch.from_numpy(reference["in_attention_mask"]).bool()
-    word_ids = (ids < FIRST_CONTINUATION).cumsum(1)
+    word_ids = (ids < FIRST_CONTINUATION).cumsum(1) - 2
     word_ids[torch.isin(ids, torch.tensor(SPECIAL)) | ~mask] = -1
     return TextBatch(ids, mask, word_ids=word_ids)
 
@@ -57,12 +58,12 @@ def _text(model: Any, text: TextBatch) -> Arrays:
     model.text.legacy_pad_mean = True
     features = model.encode_text(text)
     model.text.legacy_pad_mean = False
-    words = words_of(features)
+    words = to_words(features, first=True, last=True)
     vector = model.head("text")(features.pooled) if "text" in model.heads else features.pooled
     made = {
         "text_hidden": features.tokens,
         "text_cls": features.tokens[:, 0],
-        "text_words": words.tokens,
+        "text_words": functional.pad(words.tokens, (0, 0, 0, text.ids.shape[1] - words.tokens.shape[1])),
         "text_pooler": features.pooled,
         "text_proj": vector,
     }
@@ -78,7 +79,8 @@ def _mgca(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Arra
     features = model.encode_text(text)
     # The official code pairs token i with the attention of token i + 1: it drops the class token of one list only.
     shifted = torch.cat([features.cls_attention[:, 1:], torch.zeros(len(text.ids), 1)], dim=1)
-    made["text_word_attention"] = words_of(replace(features, cls_attention=shifted)).cls_attention[:, 1:]
+    attention = to_words(replace(features, cls_attention=shifted), first=True, last=True).attention
+    made["text_word_attention"] = functional.pad(attention, (0, text.ids.shape[1] - attention.shape[1]))[:, 1:]
     return made
 
 
