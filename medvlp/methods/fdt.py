@@ -98,5 +98,5 @@ class FDT(Method):
         """Return `info_nce`."""
         text = self.project_text(self.encode_text(self.texts_of(batch)))
         image = self.project_image(self.encode_stored(batch.pixels))
-        term = self.over_prefixes(lambda *sides: info_nce(*sides, self.logit_scale), image, text)
+        term = self.over_prefixes(lambda a, b: info_nce(a, b, self.logit_scale), image, text)
         return self.weighted({"info_nce": term})

@@ -7,6 +7,7 @@ on the images scored beside it unless that is asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
 class GLoRIA(Method):
     """Objectives `global` and `local`, each image to text plus text to image.
 
-    Texts are not projected: the shared space is that of the text tower, whose tokens are the sum of its last four
-    layers. A sentence is the mean of its tokens (the official mean over all slots, pads included, has the same
-    direction). In training [CLS] is a word and [SEP] is none, in scoring neither is.
+    In the paper the shared space is that of the text tower, whose tokens are the sum of its last four layers; a
+    `projection.dim` that is not its width gives texts and words linear maps of their own. A sentence is the mean of its
+    tokens (the official mean over all slots, pads included, has the same direction). In training [CLS] is a word and
+    [SEP] is none, in scoring neither is.
 
     `zero_shot` is a softmax over the two sides of a question of `10 · (cos + 5 · max_w cos_w) / 2`; the official factor
     5 weighs the local part. `options.standardise_scores` first standardises the score of each side over the images
@@ -59,22 +61,14 @@ class GLoRIA(Method):
             raise UserError(f"{where} is '{chosen_reduce}'.", where, "Use sum or mean.")
 
     def build_projections(self) -> None:
-        """Make the maps of images and of regions to the width of the text tower.
-
-        Raises:
-            UserError: `method.projection.dim` is another width.
-        """
+        """Make the maps of images and regions, and those of texts and words where widths differ."""
         assert self.text_encoder is not None
-        width = self.text_encoder.dim
-        if self.config.projection.dim != width:
-            raise UserError(
-                f"GLoRIA does not project texts: the shared space has the width {width} of the text tower, not "
-                f"{self.config.projection.dim}.",
-                "method.projection.dim",
-                f"Set method.projection.dim={width}.",
-            )
+        width, dim = self.text_encoder.dim, self.config.projection.dim
         self.image_projection = Projection(self.image_encoder.dim, self.config.projection)
-        self.region_projection = nn.Linear(self.image_encoder.token_dim, width, bias=False)
+        self.region_projection = nn.Linear(self.image_encoder.token_dim, dim, bias=False)
+        self.text_projection, self.word_projection = (
+            nn.Identity() if width == dim else nn.Linear(width, dim, bias=False) for _ in range(2)
+        )
 
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
@@ -83,7 +77,11 @@ class GLoRIA(Method):
 
     def project_text(self, features: TextFeatures) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of texts."""
-        return unit(features.pooled)
+        return unit(self.text_projection(features.pooled))
+
+    def _words(self, text: TextFeatures, first: bool = False, last: bool = False) -> Words:
+        words = to_words(text, first=first, last=last)
+        return replace(words, tokens=self.word_projection(words.tokens))
 
     @property
     def _attention(self) -> dict[str, Any]:
@@ -96,10 +94,10 @@ class GLoRIA(Method):
         terms: dict[str, Term] = {}
         if self.is_on("global"):
             vectors = self.project_image(features), self.project_text(text)
-            value, count = self.over_prefixes(lambda *sides: info_nce(*sides, self.logit_scale), *vectors)
+            value, count = self.over_prefixes(lambda a, b: info_nce(a, b, self.logit_scale), *vectors)
             terms["global"] = 2 * value, count
         if self.is_on("local"):
-            words, constants = to_words(text, first=True), self.objective("local")
+            words, constants = self._words(text, first=True), self.objective("local")
             terms["local"] = word_region_nce(
                 self.region_projection(features.tokens),
                 words.tokens,
@@ -128,10 +126,10 @@ class GLoRIA(Method):
         return (self.logit_scale.float() * scores).unflatten(1, (len(positives), 2)).softmax(2)[..., 0]
 
     def _similarity(self, image: Features, text: TextFeatures, prompts: Sequence[str]) -> Float[torch.Tensor, "b t"]:
-        words = to_words(text)
+        words = self._words(text)
         tokens, mask = words.tokens, words.mask
         if self.config.options["legacy_prompt_lengths"]:
-            tokens, mask = self._slots_by_characters(to_words(text, last=True), prompts)
+            tokens, mask = self._slots_by_characters(self._words(text, last=True), prompts)
         regions = self.region_projection(image.tokens)
         return prompt_similarity(
             self.project_image(image), regions, self.project_text(text), tokens, mask, **self._attention
@@ -151,7 +149,7 @@ class GLoRIA(Method):
         self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
     ) -> Float[torch.Tensor, "b t g w"]:
         """Return the attention over the regions, the mean over the words of each text."""
-        features, words = self.encode_image(pixels), to_words(encode(texts))
+        features, words = self.encode_image(pixels), self._words(encode(texts))
         regions = self.region_projection(features.tokens).to(words.tokens.dtype)
         attention = word_attention(regions, words.tokens, words.mask, self._attention["sharpness"])
         attention = attention.masked_fill(~words.mask[None, ..., None], 0.0)

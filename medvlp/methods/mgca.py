@@ -97,7 +97,7 @@ class MGCA(Method):
             own = torch.eye(len(image), device=image.device)
             ways = [target_ce(*sides, own, self.logit_scale) for sides in ((image, text), (text, image))]
             return ways[0][0] + ways[1][0], ways[0][1] + ways[1][1]
-        value, count = self.over_prefixes(lambda *sides: info_nce(*sides, self.logit_scale), image, text)
+        value, count = self.over_prefixes(lambda a, b: info_nce(a, b, self.logit_scale), image, text)
         return 2 * value, count
 
     def _tokens(self, features: Features, text: TextFeatures) -> Term:
@@ -135,7 +135,8 @@ class MGCA(Method):
     def adjust_gradients(self) -> None:
         """Hold the prototypes in the first epochs."""
         if self.progress.epoch < self.config.options["hold_prototypes_epochs"]:
-            self.prototypes.grad = None
+            assert self.prototypes.grad is not None
+            self.prototypes.grad.zero_()
 
     @torch.no_grad()
     def end_step(self) -> None:

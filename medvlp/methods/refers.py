@@ -16,6 +16,7 @@ from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
+from medvlp.models.projection import Projection
 from medvlp.models.text_decoder import TextDecoder
 from medvlp.models.view_fusion import ViewFusion
 from medvlp.objectives.captioning import captioning
@@ -31,7 +32,8 @@ class REFERS(Method):
     """Objectives `info_nce` (study and report) and `captioning` (doi 10.1038/s42256-021-00425-9).
 
     The vector of a study is the class tokens of its views side by side; of a single image it is that image's token as
-    often as there are views. Texts are mapped to this width. `options.legacy_constant_text_term` keeps the value of
+    often as there are views. In the paper this is the shared space, to which texts are mapped; a `projection.dim` of
+    another width gives images a linear map of their own. `options.legacy_constant_text_term` keeps the value of
     text to image and drops its gradient. Reports are read and written with one tokenizer; the official code writes with
     another of 10,000 SentencePiece tokens, and warms up with a lookahead optimiser.
     """
@@ -57,11 +59,10 @@ class REFERS(Method):
         return int(self.config.options["views"])
 
     def build_projections(self) -> None:
-        """Make the map of texts to the width of a study.
+        """Make the map of texts, and that of studies where the widths differ.
 
         Raises:
-            UserError: `method.projection.dim` is another width, or the tokens are of another width than the pooled
-                vector.
+            UserError: Tokens and pooled vector of an image have different widths.
         """
         assert self.text_encoder is not None
         tower = self.image_encoder
@@ -73,16 +74,9 @@ class REFERS(Method):
                 "method.image.tap",
                 "Leave tap out, or set method.image.truncate=true.",
             )
-        width = self.views * tower.dim
-        if self.config.projection.dim != width:
-            raise UserError(
-                f"The vector of a study has {self.views} x {tower.dim} = {width} dimensions, not "
-                f"{self.config.projection.dim}.",
-                "method.projection.dim",
-                f"Set method.projection.dim={width}.",
-            )
-        super().build_projections()
-        self.image_projection = nn.Identity()
+        width, dim = self.views * tower.dim, self.config.projection.dim
+        self.image_projection = nn.Identity() if width == dim else nn.Linear(width, dim)
+        self.text_projection = Projection(self.text_encoder.dim, self.config.projection)
 
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
@@ -95,7 +89,7 @@ class REFERS(Method):
 
     def project_image(self, features: Features) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of images, each taken as all views of its study."""
-        return unit(features.pooled).repeat(1, self.views) / self.views**0.5
+        return unit(self.image_projection(features.pooled.repeat(1, self.views)))
 
     def losses(self, batch: Batch) -> dict[str, Term]:
         """Return `info_nce` and `captioning`, those that have a weight."""
@@ -110,7 +104,7 @@ class REFERS(Method):
         terms: dict[str, Term] = {}
         if self.is_on("info_nce"):
             terms["info_nce"] = self.over_prefixes(
-                self._contrast, unit(study), self.project_text(self.encode_text(given))
+                self._contrast, unit(self.image_projection(study)), self.project_text(self.encode_text(given))
             )
         if self.is_on("captioning"):
             terms["captioning"] = captioning(self.decoder(given.ids, given.mask, fused), given.ids, given.mask)

@@ -1,0 +1,123 @@
+"""Four ranks give the losses and gradients of local alignment that one process has, also with unequal batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from medvlp.objectives.captioning import captioning
+from medvlp.objectives.prototypes import sinkhorn, swapped_prediction
+from medvlp.objectives.token_alignment import token_alignment
+from medvlp.objectives.token_max import token_max_nce
+from medvlp.objectives.word_region import word_region_nce
+
+RANKS = 4
+OBJECTIVES = ("token_alignment", "swapped_prediction", "word_region", "token_max", "captioning")
+LENGTHS = torch.tensor([4, 1, 6, 0, 3, 2, 5, 2])
+SHARES = {"equal": [2, 2, 2, 2], "unequal": [3, 1, 4, 0]}
+
+
+class Towers(nn.Module):
+    """Linear towers and prototypes, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = nn.Linear(7, 5).double(), nn.Linear(6, 5).double()
+        self.prototypes = nn.Parameter(torch.randn(9, 5).double())
+
+    def forward(self, name: str, data: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        value, count = self.loss(name, data)
+        return value + sum(parameter.sum() for parameter in self.parameters()) * 0.0, count
+
+    def loss(self, name: str, data: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        image, text, mask = self.image(data["images"]), self.text(data["texts"]), data["mask"]
+        if name == "token_alignment":
+            everywhere = torch.ones(image.shape[:2], dtype=torch.bool)
+            return token_alignment(text, image, data["weights"], mask, everywhere)
+        if name == "swapped_prediction":
+            return swapped_prediction(image[:, 0], text[:, 0], self.prototypes)
+        if name == "word_region":
+            return word_region_nce(image, text, mask, at_once=3)
+        if name == "token_max":
+            return token_max_nce(image, text, mask, torch.tensor(8.0).double(), top_k=2, at_once=3)
+        return captioning(text, data["ids"], mask)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "images": torch.randn(8, 4, 7, dtype=torch.float64, generator=generator),
+        "texts": torch.randn(8, 6, 6, dtype=torch.float64, generator=generator),
+        "mask": torch.arange(6) < LENGTHS[:, None],
+        "weights": torch.rand(8, 6, dtype=torch.float64, generator=generator),
+        "ids": torch.randint(0, 5, (8, 6), generator=generator),
+    }
+
+
+def share(data: dict[str, torch.Tensor], counts: list[int], rank: int) -> dict[str, torch.Tensor]:
+    """A rank's rows, padded as far as its own longest text needs."""
+    own = {name: tensor.split(counts)[rank] for name, tensor in data.items()}
+    longest = max(2, int(own["mask"].sum(1).max()) if len(own["mask"]) else 0)
+    return {name: tensor if name == "images" else tensor[:, :longest] for name, tensor in own.items()}
+
+
+def run(model: nn.Module, name: str, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    value, count = model(name, data)
+    value.backward()
+    grads = {key.removeprefix("module."): p.grad.clone() for key, p in model.named_parameters()}
+    return {"value": value.detach(), "count": count, **grads}
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    model = nn.parallel.DistributedDataParallel(Towers())
+    results = {
+        f"{name} {counts}": run(model, name, share(batch(), SHARES[counts], rank))
+        for name in OBJECTIVES
+        for counts in SHARES
+    }
+    scores = batch()["images"][:, 0].tanh()
+    for per_rank in (False, True):
+        codes = sinkhorn(scores.split(SHARES["unequal"])[rank], per_rank=per_rank)
+        results[f"codes {per_rank}"] = {"codes": codes}
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    mp.get_context("forkserver").set_forkserver_preload(["torch", "torch.distributed", "medvlp.objectives.contrastive"])
+    mp.start_processes(work, args=(str(folder),), nprocs=RANKS, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("counts", list(SHARES))
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_four_ranks_equal_one_process(ranks: list[dict[str, dict[str, torch.Tensor]]], name: str, counts: str) -> None:
+    alone = run(Towers(), name, batch())
+    results = [rank[f"{name} {counts}"] for rank in ranks]
+    torch.testing.assert_close(torch.stack([r["value"] for r in results]).mean(), alone["value"], rtol=1e-10, atol=0)
+    assert sum(float(r["count"]) for r in results) == float(alone["count"]) > 0
+    for key, expected in alone.items():
+        if key not in ("value", "count"):
+            for result in results:
+                torch.testing.assert_close(result[key], expected, rtol=1e-8, atol=1e-12)
+
+
+def test_assignments_are_balanced_over_all_ranks_unless_asked_otherwise(
+    ranks: list[dict[str, dict[str, torch.Tensor]]],
+) -> None:
+    scores, counts = batch()["images"][:, 0].tanh(), SHARES["unequal"]
+    together = torch.cat([rank["codes False"]["codes"] for rank in ranks])
+    torch.testing.assert_close(together, sinkhorn(scores), rtol=1e-10, atol=1e-14)
+    for rank, own in zip(ranks, scores.split(counts), strict=True):
+        torch.testing.assert_close(rank["codes True"]["codes"], sinkhorn(own), rtol=1e-10, atol=1e-14)
