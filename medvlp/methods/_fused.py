@@ -19,7 +19,7 @@ from medvlp.errors import UserError
 from medvlp.methods.base import Encode, Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.fusion import Entities, Fused, Fusion, FusionSizes
-from medvlp.models.language_head import LanguageHead, bert_weights, hide_tokens
+from medvlp.models.language_head import LanguageHead, hide_tokens, start_as_bert
 from medvlp.models.masked_decoder import DecoderSizes, PixelDecoder, draw_kept
 from medvlp.models.vit import require_vit
 from medvlp.objectives.masked import mim, mlm
@@ -59,7 +59,7 @@ class FusedMethod(Method):
         self.fusion = self.build_fusion()
         self.language_head = LanguageHead(self.sizes.dim, context.vocab_size, eps=self.sizes.norm_eps)
         self.matching_head = nn.Linear(2 * self.sizes.dim, 2)
-        bert_weights(self.matching_head)
+        start_as_bert(self.matching_head, self.sizes.dim)
 
     def build_fusion(self) -> Fusion:
         """Return the fusion; a subclass adds to it."""

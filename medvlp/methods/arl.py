@@ -20,7 +20,7 @@ from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.fusion import Entities, Fusion, FusionSizes, places_of
 from medvlp.models.graph_attention import ConceptGraph
-from medvlp.models.language_head import bert_weights
+from medvlp.models.language_head import start_as_bert
 from medvlp.objectives.entities import entity_bce, named
 from medvlp.types import Batch, TextBatch
 
@@ -130,7 +130,8 @@ class ARL(FusedMethod):
 
 def _entity_head(width: int, dim: int) -> nn.Sequential:
     head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim), nn.ReLU())
-    return head.apply(bert_weights)
+    start_as_bert(head, width)
+    return head
 
 
 def _at_least_one(tensor: torch.Tensor, empty: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from medvlp.errors import UserError
-from medvlp.models.language_head import bert_weights
+from medvlp.models.language_head import start_as_bert
 from medvlp.types import Features
 
 if TYPE_CHECKING:
@@ -247,8 +247,7 @@ class Fusion(nn.Module):
             else nn.ModuleList(EntityLayer(entities, dim, number == last) for number in range(sizes.layers))
         )
         self.image_pooler, self.text_pooler = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.apply(bert_weights)
-        _start_attention(self)
+        start_as_bert(self, sizes.dim)
 
     def embed_image(self, features: Features) -> Float[torch.Tensor, "b p+1 d"]:
         """Return the image's states before the layers, class token first."""
@@ -303,8 +302,7 @@ class TextFusion(nn.Module):
     def __init__(self, sizes: FusionSizes) -> None:
         super().__init__()
         self.layers = nn.ModuleList(FusionLayer(sizes) for _ in range(sizes.layers))
-        self.apply(bert_weights)
-        _start_attention(self)
+        start_as_bert(self, sizes.dim)
 
     def forward(
         self,
@@ -334,12 +332,6 @@ def _entity_step(
 
 def _attention(sizes: FusionSizes) -> nn.MultiheadAttention:
     return nn.MultiheadAttention(sizes.dim, sizes.heads, dropout=sizes.dropout, batch_first=True)
-
-
-def _start_attention(module: nn.Module) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.MultiheadAttention):
-            nn.init.normal_(part.in_proj_weight, std=0.02)
 
 
 def _pads(mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -5,6 +5,7 @@ Guarantee: a tied head owns no second copy of the embedding; logits are for the 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +32,7 @@ class LanguageHead(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.decoder = None if tied else nn.Linear(width, vocab_size, bias=False)
-        self.apply(bert_weights)
+        start_as_bert(self, width)
 
     def forward(
         self, states: Float[torch.Tensor, "*n d"], embedding: Float[torch.Tensor, "v d"] | None = None
@@ -48,12 +49,20 @@ class LanguageHead(nn.Module):
         return functional.linear(states, matrix[: len(self.bias)], self.bias)
 
 
-def bert_weights(module: nn.Module) -> None:
-    """Start linear maps and embeddings from N(0, 0.02), biases from 0, norms from 1; for `nn.Module.apply`."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def start_as_bert(module: nn.Module, width: int) -> None:
+    """Start linear maps, attentions and embeddings below a module as BERT does, biases from 0.
+
+    BERT's standard deviation of 0.02 belongs to its width of 768; at other widths it is such that a map changes lengths
+    as much, or narrow models would hardly see what they attend to.
+    """
+    deviation = 0.02 * math.sqrt(768 / width)
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=deviation)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+        if isinstance(part, nn.MultiheadAttention):
+            nn.init.normal_(part.in_proj_weight, std=deviation)
 
 
 def hide_tokens(
