@@ -36,7 +36,7 @@ IMAGES_AT_ONCE = 64
 class FusedMethod(Method):
     """Base of methods with co-attention (METER, arXiv 2111.02387).
 
-    Options: `text_unit` (report or sentence), `hidden_tokens` (share that MLM hides), `lr_factor` (of fusion and heads
+    Options: `text_unit` (report or sentence), `hidden_share` (share that MLM hides), `lr_factor` (of fusion and heads
     over the towers), `fusion` (see `FusionSizes`).
     """
 
@@ -80,7 +80,7 @@ class FusedMethod(Method):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
-        return Demands(text_unit=config.options["text_unit"], hidden_share=config.options["hidden_tokens"])
+        return Demands(text_unit=config.options["text_unit"], hidden_share=hidden_share(config))
 
     def learning_rate_factors(self) -> dict[str, float]:
         """Return the factor of fusion and heads."""
@@ -197,6 +197,11 @@ class FusedMethod(Method):
                 attended = (words @ attention)[:, 0, 1:] / words.sum(2).clamp_min(1.0)
                 maps.append(attended.unflatten(1, image.grid))
             return torch.stack(maps, dim=1)
+
+
+def hidden_share(config: MethodConfig) -> float:
+    """Return the share of the tokens that MLM hides, 0 where it is off."""
+    return float(config.options["hidden_share"]) if config.objectives["mlm"]["weight"] else 0.0
 
 
 def _repeated(texts: TextFeatures, number: int, rows: int) -> TextFeatures:

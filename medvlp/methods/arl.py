@@ -15,7 +15,7 @@ from torch import nn
 from medvlp.config.schema import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
-from medvlp.methods._fused import FusedMethod
+from medvlp.methods._fused import FusedMethod, hidden_share
 from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.fusion import Entities, Fusion, FusionSizes, places_of
@@ -75,12 +75,12 @@ class ARL(FusedMethod):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
-        knows = config.options["knowledge"]
+        knows, share = config.options["knowledge"], hidden_share(config)
         return Demands(
             text_unit=config.options["text_unit"],
             concepts=knows,
-            hidden_share=config.options["hidden_tokens"],
-            hide_concepts=knows,
+            hidden_share=share,
+            hide_concepts=knows and share > 0,
         )
 
     def losses(self, batch: Batch) -> dict[str, Term]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from medvlp.config.schema import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
+from medvlp.methods._fused import hidden_share
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.language_head import LanguageHead, hide_tokens
@@ -63,8 +64,7 @@ class MRM(Method):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
-        options = config.options
-        return Demands(text_unit=options["text_unit"], hidden_share=options["hidden_tokens"], image_scale=SCALE)
+        return Demands(text_unit=config.options["text_unit"], hidden_share=hidden_share(config), image_scale=SCALE)
 
     def losses(self, batch: Batch) -> dict[str, Term]:
         """Return `mim` and `mlm`."""
