@@ -28,7 +28,7 @@ from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.projection import Projection
 from medvlp.models.query_decoder import QueryDecoder
-from medvlp.models.streams import StreamOutput, start_small
+from medvlp.models.streams import StreamOutput, start_linear
 from medvlp.objectives.contrastive import info_nce, multi_positive_nce
 from medvlp.objectives.entity_alignment import entity_patch_nce
 from medvlp.objectives.triplets import existence_bce, finding_labels
@@ -52,7 +52,7 @@ class DeViDe(QueryMethod):
         self.decoder = QueryDecoder(**decoder)
         self.classifier = nn.Linear(decoder["width"], 1)
         for part in (self.query, self.tokens, self.decoder, self.classifier):
-            start_small(part)
+            start_linear(part, self.config.options["linear_deviation"])
         numbers = [len(texts) for texts in self.finding_texts()]
         owners = [entity for entity, number in enumerate(numbers) for _ in range(number)]
         self.register_buffer("owner", torch.tensor(owners), False)

@@ -17,7 +17,7 @@ from medvlp.config.schema import MethodConfig
 from medvlp.methods._queries import PlaceMethod
 from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
-from medvlp.models.streams import QueryStream, StreamOutput, start_small
+from medvlp.models.streams import QueryStream, StreamOutput, start_linear
 from medvlp.objectives.triplets import draw_one, draw_others, existence_ce, finding_labels, position_contrast
 from medvlp.types import Batch, Features
 
@@ -35,7 +35,7 @@ class MedKLIP(PlaceMethod):
             self.image_encoder.token_dim, self.text_encoder.dim, options["decoder"], options["feature_dropout"]
         )
         for part in (self.query, self.stream):
-            start_small(part)
+            start_linear(part, self.config.options["linear_deviation"])
 
     def findings(self, image: Features, queries: torch.Tensor, attention: bool = False) -> StreamOutput:
         """Return what the stream says of each query."""

@@ -17,7 +17,7 @@ from medvlp.config.schema import MethodConfig
 from medvlp.methods._queries import PlaceMethod
 from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
-from medvlp.models.streams import QueryStream, StreamGate, StreamOutput, start_small
+from medvlp.models.streams import QueryStream, StreamGate, StreamOutput, start_linear
 from medvlp.objectives.triplets import (
     anatomy_labels,
     draw_others,
@@ -45,7 +45,7 @@ class MeDSLIP(PlaceMethod):
         if options["legacy_shared_norm"]:
             self.anatomy_stream.decoder.norm = self.finding_stream.decoder.norm
         for part in (self.query, self.gate, self.finding_stream, self.anatomy_stream):
-            start_small(part)
+            start_linear(part, self.config.options["linear_deviation"])
 
     def findings(self, image: Features, queries: torch.Tensor, attention: bool = False) -> StreamOutput:
         """Return what the finding stream says of each query."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from medvlp.errors import UserError
 from medvlp.models.query_decoder import QueryDecoder
-from medvlp.models.streams import QueryStream, StreamGate, start_small
+from medvlp.models.streams import QueryStream, StreamGate, start_linear
 from medvlp.objectives.triplets import (
     anatomy_labels,
     existence_ce,
@@ -20,14 +20,16 @@ from medvlp.objectives.triplets import (
     prototype_contrast,
 )
 from tests.objectives.official import cases, check, load
-from tests.zoo.released_files import weights_of
+from tests.zoo.released_files import tensor_of
 
 
 def official_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the parameters made by the weights rule of the reference values; tied ones are alike."""
-    weights = weights_of(folder)
-    tied = json.loads((folder / "keys.json").read_text())["tied"]
-    return weights | {name: weights[source] for name, source in tied.items()}
+    described = json.loads((folder / "keys.json").read_text())
+    return {
+        name: tensor_of(described["tied"].get(name, name), shape, dtype, {})
+        for name, (shape, dtype) in described["keys"].items()
+    }
 
 
 def official_stream(weights: dict[str, torch.Tensor], stream: str, layers: int) -> QueryStream:
@@ -105,10 +107,13 @@ def test_the_gate_shares_out_its_tokens(activation: str) -> None:
     torch.testing.assert_close(finding, (mask.sigmoid() if activation == "sigmoid" else mask) * tokens)
 
 
-def test_linear_maps_start_small() -> None:
+def test_linear_maps_start_with_the_deviation_that_is_asked_for() -> None:
     torch.manual_seed(0)
     stream = QueryStream(64, 64, {"width": 64, "layers": 1, "heads": 4, "ffn": 64})
-    start_small(stream)
+    before = stream.project.weight.detach().clone()
+    start_linear(stream, 0.0)
+    assert torch.equal(stream.project.weight, before)
+    start_linear(stream, 0.02)
     assert not stream.classifier.bias.any()
-    assert float(stream.project.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
-    assert float(stream.decoder.layers[0].linear1.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    for linear in (stream.project, stream.tokens[0], stream.decoder.layers[0].linear1):
+        assert float(linear.weight.detach().std()) == pytest.approx(0.02, rel=0.1)

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
 from torch.nn import functional
 
 from medvlp.knowledge.books import finding_names
@@ -199,3 +202,76 @@ def test_logits_are_computed_in_float32_under_autocast() -> None:
         cells = intersection_bce(torch.randn(3, 9, 32), features, matrix)[0]
     assert low == plain
     assert cells.dtype == torch.float32
+
+
+RANKS, ROWS = 4, [3, 0, 2, 3]
+
+
+class Reader(nn.Module):
+    """A linear map whose output all losses read, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(5, 4).double()
+
+    def forward(self, name: str, data: Arrays) -> tuple[torch.Tensor, torch.Tensor]:
+        out, matrix = self.linear(data["inputs"]), data["matrix"]
+        of_place = (matrix == 1).transpose(1, 2)
+        finding, place = out[:, :6], out[:, 6:]
+        book = torch.linspace(-1, 1, 36, dtype=torch.float64).reshape(9, 4)
+        if name == "exist":
+            return existence_ce(finding[..., :2], finding_labels(matrix))
+        if name == "icl":
+            return intersection_bce(place, finding, matrix)
+        if name == "position":
+            return position_contrast(finding, book, data["chosen"], data["others"])
+        return prototype_contrast(finding, book, of_place, data["others"])
+
+
+def rows_of_ranks() -> Arrays:
+    torch.manual_seed(4)
+    matrix = drawn_matrix(sum(ROWS))
+    positive = (matrix == 1).transpose(1, 2)
+    inputs = torch.randn(sum(ROWS), 15, 5, dtype=torch.float64)
+    return {"inputs": inputs, "matrix": matrix, "others": draw_others(positive, 3), "chosen": draw_one(positive)}
+
+
+def run(model: nn.Module, name: str, data: Arrays) -> Arrays:
+    model.zero_grad()
+    value, count = model(name, data)
+    value.backward()
+    return {"value": value.detach(), "count": count} | {
+        key.removeprefix("module."): parameter.grad.clone() for key, parameter in model.named_parameters()
+    }
+
+
+OBJECTIVES = ("exist", "icl", "prototype", "position")
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    model = nn.parallel.DistributedDataParallel(Reader())
+    own = {name: tensor.split(ROWS)[rank] for name, tensor in rows_of_ranks().items()}
+    torch.save({name: run(model, name, own) for name in OBJECTIVES}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Arrays]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.get_context("forkserver").set_forkserver_preload(["torch", "torch.distributed", "medvlp.objectives.triplets"])
+    mp.start_processes(work, args=(str(folder),), nprocs=RANKS, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_four_ranks_one_of_them_empty_equal_one_process(ranks: list[dict[str, Arrays]], name: str) -> None:
+    alone = run(Reader(), name, rows_of_ranks())
+    own = [rank[name] for rank in ranks]
+    torch.testing.assert_close(torch.stack([r["value"] for r in own]).mean(), alone["value"], rtol=1e-12, atol=0)
+    assert sum(float(r["count"]) for r in own) == float(alone["count"])
+    for key in ("linear.weight", "linear.bias"):
+        for result in own:
+            torch.testing.assert_close(result[key], alone[key], rtol=1e-9, atol=1e-12)

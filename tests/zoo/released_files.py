@@ -31,7 +31,7 @@ def weights_of(oracles: Path, name: str, prefix: str = "") -> dict[str, torch.Te
     file = folder_of(oracles, name) / "buffers.npz"
     buffers = dict(np.load(file)) if file.is_file() else {}
     keys = {key: what for key, what in keys_of(oracles, name).items() if key.startswith(prefix)}
-    return {key: _tensor(key, shape, dtype, buffers) for key, (shape, dtype) in keys.items()}
+    return {key: tensor_of(key, shape, dtype, buffers) for key, (shape, dtype) in keys.items()}
 
 
 def _entity_keys() -> Keys:
@@ -80,7 +80,8 @@ def image_of(folder: Path, shape: list[int] | None = None) -> torch.Tensor:
     return torch.from_numpy(image)
 
 
-def _tensor(name: str, shape: list[int], dtype: str, buffers: dict[str, np.ndarray]) -> torch.Tensor:
+def tensor_of(name: str, shape: list[int], dtype: str, buffers: dict[str, np.ndarray]) -> torch.Tensor:
+    """Return the values of one key by the weights rule; a buffer that is stored is taken as it is."""
     if name in buffers:
         return torch.from_numpy(buffers[name])
     if not dtype.startswith("float") or name.endswith("num_batches_tracked"):
