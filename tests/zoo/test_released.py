@@ -25,8 +25,8 @@ from medvlp.zoo.released_encoder import released_encoder
 OUTPUTS = {**OWN, **LARGE}
 TOLERANCE = 1e-4
 """Of the largest absolute value of an array."""
-LARGE_FILES = ("arl", "conceptclip", "keep", "llm2clip4cxr_visual", "m3ae", "ptunifier")
-"""More than 300 million numbers to draw: their values in the slow suite, their names always."""
+LARGE_FILES = ("arl", "conceptclip", "keep", "llm2clip4cxr_visual", "m3ae", "ptunifier", "raddino")
+"""More than 300 million numbers to draw, or images of 518 pixels: values in the slow suite, names always."""
 
 
 @dataclass
@@ -89,6 +89,19 @@ def test_features_are_the_official_ones(rebuilt: Rebuilt) -> None:
     assert wanted <= made.keys(), f"not computed: {sorted(wanted - made.keys())}"
     errors = {name: difference(made[name].numpy(), reference[name]) for name in sorted(wanted)}
     assert max(errors.values()) <= TOLERANCE, errors
+
+
+def test_rad_dino_of_small_images(oracles: Path, tmp_path: Path) -> None:
+    torch.save(weights_of(oracles, "raddino"), tmp_path / "pytorch_model.bin")
+    model, _ = load_released(read_release("raddino"), tmp_path)
+    folder = folder_of(oracles, "raddino")
+    reference, small = np.load(folder / "features.npz"), image_of(folder, [2, 3, 224, 224])
+    with torch.inference_mode():
+        by_size, by_factor = model.encode_image(small), model.encode_image(small, "dinov2")
+    made = {"pooled_224_size": by_size.pooled, "tokens_224_size": by_size.tokens, "pooled_224_scale": by_factor.pooled}
+    errors = {name: difference(values.numpy(), reference[name]) for name, values in made.items()}
+    # The two ways to resize positions differ by 6e-5.
+    assert max(errors.values()) <= 1e-5, errors
 
 
 def difference(made: np.ndarray, reference: np.ndarray) -> float:
