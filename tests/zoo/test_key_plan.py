@@ -116,6 +116,8 @@ def test_what_is_ignored_must_be_there_and_nothing_else():
             plan({"a": (1,)}, wrong, ignored=ignored)
     optional = [{**ignored[0], "optional": True}]
     assert plan({"a": (1,)}, {"a": torch.ones(1)}, ignored=optional).ignored == {}
+    with pytest.raises(UserError, match=r"missing \(1\): head\.b"):
+        plan({"a": (1,)}, {"a": torch.ones(1), "head.w": torch.ones(2)}, ignored=optional)
 
 
 def test_a_pattern_never_swallows_what_is_used():
