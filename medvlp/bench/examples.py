@@ -1,11 +1,12 @@
 """Example images of the test split, for the report.
 
 Guarantee: which images are shown depends on the store and the tasks alone; one image per patient, positives and
-negatives of every label in turn.
+negatives of every label in turn; of a grounding task one image for each finding.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,6 @@ def write_examples(stores: Sequence[tuple[Store, Sequence[Samples]]], folder: Pa
         folder: `RESULTS/examples`.
         scratch: Folder on the same disk.
     """
-    import cv2
-
     index: list[dict[str, Any]] = []
     for store, tests in stores:
         chosen: dict[int, dict[str, float | None]] = {}
@@ -63,13 +62,43 @@ def write_examples(stores: Sequence[tuple[Store, Sequence[Samples]]], folder: Pa
         pixels = store.read(store.images["index"].to_numpy()[rows])
         for row, image in zip(rows.tolist(), pixels, strict=True):
             sample_id = str(store.images["image_id"].iloc[row])
-            name = f"{store.dataset}/{_file_name(sample_id)}.png"
-            done, png = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)  # OpenCV: blue first
-            if not done:
-                raise ValueError(f"the image {sample_id} cannot be written as PNG")
-            write_atomic(folder / name, png.tobytes(), scratch)
+            name = _write_image(store.dataset, sample_id, image, folder, scratch)
             index.append({"sample_id": sample_id, "file": name, "dataset": store.dataset, "labels": chosen[row]})
     write_atomic(folder / "index.json", as_json(index).encode(), scratch)
+
+
+def write_places(tasks: Sequence[tuple[str, Store, Samples]], folder: Path, scratch: Path) -> None:
+    """Write one image for each finding of each grounding task, and `places.json`.
+
+    Args:
+        tasks: Name, store and test samples of each task.
+        folder: `RESULTS/examples`.
+        scratch: Folder on the same disk.
+    """
+    index: list[dict[str, Any]] = []
+    for task, store, samples in tasks:
+        for k, finding in enumerate(samples.label_names):
+            present = np.flatnonzero(samples.labels[:, k] == 1).tolist()
+            if not present:
+                continue
+            # Not the first in the order of ids, which may be one site or one patient.
+            at = min(present, key=lambda i: hashlib.sha256(samples.sample_ids[i].encode()).digest())
+            pixels = store.read(store.images["index"].to_numpy()[samples.rows[[at]]])
+            sample_id = samples.sample_ids[at]
+            name = _write_image(store.dataset, sample_id, pixels[0], folder, scratch)
+            index.append({"task": task, "finding": finding, "sample_id": sample_id, "file": name})
+    write_atomic(folder / "places.json", as_json(index).encode(), scratch)
+
+
+def _write_image(dataset: str, sample_id: str, image: np.ndarray, folder: Path, scratch: Path) -> str:
+    import cv2
+
+    name = f"{dataset}/{_file_name(sample_id)}.png"
+    done, png = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)  # OpenCV: blue first
+    if not done:
+        raise ValueError(f"the image {sample_id} cannot be written as PNG")
+    write_atomic(folder / name, png.tobytes(), scratch)
+    return name
 
 
 def _file_name(sample_id: str) -> str:

@@ -68,6 +68,7 @@ class Results:
     failures: list[dict[str, Any]] = field(default_factory=list)
     aggregate: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    places: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def read(cls, root: Path) -> Results:
@@ -103,6 +104,7 @@ class Results:
             failures=public(read_lines(root / "failures.jsonl")),
             aggregate=aggregate if isinstance(aggregate, list) else aggregate.get("scores", []),
             examples=read_json(root / "examples" / "index.json") or [],
+            places=read_json(root / "examples" / "places.json") or [],
         )
 
     @cached_property

@@ -14,7 +14,7 @@ from typing import Any
 
 from medvlp.bench import stats
 from medvlp.bench.cells import as_json
-from medvlp.bench.examples import write_examples
+from medvlp.bench.examples import write_examples, write_places
 from medvlp.bench.plan import Judged, not_applicable
 from medvlp.bench.results import finished_cells
 from medvlp.bench.schedule import Planned, Schedule
@@ -22,6 +22,7 @@ from medvlp.config.base import json_sha256
 from medvlp.errors import UserError
 from medvlp.metrics.scoring import SCORINGS
 from medvlp.store.files import write_atomic
+from medvlp.tasks.base import Samples
 
 COLUMNS = ("task", "protocol", "labels", "encoder", "metric", "value", "interval", "n", "cells")
 FAILURES = "failures.jsonl"
@@ -92,18 +93,20 @@ def _write_failures(out: Path, scratch: Path, failures: Sequence[dict[str, Any]]
 
 
 def _write_examples(out: Path, scratch: Path, schedule: Schedule) -> None:
-    stores = []
-    for dataset, store in schedule.suite.stores.items():
-        tests = []
-        for key, task in schedule.suite.tasks.items():
-            if task.dataset == dataset and schedule.tasks[key].scoring == "classification":
-                try:
-                    tests.append(schedule.samples(key)["test"])
-                except UserError:
-                    continue
-        if tests:
-            stores.append((store, tests))
+    tests: dict[str, dict[str, list[Samples]]] = {}
+    places = []
+    for key, task in schedule.tasks.items():
+        try:
+            samples = schedule.samples(key)["test"]
+        except UserError:
+            continue
+        tests.setdefault(task.scoring, {}).setdefault(task.config.dataset, []).append(samples)
+        if task.scoring == "grounding":
+            places.append((task.config.name, schedule.suite.store_of(task.config), samples))
+    asked = tests.get("classification", {})
+    stores = [(store, asked[dataset]) for dataset, store in schedule.suite.stores.items() if dataset in asked]
     write_examples(stores, out / "examples", scratch)
+    write_places(places, out / "examples", scratch)
 
 
 def _reason(planned: Planned, failures: Sequence[dict[str, Any]]) -> str:

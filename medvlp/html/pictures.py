@@ -59,13 +59,13 @@ def marks_uri(masks: Sequence[Bool[np.ndarray, "h w"]], places: Sequence[int]) -
     for mask, place in shown:
         rgb = [int(colour(place)[at : at + 2], 16) for at in (1, 3, 5)]
         layer[mask] = [*rgb, _FILL]
-        layer[_edge(mask)] = [*rgb, _LINE]
+        layer[edge(mask)] = [*rgb, _LINE]
     buffer = io.BytesIO()
     Image.fromarray(layer).quantize(64).save(buffer, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _edge(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+def edge(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Return the pixels inside that touch the outside."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

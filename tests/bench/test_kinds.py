@@ -134,6 +134,10 @@ def test_the_report_shows_every_kind_with_its_chance_and_its_metrics(
         assert sum("Recall@5" in head for head in heads) == 1
         assert sum("Dice" in head for head in heads) == 1
         assert overflow(page, 1280) <= 0
+        names = page.locator("#places figcaption .name").all_inner_texts()
+        assert [name.replace("\u200b", "") for name in names] == ["one", "two", "location_prior"]
+        captions = page.locator("#places figcaption").all_inner_texts()
+        assert all(caption.split(": ")[1] in ("hit", "miss") or "0." in caption for caption in captions)
     assert Results.read(finished[0]).primary("places") == "pointing"
 
 

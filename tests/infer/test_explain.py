@@ -17,8 +17,9 @@ from PIL import Image
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from medvlp.errors import UserError
+from medvlp.html.heat import INFERNO, OPACITY, colours, laid_over, scale_of
 from medvlp.infer.explain import explain
-from medvlp.infer.picture import INFERNO, OPACITY, Panel, colours, laid_over, picture, scale_of
+from medvlp.infer.picture import Panel, picture
 from medvlp.io import stored_transform
 from medvlp.zoo import load_encoder
 
