@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from medvlp.errors import UserError
+from medvlp.errors import UserError, nearest
 from medvlp.methods.base import Encode, Method
 from medvlp.models.grad_cam import grad_cam
 from medvlp.models.weights import find_weights, read_state
@@ -223,10 +223,27 @@ _DRAWS = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}
 
 
 def build_released(release: Release) -> ReleasedModel:
-    """Return the model of a format; its parameters hold nothing until they are filled, every one, from a file."""
-    module, _, name = MODELS[release.model].partition(":")
-    with _NoDraws():
-        return getattr(importlib.import_module(module), name)(release)
+    """Return the model of a format; its parameters hold nothing until they are filled, every one, from a file.
+
+    Raises:
+        UserError: timm, transformers or torch cannot build it.
+    """
+    module, _, name = MODELS.get(release.model, ":").partition(":")
+    if not module:
+        raise UserError(
+            f"There is no model '{release.model}'.{nearest(release.model, list(MODELS))}",
+            f"format {release.name}: model",
+            f"There are: {', '.join(MODELS)}.",
+        )
+    try:
+        with _NoDraws():
+            return getattr(importlib.import_module(module), name)(release)
+    except (RuntimeError, TypeError, ValueError, KeyError, AssertionError) as error:
+        raise UserError(
+            f"The model of '{release.name}' cannot be built: {error}",
+            f"format {release.name}",
+            "Mend image, text, heads or options of the format.",
+        ) from error
 
 
 def _check_finite(plan: KeyPlan, state: dict[str, torch.Tensor], file: Path) -> None:

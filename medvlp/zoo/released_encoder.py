@@ -80,6 +80,8 @@ def released_encoder(
     """
     release = model.release
     _check_view(release, view, tokenizer is not None)
+    preprocessing = _preprocessing(release, stored, size)
+    model.image.check_size(preprocessing.input.size, preprocessing.input.size)
     model.image.view = view or release.default_view
     if text is not None or book is not None:
         side: TextSide | None = _books_side(model, text, book)
@@ -89,7 +91,6 @@ def released_encoder(
     if side is not None:
         architecture |= {"tokenizer": side.tokenizer.hash, "legacy_pad_mean": legacy_pad_mean}
     shown = f"zoo:{release.name}" + ("" if model.image.view == release.default_view else f"@{view}")
-    preprocessing = _preprocessing(release, stored, size)
     return Encoder(shown, model.image, model.image.dim, preprocessing, architecture, text=side, device=device)
 
 
@@ -169,8 +170,17 @@ def with_processor(release: Release, file: Path) -> Release:
 def _preprocessing(release: Release, stored: StoredImageConfig | None, size: int | None) -> Preprocessing:
     if size is not None and not 16 <= size <= 2048:
         raise UserError(f"The size {size} is not between 16 and 2048.", "encoder", "Write e.g. size=224.")
-    config = release.input if size is None else release.input.model_copy(update={"size": size})
-    return Preprocessing(stored=stored or release.stored, input=config)
+    if size is None:
+        return Preprocessing(stored=stored or release.stored, input=release.input)
+    config = release.input.model_copy(update={"size": size})
+    return Preprocessing(stored=stored or _scaled(release.stored, size / release.input.size), input=config)
+
+
+def _scaled(stored: StoredImageConfig, factor: float) -> StoredImageConfig:
+    """Return how files become squares with more or fewer pixels that show the same."""
+    side = round(stored.size * factor)
+    crop = None if stored.crop_from is None else max(side, round(stored.crop_from * factor))
+    return StoredImageConfig.model_validate({**stored.resolved(), "size": side, "crop_from": crop})
 
 
 def _described(release: Release) -> dict[str, Any]:

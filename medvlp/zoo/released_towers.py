@@ -56,6 +56,9 @@ class ReleasedTower(nn.Module):
         """Return the features of pixels at the size of the view."""
         raise NotImplementedError
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise `UserError` if the tower cannot take pixels of this size."""
+
 
 class ResNetTower(ReleasedTower):
     """A ResNet: tokens are the map of a stage, the pooled vector is the mean of the last stage."""
@@ -83,8 +86,19 @@ class ResNetTower(ReleasedTower):
 class SwinTower(ReleasedTower):
     """A Swin transformer: tokens and their mean, after the last norm."""
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise `UserError` unless the size is the one whose windows the checkpoint has."""
+        own = tuple(self.backbone.patch_embed.img_size)
+        if (height, width) != own:
+            raise UserError(
+                f"The windows of the checkpoint are those of {own[0]} pixels, not of {height} x {width}.",
+                "encoder",
+                f"Take {own[0]} pixels.",
+            )
+
     def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
         """Return the features of pixels."""
+        self.check_size(*pixels.shape[2:])
         maps = self.backbone.forward_features(pixels)
         return Features(maps.flatten(1, 2), maps.mean((1, 2)), tuple(maps.shape[1:3]))
 
@@ -92,8 +106,19 @@ class SwinTower(ReleasedTower):
 class ViTTower(ReleasedTower):
     """A plain vision transformer: patches after the last norm, and the pooling of the view."""
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raise `UserError` unless patches cover the size to the edge, or it is the checkpoint's own."""
+        embed = self.backbone.patch_embed
+        side = embed.patch_size[0]
+        if (height, width) != tuple(embed.img_size) and (height % side or width % side):
+            raise UserError(
+                f"Pixels of {height} x {width} do not divide into patches of {side}.",
+                "encoder",
+                f"Choose {embed.img_size[0]}, or a multiple of {side}.",
+            )
+
     def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
-        """Return the features of pixels; a size that is no multiple of the patch is an error."""
+        """Return the features of pixels."""
         return self.encode(*self.embed(pixels, view), view)
 
     def embed(
@@ -102,13 +127,7 @@ class ViTTower(ReleasedTower):
         """Return class token and patches with their positions, before the first layer, and the grid of the patches."""
         net = self.backbone
         embed, side = net.patch_embed, net.patch_embed.patch_size[0]
-        native = tuple(pixels.shape[2:]) == tuple(embed.img_size)  # which the patches need not cover to the edge
-        if not native and (pixels.shape[2] % side or pixels.shape[3] % side):
-            raise UserError(
-                f"Pixels of {pixels.shape[2]} x {pixels.shape[3]} do not divide into patches of {side}.",
-                "encoder",
-                f"Choose {embed.img_size[0]}, or a multiple of {side}.",
-            )
+        self.check_size(*pixels.shape[2:])
         grid = (pixels.shape[2] // side, pixels.shape[3] // side)
         embedded = embed.norm(embed.proj(pixels).flatten(2).transpose(1, 2))
         if net.cls_token is not None:

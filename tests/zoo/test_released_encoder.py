@@ -327,6 +327,38 @@ def test_positions_are_resized_for_another_size(vit):
         torch.testing.assert_close(features.tokens, backbone.forward_features(pixels(size=96))[:, 1:])
     with pytest.raises(UserError, match="patches of 16"):
         encoder(pixels(size=70))
+    with pytest.raises(UserError, match="patches of 16"):
+        load_encoder(f"{vit}?size=70")
+
+
+def test_another_size_shows_the_same_of_a_file(vit):
+    stored = load_encoder(f"{vit}?size=128").preprocessing.stored
+    assert (stored.size, stored.crop_from, stored.interpolation) == (128, 144, "bicubic")
+    kept = StoredImageConfig(size=80)
+    assert load_encoder(f"{vit}?size=128", stored=kept).preprocessing.stored == kept
+
+
+def test_windows_of_another_size_are_refused():
+    release = read_release("medclip_vit")
+    with torch.device("meta"):
+        model = build_released(release)
+    with pytest.raises(UserError, match="windows of the checkpoint are those of 224"):
+        model.image.check_size(256, 256)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "duel"}, "There is no model 'duel'. Did you mean 'dual'"),
+        ({"image": {**FORMAT["image"], "name": "resnet19"}}, "cannot be built"),
+        ({"image": {**FORMAT["image"], "args": {"chanels": 3}}}, "cannot be built"),
+        ({"heads": {"image": {"layers": [{"linaer": [2, 2]}]}}}, "cannot be built"),
+    ],
+)
+def test_a_format_that_cannot_be_built_is_said_to_be_so(changes, message, file, tmp_path):
+    with pytest.raises(UserError) as error:
+        load_encoder(f"zoo:{write(tmp_path, FORMAT | changes)}:{file}")
+    assert message in error.value.what
 
 
 def test_the_tower_can_be_trained(vit):
