@@ -21,7 +21,7 @@ from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.language_head import LanguageHead, hide_tokens
 from medvlp.models.masked_decoder import DecoderSizes, PixelDecoder, draw_kept
-from medvlp.models.vit import require_class_token, vit_states
+from medvlp.models.vit import require_class_token
 from medvlp.objectives.masked import mim, mlm
 from medvlp.types import Batch, TextBatch
 
@@ -76,9 +76,9 @@ class MRM(Method):
                 "pixels",
                 f"Demand an image_scale of {SCALE}.",
             )
-        settings, backbone = self.objective("mim"), self.image_encoder.backbone
+        settings = self.objective("mim")
         keep, hidden = draw_kept(len(large), len(self.decoder.positions), settings["hidden_share"], large.device)
-        states, _ = vit_states(backbone, functional.avg_pool2d(large, SCALE), keep=keep)
+        states = self.image_encoder.visible_states(functional.avg_pool2d(large, SCALE), keep)
         terms = {}
         if self.is_on("mim"):
             terms["mim"] = mim(self.decoder(states, keep), large, hidden, self.patch, settings["normalise"])

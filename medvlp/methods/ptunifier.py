@@ -25,8 +25,6 @@ from medvlp.types import Batch, Features, TextBatch, TextFeatures
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-PURPOSE = "A prompt for a missing image"
-
 
 class PTUnifier(FusedMethod):
     """M3AE's fusion with two prompt pools; scores texts by the contrast of image alone and text alone.
@@ -43,7 +41,7 @@ class PTUnifier(FusedMethod):
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         assert self.text_encoder is not None
-        require_class_token(self.image_encoder.backbone, PURPOSE)
+        require_class_token(self.image_encoder.backbone, "A prompt for a missing image")
         if self.image_encoder.dim != self.text_encoder.dim:
             raise UserError(
                 f"PTUnifier looks up prompts of one tower by the embeddings of the other, and their widths differ: "
@@ -91,7 +89,7 @@ class PTUnifier(FusedMethod):
         embedded = self.text_encoder.embed(text.ids)
         tokens = self.text_encoder.encode_embedded(embedded, text.mask)
         query = mean_of_text(embedded, text.mask)
-        class_token, _ = require_class_token(self.image_encoder.backbone, PURPOSE)
+        class_token = self.image_encoder.class_embedding()
         prompts = torch.cat([class_token.expand(len(query), -1, -1), self.image_pool(query)], dim=1)
         image = self.fusion.embed_image(self.image_encoder.encode_embedded(prompts))
         fused = self.fusion(image, self.fusion.embed_text(tokens), text.mask)

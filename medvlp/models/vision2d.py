@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from medvlp.config.schema import ImageTowerConfig
 from medvlp.errors import UserError, nearest
-from medvlp.models.vit import require_vit, vit_embedded, vit_encoded, vit_states
+from medvlp.models.vit import require_class_token, require_vit, vit_embedded, vit_encoded, vit_states
 from medvlp.models.weights import check_keys, find_weights, read_state
 from medvlp.types import Features
 
@@ -123,6 +123,24 @@ class ImageTower(nn.Module):
             UserError: The backbone is no plain ViT.
         """
         return vit_embedded(require_vit(self.backbone, "Embedding patches"), pixels)
+
+    def class_embedding(self) -> Float[torch.Tensor, "1 1 d"]:
+        """Return the class token with its position, before the blocks.
+
+        Raises:
+            UserError: The backbone is no plain ViT with a class token.
+        """
+        return require_class_token(self.backbone, "A class token")[0]
+
+    def visible_states(
+        self, pixels: Float[torch.Tensor, "b c h w"], keep: Int[torch.Tensor, "b k"]
+    ) -> Float[torch.Tensor, "b n d"]:
+        """Return the states of prefix tokens and of some patches, as `encode_visible`, before any pooling.
+
+        Raises:
+            UserError: The backbone is no plain ViT.
+        """
+        return vit_states(require_vit(self.backbone, "Masking patches"), pixels, keep=keep)[0]
 
     def encode_embedded(self, states: Float[torch.Tensor, "b n d"], grid: tuple[int, ...] | None = None) -> Features:
         """Return the features of a class token and any tokens after it, as `embed` gives them.

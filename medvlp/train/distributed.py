@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from medvlp.config.schema import TrainConfig
@@ -24,6 +24,17 @@ from medvlp.errors import UserError
 
 if TYPE_CHECKING:
     from medvlp.methods.base import Method
+
+
+FORWARD_METHODS = (
+    "class_embedding",
+    "embed",
+    "encode_embedded",
+    "encode_hidden",
+    "encode_visible",
+    "visible_states",
+)
+"""Methods of towers that compute with their weights, beside `forward`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,9 @@ def wrap(method: Method, config: TrainConfig, where: Processes) -> nn.Module:
             if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
                 # The text tower runs twice a step; torch 2.11 fails in backward if its weights were freed in between.
                 fully_shard(tower, mesh=mesh, reshard_after_forward=False)
+                for name in FORWARD_METHODS:
+                    if hasattr(tower, name):
+                        register_fsdp_forward_method(tower, name)
         fully_shard(method, mesh=mesh)
         return method
     if where.world_size == 1:
