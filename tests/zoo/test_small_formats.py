@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from released_files import keys_of
 from torch.nn import functional
 
 from medvlp.errors import UserError
@@ -211,6 +212,26 @@ def test_rotation_follows_the_grid():
         native = other.image.backbone.forward_features(pixels(1, 112))
     assert wide.grid == (8, 8)
     torch.testing.assert_close(wide.tokens, native[:, 1:], rtol=1e-4, atol=1e-5)
+
+
+def test_rotary_tables_and_the_language_side_of_a_real_file_are_ignored(oracles):
+    release = read_release("llm2clip4cxr_visual")
+    given = {key: torch.Size(shape) for key, (shape, _) in keys_of(oracles, release.name).items()}
+    tables = [f"visual.{place}rope.freqs_{part}" for place in ("", "blocks.0.attn.") for part in ("cos", "sin")]
+    tables += [f"visual.blocks.{n}.attn.rope.freqs_{part}" for n in range(1, 24) for part in ("cos", "sin")]
+    language = [
+        "text.projection.0.weight",
+        "text.model.layers.3.self_attn.q_proj.lora_A.llm2clip.weight",
+        "logit_scale",
+    ]
+    with torch.device("meta"):
+        own = {key: value.shape for key, value in build_released(release).state_dict().items()}
+    extra = dict.fromkeys([*tables, *language], torch.Size([1]))
+    assert plan_keys(own, given | extra, release, "FILE").ignored.keys() == extra.keys()
+    with pytest.raises(UserError, match=r"missing \(1\): visual\.rope\.freqs_cos"):
+        plan_keys(own, {key: shape for key, shape in (given | extra).items() if key != tables[0]}, release, "FILE")
+    with pytest.raises(UserError, match=r"unexplained \(1\): text\.model\.embed\.weight"):
+        plan_keys(own, given | {"text.model.embed.weight": torch.Size([1])}, release, "FILE")
 
 
 def test_mean_and_deviation_stand_beside_the_weights(tmp_path):
