@@ -24,7 +24,8 @@ from medvlp.models.projection import Projection
 from medvlp.models.words import Words, to_words
 from medvlp.objectives.contrastive import info_nce
 from medvlp.objectives.terms import unit
-from medvlp.objectives.word_region import prompt_similarity, standardised, word_attention, word_region_nce
+from medvlp.objectives.token_max import mean_cosines
+from medvlp.objectives.word_region import prompt_similarity, standardised, word_region_nce
 from medvlp.objectives.zero_shot import by_group
 from medvlp.types import Batch, Features, TextFeatures
 
@@ -148,9 +149,11 @@ class GLoRIA(Method):
     def heat_map(
         self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
     ) -> Float[torch.Tensor, "b t g w"]:
-        """Return the attention over the regions, the mean over the words of each text."""
+        """Return the mean cosine of each region with the words of each text.
+
+        The attention over regions (`word_attention`) is no map of evidence: a softmax over the words comes first, so
+        that a region without any content wins where no other word claims it.
+        """
         features, words = self.encode_image(pixels), self._words(encode(texts))
-        regions = self.region_projection(features.tokens).to(words.tokens.dtype)
-        attention = word_attention(regions, words.tokens, words.mask, self._attention["sharpness"])
-        attention = attention.masked_fill(~words.mask[None, ..., None], 0.0)
-        return (attention.sum(2) / words.mask.sum(1).clamp_min(1)[:, None]).unflatten(2, features.grid)
+        maps = mean_cosines(self.region_projection(features.tokens), words.tokens, words.mask)
+        return maps.unflatten(2, features.grid)

@@ -6,9 +6,7 @@ normalisation; the official code's departures from that are switches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,19 +16,15 @@ from medvlp.config.schema import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods._choices import TEXT_UNITS, chosen
-from medvlp.methods.base import Encode, Method, Term
+from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.projection import Projection
-from medvlp.models.words import Words, project_tokens, to_words
+from medvlp.models.words import project_tokens, to_words
 from medvlp.objectives.contrastive import info_nce, target_ce
 from medvlp.objectives.prototypes import swapped_prediction
 from medvlp.objectives.terms import unit
 from medvlp.objectives.token_alignment import clipped_attention, token_alignment
-from medvlp.objectives.token_max import mean_cosines
 from medvlp.types import Batch, Features, TextFeatures
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
 
 
 class MGCA(Method):
@@ -44,9 +38,11 @@ class MGCA(Method):
     Switches for what the official code does: `legacy_per_rank` (negatives and assignments of one GPU alone),
     `legacy_pads` (padded words are wrong answers), `legacy_shifted_attention` (a word has the attention weight of the
     token behind it). Its punctuation is stripped beforehand; here punctuation is a word.
+
+    Heat maps are Grad-CAM of the global cosine: tokens are only told apart within one sample, so that a patch and a
+    word may be similar for any reason that holds within it; on the phantom the most similar patch misses the finding.
     """
 
-    heat_map_kind = "patch-text similarity"
     nests = True
 
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
@@ -106,7 +102,8 @@ class MGCA(Method):
             assert text.cls_attention is not None
             text = replace(text, cls_attention=functional.pad(text.cls_attention[:, 1:], (0, 1)))
         words = to_words(text, last=True)
-        word_vectors, patches = self._project_words(words), self.patch_projection(features.tokens)
+        word_vectors = project_tokens(self.word_projection, words.tokens, words.mask)
+        patches = self.patch_projection(features.tokens)
         assert words.attention is not None
         word_weights = clipped_attention(words.attention, words.mask & (words.attention != 0))
         everywhere = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
@@ -129,9 +126,6 @@ class MGCA(Method):
         )
         return of_words + of_patches, count
 
-    def _project_words(self, words: Words) -> Float[torch.Tensor, "b w e"]:
-        return project_tokens(self.word_projection, words.tokens, words.mask)
-
     def adjust_gradients(self) -> None:
         """Hold the prototypes in the first epochs."""
         if self.progress.epoch < self.config.options["hold_prototypes_epochs"]:
@@ -142,12 +136,3 @@ class MGCA(Method):
     def end_step(self) -> None:
         """Bring the prototypes back to length 1."""
         self.prototypes.copy_(functional.normalize(self.prototypes, dim=1))
-
-    def heat_map(
-        self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
-    ) -> Float[torch.Tensor, "b t g w"]:
-        """Return the mean cosine of each patch with the words of each text."""
-        features = self.encode_image(pixels)
-        words = to_words(encode(texts))
-        maps = mean_cosines(self.patch_projection(features.tokens), self._project_words(words), words.mask)
-        return maps.unflatten(2, features.grid)

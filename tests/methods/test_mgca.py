@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from medvlp.errors import UserError
 from medvlp.methods.base import Method, Progress
-from tests.methods.local_alignment import RESNET, VIT, batch, encode, method, texts, train_one_step, without_gradient
+from tests.methods.local_alignment import RESNET, VIT, batch, method, train_one_step, without_gradient
 
 CNN = {**RESNET, "tap": "layer3", "attention": False}
 ATTENTIVE = {**VIT, "attention": True}
@@ -106,18 +106,6 @@ def test_the_switches_change_what_they_say() -> None:
         torch.testing.assert_close(alone[name][0], value)
         assert alone[name][1] == count
     assert set(mgca(objectives={"cta": {"weight": 0.0}}).eval()(batch())) == {"ita", "cpa"}
-
-
-def test_the_heat_map_is_the_mean_cosine_with_the_words() -> None:
-    model = mgca().eval()
-    pixels = model.normalised(batch().pixels)
-    with torch.no_grad():
-        maps = model.heat_map(pixels, ["0", "3"], encode(model))
-        features, text = model.encode_image(pixels), model.encode_text(texts())
-        words = model.word_projection(torch.stack([text.tokens[0, 1], text.tokens[0, 2:4].sum(0), text.tokens[0, 4]]))
-        expected = (model.patch_projection(features.tokens)[1] @ words.T).mean(1)
-    assert maps.shape == (4, 2, *features.grid)
-    torch.testing.assert_close(maps[1, 0].flatten(), expected)
 
 
 def test_what_does_not_suit_is_refused() -> None:
