@@ -37,11 +37,14 @@ def check(
     from medvlp.zoo.released import load_released
 
     release = read_release(name)
-    _, plan = load_released(release, file)
+    model, plan = load_released(release, file)
     rows = [[line.fate, line.count, line.names, line.detail] for line in plan.lines]
     print_table(
         f"{release.title}: {file.name}", ["fate", "tensors", "names in the file", "our part, or the reason"], rows
     )
     counts = ", ".join(f"{count} {fate}" for fate, count in sorted(plan.counts.items()) if count)
     say(f"Every tensor is explained: {counts}.")
+    grid = getattr(getattr(model.image.backbone, "patch_embed", None), "grid_size", None)
+    if grid is not None and hasattr(model.image.backbone, "pos_embed"):
+        say(f"The position table is that of {grid[0]} x {grid[1]} patches; ?size=PIXELS behind the file resizes it.")
     say_next(["medvlp", "embed", f"zoo:{name}:{file}", "IMAGES", "--out", "features.parquet"])

@@ -127,7 +127,7 @@ def plan_keys(own: Shapes, given: Shapes, release: Release, file: Path | str) ->
             continue
         missing += [key for key in needed if key not in given]
         plan.sources |= sources
-        plan.lines += _lines(rule, sources)
+        plan.lines += _lines(rule, sources, own, given)
     if rest:
         names = ", ".join(sorted(rest)[:MAX_SHOWN])
         raise UserError(
@@ -164,12 +164,24 @@ def _templates(names: NameRule) -> tuple[str, ...]:
     return names.join if names.file is None else (names.file,)
 
 
-def _lines(rule: PartRule, sources: Mapping[str, Source]) -> list[Line]:
+def _lines(rule: PartRule, sources: Mapping[str, Source], own: Shapes, given: Shapes) -> list[Line]:
     fates: dict[str, set[str]] = {}
-    for source in sources.values():
+    reshaped: dict[str, int] = {}
+    for name, source in sources.items():
         fate = "joined" if len(source.keys) > 1 else "split" if source.part else "used"
         fates.setdefault(fate, set()).update(source.keys)
-    lines = [Line(fate, _shown_names(keys), len(keys), rule.ours.rstrip(".")) for fate, keys in fates.items() if keys]
+        if source.keys and all(key in given for key in source.keys) and source.shape(given) != tuple(own[name]):
+            reshaped[fate] = reshaped.get(fate, 0) + 1
+    lines = [
+        Line(
+            fate,
+            _shown_names(keys),
+            len(keys),
+            rule.ours.rstrip(".") + (f"; {reshaped[fate]} with other axes of length 1" if fate in reshaped else ""),
+        )
+        for fate, keys in fates.items()
+        if keys
+    ]
     zeros = [f"{name}: {source.reason}" for name, source in sources.items() if not source.keys]
     return [*lines, *(Line("zeros", "-", 0, text) for text in zeros)]
 
