@@ -99,11 +99,11 @@ def test_a_pair_without_words_is_left_out() -> None:
     regions = torch.randn(3, 4, 5).double().requires_grad_()
     words = torch.randn(3, 6, 5).double().requires_grad_()
     mask = slots(torch.tensor([4, 0, 2]), 6)
-    value, count = word_region_nce(regions, words, mask)
+    value, count = word_region_nce(regions, words, mask, scale=0.1)
     value.backward()
     assert count == 4
     kept = torch.tensor([0, 2])
-    scores = 10 * torch.stack([word_scores(regions[[i]], words[kept], mask[kept])[0] for i in range(3)]).detach()
+    scores = 0.1 * torch.stack([word_scores(regions[[i]], words[kept], mask[kept])[0] for i in range(3)]).detach()
     by_image = functional.cross_entropy(scores[kept], torch.arange(2))
     by_text = functional.cross_entropy(scores.T, kept)  # the image without words is still a wrong answer
     torch.testing.assert_close(value.detach(), by_image + by_text, rtol=1e-10, atol=0)
