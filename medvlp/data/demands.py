@@ -35,6 +35,7 @@ class Demands:
         triplets: The ternary matrix of places and findings.
         concepts: Spans and rows of the concepts of each text, from the knowledge bank.
         group_size: Samples of a semantic group side by side, with captions of its concept; 0 is no groups.
+        caption_share: Share of the texts of groups that are such captions; the others are those of the images.
         hidden_share: Share of the tokens that `text.hidden` hides, whole words at a time; 0 is none.
         hide_concepts: Hide whole concepts at a time; `spans` keeps the hidden ones, which a method must not show.
         image_scale: Side of `pixels` over that of the model input; the method makes the model input itself.
@@ -49,6 +50,7 @@ class Demands:
     triplets: bool = False
     concepts: bool = False
     group_size: int = 0
+    caption_share: float = 0.5
     hidden_share: float = 0.0
     hide_concepts: bool = False
     image_scale: int = 1

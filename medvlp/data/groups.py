@@ -55,6 +55,28 @@ class SemanticGroups:
         pairs = [np.stack([rows, np.full(len(rows), k)], axis=1) for k, rows in enumerate(self.members)]
         return np.concatenate(pairs).astype(np.int64)
 
+    @cached_property
+    def shown(self) -> dict[int, Int[np.ndarray, " s"]]:
+        """Return image row -> the concepts that it shows."""
+        places = self.places[np.argsort(self.places[:, 0], kind="stable")]
+        rows, starts = np.unique(places[:, 0], return_index=True)
+        return dict(zip(rows.tolist(), np.split(places[:, 1], starts[1:]), strict=True))
+
+    def relations(self, places: Int[np.ndarray, "n 2"], group_size: int) -> Bool[np.ndarray, "g g"]:
+        """Return which groups of a batch must not be each other's negatives.
+
+        These are groups of related concepts, and groups of which an image shows what the other is about: unlike KEEP's
+        tiles, a radiograph shows several findings.
+
+        Args:
+            places: (image row, concept) of each sample, group after group.
+            group_size: Samples of a group.
+        """
+        concepts, rows = places[::group_size, 1], places[:, 0].reshape(-1, group_size)
+        shown = [np.unique(np.concatenate([self.shown[row] for row in group])) for group in rows.tolist()]
+        touches = np.stack([self.related[np.ix_(names, concepts)].any(0) for names in shown])
+        return touches | touches.T
+
     def within(self, rows: Int[np.ndarray, " m"]) -> SemanticGroups:
         """Return the groups of these images alone; a concept that none of them shows keeps its number."""
         return replace(self, members=tuple(member[np.isin(member, rows)] for member in self.members))

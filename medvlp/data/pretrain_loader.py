@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from medvlp.store.array_store import Store
 
-CAPTION_SHARE = 0.5
-"""Share of the texts of a semantic group that are captions of its concept; the others are the images' own."""
-
 
 @dataclass(frozen=True)
 class Sources:
@@ -154,23 +151,23 @@ class PretrainLoader(ImageLoader):
     def _add_groups(
         self, batch: Batch, epoch: int, step: int, rows: Int[np.ndarray, " b"], concepts: Int[np.ndarray, " b"]
     ) -> None:
-        """Set groups and relations, and give half of the images a caption of their group's concept."""
+        """Set groups and relations, and give some of the images a caption of their group's concept."""
         import torch
 
         groups, size = self.groups, self.sources.demands.group_size
         assert groups is not None
-        everyones = of_group = concepts[::size]
+        everyones, first = np.stack([rows, concepts], axis=1), 0
         if self.world_size > 1:
-            places = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size : size]
-            everyones = groups.places[places, 1]
-        batch.groups = torch.from_numpy(np.arange(len(rows)) // size)
-        batch.related = torch.from_numpy(groups.related[np.ix_(of_group, everyones)])
+            order = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+            everyones, first = groups.places[order], self.rank * len(rows) // size
+        related = groups.relations(everyones, size)[first : first + len(rows) // size]
+        batch.groups, batch.related = torch.from_numpy(np.arange(len(rows)) // size), torch.from_numpy(related)
         if batch.text is None or self.sources.table is None:
             return
         texts = list(batch.text.texts)
         for i, (row, concept) in enumerate(zip(rows, concepts, strict=True)):
             rng = generator(GROUP, self.seed, epoch, int(row), int(concept))
-            if rng.random() < CAPTION_SHARE:
+            if rng.random() < self.sources.demands.caption_share:
                 texts[i] = groups.caption(int(concept), rng)
         batch.text = self.sources.table.of_texts(texts)
 

@@ -39,7 +39,8 @@ class KEEP(Method):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
-        return Demands(group_size=config.options["group_size"])
+        options = config.options
+        return Demands(group_size=options["group_size"], caption_share=options["caption_share"])
 
     def build_projections(self) -> None:
         """Make the visual head, to the width of the text tower, whose own pooler is the projection of texts."""

@@ -11,6 +11,7 @@ import tiny_store
 import torch
 
 from medvlp.data.demands import Demands, View
+from medvlp.data.groups import SemanticGroups
 from medvlp.data.pretraining import load_data
 from medvlp.errors import UserError
 from medvlp.knowledge.books import anatomy_names, finding_names
@@ -169,6 +170,36 @@ def test_groups_are_neighbours_that_share_a_finding(store, tmp_path):
     assert (
         data.facts["places_in_groups"] == sum(len(batch.index) for batch in made) + data.facts["places_in_groups"] % 8
     )
+
+
+def test_groups_that_share_an_image_or_a_finding_are_related():
+    members = [np.array(rows) for rows in ([0, 1, 2, 3], [3, 4, 5], [6, 7], [8, 9])]
+    related = np.eye(4, dtype=bool)
+    related[2, 3] = related[3, 2] = True  # one concept lies above the other
+    groups = SemanticGroups(("effusion", "edema", "fracture", "old fracture"), tuple(members), related, None)
+    assert groups.shown[3].tolist() == [0, 1]
+    places = np.array([[0, 0], [1, 0], [2, 0], [3, 0], [4, 1], [5, 1], [6, 2], [7, 2], [8, 3], [9, 3]])
+    expected = [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]]
+    # Image 3 of the second group shows edema as well; the first group is of the same concept.
+    assert groups.relations(places, 2).astype(int).tolist() == expected
+
+
+def test_ranks_know_how_their_groups_are_related_to_those_of_all(store, tmp_path):
+    demands, changes = Demands(group_size=2), {"train": {"batch_size": 8}}
+    data, made = batches(store, tmp_path, demands, **changes)
+    config = tiny_store.config(store, tmp_path, "convirt", **changes)
+    parts = [list(data.loader(config, rank=rank, world_size=2).epoch(0)) for rank in (0, 1)]
+    for whole, *ranks in zip(made, *parts, strict=True):
+        assert torch.equal(torch.cat([part.related for part in ranks]), whole.related)
+        assert torch.equal(torch.cat([part.index for part in ranks]), whole.index)
+        assert torch.equal(whole.related, whole.related.T)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_of_captions_is_what_is_asked_for(store, tmp_path, share):
+    for batch in batches(store, tmp_path, Demands(group_size=2, caption_share=share))[1]:
+        of_reports = [text in reports(store, batch.index) for text in batch.text.texts]
+        assert of_reports == [share == 0.0] * len(of_reports)
 
 
 def test_mirroring_is_refused_where_readings_would_differ(store, tmp_path):
