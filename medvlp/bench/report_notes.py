@@ -203,9 +203,10 @@ def _task_text(name: str, task: dict[str, Any]) -> str:
         return about + (
             f"Heat maps of the findings ({', '.join(label['name'] for label in task.get('labels', []))}) against their "
             f"{target}, over the images that have one, on the stored square, to which maps are enlarged bilinearly. "
-            "Pointing: the largest value lies in the region; chance is the share of the square that regions cover. "
-            "IoU and Dice: of the part above a share of the map's range that was chosen on the validation split, one "
-            "for each finding. The location prior is the mean region of the training images, whatever the image shows."
+            "Pointing: the centre of the strongest cell lies in the region; chance is the share of the square that the "
+            "region covers. IoU and Dice: of the part above a share of the map's range that was chosen on the "
+            "validation split, one for each finding. The location prior is the mean region of the training images, "
+            "whatever the image shows."
         )
     labels = []
     for label in task.get("labels", []):

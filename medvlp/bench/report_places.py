@@ -47,7 +47,7 @@ def places(found: Results) -> Iterator[dict[str, Any]]:
             if grey is None or row is None:
                 continue
             own, region = to_square(maps.maps[[row]], SIDE), _small(maps.regions(slice(row, row + 1))[0])
-            hit = pointing(to_square(maps.maps[[row]], maps.side), maps.regions(slice(row, row + 1)))[0]
+            hit = pointing(maps.maps[[row]], maps.regions(slice(row, row + 1)))[0]
             tiles.append({"encoder": encoder, "hit": float(hit), "image": _tile(grey, own[0], region)})
         if tiles:
             yield {**{key: entry[key] for key in ("task", "finding", "sample_id")}, "tiles": tiles}

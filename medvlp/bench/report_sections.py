@@ -122,6 +122,7 @@ def boards(found: Results) -> Iterator[dict[str, Any]]:
             rows = [
                 (name, [(at.get((name, *column)), marks.get((name, *column), "")) for column in columns])
                 for name in found.encoder_names
+                if any((name, *column) in at for column in columns)
             ]
             tables.append({"metric": metric, "rows": rows})
         yield {

@@ -1,9 +1,10 @@
 """Scores of heat maps against regions: pointing game, intersection over union, Dice.
 
-Guarantee: all scores are taken on the pixels of the stored square, to which a map is enlarged bilinearly; a map without
-any difference points everywhere, so that it gets the share of the square that the region covers, which is chance. The
-threshold of IoU and Dice is chosen on validation maps or given, never on the maps that are scored. The rules of
-published grounding tests, with their constants, stand in functions of their own.
+Guarantee: pointing is at the centre of a map's strongest cell, whatever the number of cells; of several equal ones each
+counts by its share, so that a map without any difference gets about the share of the square that the region covers,
+which is chance. For IoU and Dice a map is enlarged bilinearly to the pixels of the stored square; their threshold is
+chosen on validation maps or given, never on the maps that are scored. The rules of published grounding tests, with
+their constants, stand in functions of their own.
 """
 
 from __future__ import annotations
@@ -28,14 +29,24 @@ _ROWS = 64
 """Maps enlarged at a time."""
 
 
-def pointing(maps: Float[np.ndarray, "m h w"], regions: Bool[np.ndarray, "m h w"]) -> Float[np.ndarray, " m"]:
-    """Return whether the largest value lies in the region; of several largest values the share that does.
+def pointing(maps: Float[np.ndarray, "m g v"], regions: Bool[np.ndarray, "m h w"]) -> Float[np.ndarray, " m"]:
+    """Return whether the centre of the largest cell lies in the region; of several largest cells the share that does.
 
     The pointing game of Zhang et al., Top-down neural attention by excitation backprop, without its tolerance of 15
-    pixels.
+    pixels. A bilinearly enlarged map has its maximum at this place, too, but beside a cell of the border as far out as
+    the edge of the image.
+
+    Args:
+        maps: Evidence on cells, or on the pixels of the regions.
+        regions: Masks that the cells cover evenly.
     """
+    rows, columns = (
+        ((np.arange(cells) + 0.5) * pixels / cells).astype(np.intp)
+        for cells, pixels in zip(maps.shape[1:], regions.shape[1:], strict=True)
+    )
+    inside = regions[:, rows][:, :, columns]
     largest = maps == maps.max(axis=(1, 2), keepdims=True)
-    return (largest & regions).sum(axis=(1, 2)) / largest.sum(axis=(1, 2))
+    return (largest & inside).sum(axis=(1, 2)) / largest.sum(axis=(1, 2))
 
 
 def unit_range(maps: Float[np.ndarray, "m h w"]) -> Float[np.ndarray, "m h w"]:
@@ -54,20 +65,13 @@ def overlap(
         return common / (total - common), 2 * common / total
 
 
-def best_level(maps: Float[np.ndarray, "m h w"], regions: Bool[np.ndarray, "m h w"]) -> float:
-    """Return the threshold in 0, 0.01, ... 0.99 of highest mean Dice of `unit_range(maps) > threshold`.
-
-    The lowest of equal ones; NaN without a map.
-    """
-    return _best(_dice_by_level(maps, regions))
-
-
 def _best(dice: Float[np.ndarray, "m t"]) -> float:
+    """Return the threshold of highest mean Dice, the lowest of equal ones; NaN without a map."""
     return float(np.argmax(np.round(dice.mean(axis=0), 12))) / LEVELS if len(dice) else float("nan")
 
 
 def _dice_by_level(maps: Float[np.ndarray, "m h w"], regions: Bool[np.ndarray, "m h w"]) -> Float[np.ndarray, "m t"]:
-    """Return the Dice of each map at each threshold, from one histogram a map."""
+    """Return the Dice of `unit_range(maps) > threshold` at each threshold, from one histogram a map."""
     found = np.zeros((len(maps), LEVELS))
     levels = np.arange(LEVELS) / LEVELS
     for row, (one, region) in enumerate(zip(unit_range(maps), regions, strict=True)):
@@ -169,7 +173,7 @@ class GroundingScoring(OutcomeScoring[HeatMaps]):
         level = np.array([thresholds.get(name, np.nan) for name in predictions.findings])
         for rows, maps, regions in _enlarged(predictions):
             at = (np.arange(rows.start, rows.start + len(maps)), of[rows])
-            found["pointing"][at] = pointing(maps, regions)
+            found["pointing"][at] = pointing(predictions.maps[rows], regions)
             iou, dice = overlap(unit_range(maps) > level[rows, None, None], regions)
             unknown = np.isnan(level[rows])
             found["iou"][at], found["dice"][at] = (np.where(unknown, np.nan, value) for value in (iou, dice))

@@ -112,5 +112,10 @@ def test_a_tiny_box_keeps_a_pixel_and_one_outside_keeps_none() -> None:
     assert not to_stored_region({"x": 0.0, "y": 10.0, "width": 12.0, "height": 30.0}, 90, 150, config).any(), "cropped"
     beyond = to_stored_region({"x": -40.0, "y": 10.0, "width": 20.0, "height": 30.0}, 90, 150, config_of("pad"))
     assert not beyond.any()
-    over = to_stored_region({"x": 140.0, "y": -20.0, "width": 40.0, "height": 200.0}, 90, 150, config_of("pad"))
-    assert not over[: int(stored_transform(90, 150, config_of("pad"))[2])].any(), "no box lies on the padding"
+    over = {"x": -20.0, "y": -20.0, "width": 200.0, "height": 200.0}
+    offset = int(stored_transform(90, 150, config_of("pad"))[2])
+    wide, tall = (to_stored_region(over, *size, config_of("pad")) for size in ((90, 150), (150, 90)))
+    assert not wide[:offset].any(), "no box lies on the padding"
+    assert not tall[:, :offset].any()
+    assert not tall[:, -offset:].any()
+    assert tall[:, offset:-offset].all()

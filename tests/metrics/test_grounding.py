@@ -82,9 +82,15 @@ def slow_scores(kept: HeatMaps, row: int, level: float) -> tuple[float, float, f
     for start, length in kept.runs[row].reshape(-1, 2):
         region[start : start + length] = True
     flat = large.ravel()
-    best = flat == flat.max()
+    cell = np.unravel_index(np.argmax(kept.maps[row]), kept.maps[row].shape)
+    at = [int((place + 0.5) * kept.side / 6) for place in cell]
     foreground = (flat - flat.min()) / (flat.max() - flat.min()) > level
-    return region[best].mean(), jaccard_score(region, foreground), f1_score(region, foreground)
+    assert large[tuple(at)] > large.max() - 0.2, "the enlarged map has its maximum there"
+    return (
+        float(region.reshape(kept.side, -1)[tuple(at)]),
+        jaccard_score(region, foreground),
+        f1_score(region, foreground),
+    )
 
 
 def test_scores_equal_a_slow_reference() -> None:
@@ -130,6 +136,18 @@ def test_the_threshold_is_the_one_of_best_mean_dice_on_validation() -> None:
     assert 0 <= chosen["a"] < 1
 
 
+def test_dice_at_each_threshold_is_that_of_the_values_above_it() -> None:
+    """Also where values are thresholds: they are no foreground there."""
+    rng = np.random.default_rng(2)
+    maps = rng.integers(0, 101, (5, 6, 7)) / 100
+    maps[:, 0, :2] = 0.0, 1.0
+    regions = rng.random(maps.shape) < 0.4
+    found = grounding._dice_by_level(maps, regions)
+    for level in range(100):
+        expected = [f1_score(r.ravel(), m.ravel() > level / 100) for m, r in zip(maps, regions, strict=True)]
+        np.testing.assert_allclose(found[:, level], expected, atol=1e-12)
+
+
 def test_without_a_threshold_there_is_no_overlap_score() -> None:
     scores = grounding.GroundingScoring().scores(example(), {})
     assert all(np.isnan(s.value) for s in scores if s.metric != "pointing")
@@ -143,7 +161,8 @@ def test_a_map_without_difference_gets_chance() -> None:
     )
     for score in grounding.GroundingScoring().scores(even, {"a": 0.0, "b": 0.0, "c": 0.0}):
         if score.metric == "pointing":
-            assert score.value == pytest.approx(score.chance, nan_ok=True)
+            assert score.value == pytest.approx(score.chance, abs=0.03, nan_ok=True)
+            assert score.value != 1
         else:
             assert score.value == 0.0 or score.label == "c"
 
@@ -190,5 +209,8 @@ def test_pointing_at_equal_largest_values_counts_by_share() -> None:
     maps, regions = np.zeros((1, 2, 2)), np.array([[[True, False], [False, False]]])
     maps[0, 0] = 1.0
     assert grounding.pointing(maps, regions).tolist() == [0.5]
-    plateau = to_square(np.array([[[0.1, 0.7], [0.7, 0.1]]]), 8)
-    assert (plateau == plateau.max()).sum() == 2 * 4  # the two outer corners, beyond the centres of their cells
+    coarse, region = np.array([[[0.1, 0.7], [0.7, 0.1]]]), np.zeros((1, 8, 8), bool)
+    region[0, 6, 2] = True  # the centre of the cell below on the left
+    assert grounding.pointing(coarse, region).tolist() == [0.5]
+    assert grounding.pointing(coarse, np.roll(region, 1, axis=2)).tolist() == [0.0]
+    assert to_square(coarse, 8)[0, 7, 0] == coarse.max(), "where a border cell would reach to the corner"
