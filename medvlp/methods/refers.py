@@ -14,6 +14,7 @@ from torch import nn
 from medvlp.config.schema import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
+from medvlp.methods._choices import TEXT_UNITS, chosen
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.projection import Projection
@@ -81,7 +82,8 @@ class REFERS(Method):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
-        return Demands(study_images=int(config.options["views"]))
+        unit_of_text = chosen(config, "text_unit", TEXT_UNITS)
+        return Demands(text_unit=unit_of_text, study_images=int(config.options["views"]))
 
     def learning_rate_factors(self) -> dict[str, float]:
         """Return the smaller rate of the text tower."""
