@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -19,10 +20,12 @@ from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.knowledge.books import anatomy_book, finding_book
 from medvlp.knowledge.questions import Question, read_question, sided_places
+from medvlp.methods._choices import chosen
 from medvlp.methods.base import Encode, Method
 from medvlp.methods.context import MethodContext
 from medvlp.models.book import Book
-from medvlp.models.streams import StreamOutput
+from medvlp.models.query_decoder import evidence
+from medvlp.models.streams import QueryStream, StreamOutput, start_linear
 from medvlp.objectives.zero_shot import by_group
 from medvlp.types import Batch, Features
 
@@ -95,24 +98,31 @@ class QueryAnswers:
     def heat_map(
         self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
     ) -> Float[torch.Tensor, "b t g w"]:
-        """Return what the query of each text's finding attends to, the mean over layers; it sums to 1 over the grid."""
-        image = self.encode_image(pixels)
-        return self._over_images(image, lambda part: self._maps(part, texts, encode)).unflatten(2, image.grid)
+        """Return where the query of each text's finding looks, by `heat_map_rule`.
+
+        `attention` is the mean over layers and heads, as MedKLIP and MeDSLIP show it; it sums to 1 over the grid.
+        `evidence` is how much the attention to each token raises the finding's logit; see `query_decoder.evidence`.
+        """
+        with torch.inference_mode(False):
+            with torch.no_grad():
+                image = self.encode_image(pixels)
+            return self._over_images(image, lambda part: self._maps(part, texts, encode)).unflatten(2, image.grid)
 
     def _maps(self, image: Features, texts: Sequence[str], encode: Encode) -> Float[torch.Tensor, "b t p"]:
-        output = self.findings(image, self.query(self.finding_embeddings()), attention=True)
-        assert output.attention is not None
-        maps = output.attention.float().mean(0)
+        weighted = self.heat_map_rule == "evidence"
+        with torch.set_grad_enabled(weighted):
+            image = replace(image, tokens=image.tokens.detach().requires_grad_(weighted))
+            output = self.findings(image, self.query(self.finding_embeddings()), attention=True)
 
-        def evidence(text: str) -> torch.Tensor:
-            rows = sorted({question.finding for question in read_question(text)})
-            if rows:
-                return maps[:, rows].mean(1)
-            attention = self._open(image, text, encode, attention=True).attention
-            assert attention is not None
-            return attention[:, :, -1].float().mean(0)
+            def map_of(text: str) -> torch.Tensor:
+                rows = sorted({question.finding for question in read_question(text)})
+                told = output if rows else self._open(image, text, encode, attention=True)
+                rows = rows or [-1]
+                if weighted:
+                    return evidence((told.logits[:, rows, 1] - told.logits[:, rows, 0]).float().sum(), told.heads)
+                return told.attention[:, :, rows].float().mean((0, 2))
 
-        return torch.stack([evidence(text) for text in texts], dim=1)
+            return torch.stack([map_of(text) for text in texts], dim=1)
 
     def _over_images(self, image: Features, compute: Callable[[Features], torch.Tensor]) -> torch.Tensor:
         """Compute a few images at a time, so that memory does not grow with their number."""
@@ -144,6 +154,7 @@ class QueryMethod(QueryAnswers, Method):
         assert self.text_encoder is not None
         self.finding_book = self.book_of([text for texts in self.finding_texts() for text in texts])
         self.query = nn.Linear(self.text_encoder.dim, self.config.options["decoder"]["width"])
+        self.heat_map_rule = chosen(self.config, "heat_map", ("attention", "evidence"))
 
     @classmethod
     def finding_texts(cls) -> Sequence[Sequence[str]]:
@@ -197,3 +208,18 @@ class PlaceMethod(PlaceAnswers, QueryMethod):
         """Return the text embedding of each place."""
         assert self.text_encoder is not None
         return self.anatomy_book(self.text_encoder)
+
+    def stream_of(self) -> QueryStream:
+        """Return a fresh stream by the configuration."""
+        assert self.text_encoder is not None
+        options = self.config.options
+        stream = QueryStream(
+            self.image_encoder.token_dim,
+            self.text_encoder.dim,
+            options["decoder"],
+            options["feature_dropout"],
+            norm=options["token_norm"],
+            positions=options["token_positions"],
+        )
+        start_linear(stream, options["linear_deviation"])
+        return stream

@@ -86,7 +86,7 @@ class DeViDe(QueryMethod):
         decoded = self.decoder(queries.expand(len(image.tokens), -1, -1), self.tokens(image.tokens), attention)
         present = self.classifier(decoded.features)
         logits = torch.cat([torch.zeros_like(present), present], dim=2)
-        return StreamOutput(decoded.features, logits, decoded.features, decoded.attention)
+        return StreamOutput(decoded.features, decoded.heads, logits=logits, projected=decoded.features)
 
     def losses(self, batch: Batch) -> dict[str, Term]:
         """Return `itc`, `tnc`, `pta` and `bce`."""

@@ -17,7 +17,7 @@ from medvlp.config.schema import MethodConfig
 from medvlp.methods._queries import PlaceMethod
 from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
-from medvlp.models.streams import QueryStream, StreamOutput, start_linear
+from medvlp.models.streams import StreamOutput, start_linear
 from medvlp.objectives.triplets import draw_one, draw_others, existence_ce, finding_labels, position_contrast
 from medvlp.types import Batch, Features
 
@@ -29,17 +29,12 @@ class MedKLIP(PlaceMethod):
 
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        assert self.text_encoder is not None
-        options = self.config.options
-        self.stream = QueryStream(
-            self.image_encoder.token_dim, self.text_encoder.dim, options["decoder"], options["feature_dropout"]
-        )
-        for part in (self.query, self.stream):
-            start_linear(part, self.config.options["linear_deviation"])
+        self.stream = self.stream_of()
+        start_linear(self.query, self.config.options["linear_deviation"])
 
     def findings(self, image: Features, queries: torch.Tensor, attention: bool = False) -> StreamOutput:
         """Return what the stream says of each query."""
-        return self.stream(image.tokens, queries, attention)
+        return self.stream(image.tokens, queries, attention, image.grid)
 
     def losses(self, batch: Batch) -> dict[str, Term]:
         """Return `exist` and `position`."""

@@ -14,10 +14,11 @@ from typing import ClassVar
 import torch
 
 from medvlp.config.schema import MethodConfig
+from medvlp.methods._choices import chosen
 from medvlp.methods._queries import PlaceMethod
 from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext
-from medvlp.models.streams import QueryStream, StreamGate, StreamOutput, start_linear
+from medvlp.models.streams import StreamGate, StreamOutput, start_linear
 from medvlp.objectives.triplets import (
     anatomy_labels,
     draw_others,
@@ -36,28 +37,28 @@ class MeDSLIP(PlaceMethod):
 
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
-        assert self.text_encoder is not None
-        options, width = self.config.options, self.image_encoder.token_dim
-        self.gate = StreamGate(width, options["gate_activation"])
-        self.finding_stream, self.anatomy_stream = (
-            QueryStream(width, self.text_encoder.dim, options["decoder"], options["feature_dropout"]) for _ in range(2)
+        options = self.config.options
+        self.gate = StreamGate(
+            self.image_encoder.token_dim, chosen(self.config, "gate_activation", ("none", "sigmoid"))
         )
+        self.finding_stream, self.anatomy_stream = self.stream_of(), self.stream_of()
         if options["legacy_shared_norm"]:
             self.anatomy_stream.decoder.norm = self.finding_stream.decoder.norm
-        for part in (self.query, self.gate, self.finding_stream, self.anatomy_stream):
-            start_linear(part, self.config.options["linear_deviation"])
+        for part in (self.query, self.gate):
+            start_linear(part, options["linear_deviation"])
 
     def findings(self, image: Features, queries: torch.Tensor, attention: bool = False) -> StreamOutput:
         """Return what the finding stream says of each query."""
-        return self.finding_stream(self.gate(image.tokens)[0], queries, attention)
+        return self.finding_stream(self.gate(image.tokens)[0], queries, attention, image.grid)
 
     def losses(self, batch: Batch) -> dict[str, Term]:
         """Return `exist`, `protocl` and `icl`; the first two are sums over both streams."""
         matrix = self.matrix_of(batch)
-        of_finding, of_anatomy = self.gate(self.encode_stored(batch.pixels).tokens)
+        image = self.encode_stored(batch.pixels)
+        of_finding, of_anatomy = self.gate(image.tokens)
         finding_book, anatomy_book = self.finding_embeddings(), self.anatomy_embeddings()
-        finding = self.finding_stream(of_finding, self.query(finding_book))
-        anatomy = self.anatomy_stream(of_anatomy, self.query(anatomy_book))
+        finding = self.finding_stream(of_finding, self.query(finding_book), grid=image.grid)
+        anatomy = self.anatomy_stream(of_anatomy, self.query(anatomy_book), grid=image.grid)
         number = self.objective("protocl")["negatives"]
         at_place = matrix == 1
         of_place = at_place.transpose(1, 2)

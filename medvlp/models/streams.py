@@ -6,13 +6,14 @@ MeDSLIP.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 
-from medvlp.models.query_decoder import QueryDecoder
+from medvlp.models.query_decoder import Decoded, QueryDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,20 +43,18 @@ class StreamGate(nn.Module):
 
 
 @dataclass(frozen=True)
-class StreamOutput:
+class StreamOutput(Decoded):
     """What a stream says of each query.
 
     Args:
         features: Of the decoder.
+        heads: Attention, as in `Decoded`.
         logits: Absent, present.
         projected: The features in the space of book embeddings.
-        attention: As in `Decoded`.
     """
 
-    features: Float[torch.Tensor, "b q d"]
-    logits: Float[torch.Tensor, "b q 2"]
-    projected: Float[torch.Tensor, "b q e"]
-    attention: Float[torch.Tensor, "layers b q p"] | None = None
+    logits: Float[torch.Tensor, "b q 2"] = field(kw_only=True)
+    projected: Float[torch.Tensor, "b q e"] = field(kw_only=True)
 
 
 class QueryStream(nn.Module):
@@ -66,24 +65,53 @@ class QueryStream(nn.Module):
         book_width: Of book embeddings.
         decoder: Arguments of `QueryDecoder`.
         dropout: Of the decoder's features before classifier and projection.
+        norm: Normalise the projected tokens. MedKLIP and MeDSLIP do not; queries then learn later where to look.
+        positions: Add sines and cosines of row and column to the projected tokens. MedKLIP and MeDSLIP do not, and know
+            left from right only by what the backbone's padding tells.
     """
 
-    def __init__(self, token_width: int, book_width: int, decoder: Mapping[str, Any], dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        token_width: int,
+        book_width: int,
+        decoder: Mapping[str, Any],
+        dropout: float = 0.1,
+        norm: bool = False,
+        positions: bool = False,
+    ) -> None:
         super().__init__()
         width = decoder["width"]
         self.tokens = nn.Sequential(nn.Linear(token_width, token_width), nn.ReLU(), nn.Linear(token_width, width))
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.positions = positions
         self.decoder = QueryDecoder(**decoder)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, 2)
         self.project = nn.Linear(width, book_width)
 
     def forward(
-        self, tokens: Float[torch.Tensor, "b p t"], queries: Float[torch.Tensor, "q d"], attention: bool = False
+        self,
+        tokens: Float[torch.Tensor, "b p t"],
+        queries: Float[torch.Tensor, "q d"],
+        attention: bool = False,
+        grid: tuple[int, ...] | None = None,
     ) -> StreamOutput:
-        """Return what the stream says of each query; with `attention` also where it looked."""
-        decoded = self.decoder(queries.expand(len(tokens), -1, -1), self.tokens(tokens), attention)
+        """Return what the stream says of each query; with `attention` also where it looked.
+
+        Args:
+            tokens: Of the image.
+            queries: The same for every image.
+            attention: Hand out the attention.
+            grid: Rows and columns of the tokens; needed where positions are added.
+        """
+        seen = self.norm(self.tokens(tokens))
+        if self.positions:
+            assert grid is not None
+            where = build_sincos2d_pos_embed(list(grid), seen.shape[2], device=seen.device)
+            seen = seen + where.to(seen.dtype)
+        decoded = self.decoder(queries.expand(len(tokens), -1, -1), seen, attention)
         kept = self.dropout(decoded.features)
-        return StreamOutput(decoded.features, self.classifier(kept), self.project(kept), decoded.attention)
+        return StreamOutput(decoded.features, decoded.heads, logits=self.classifier(kept), projected=self.project(kept))
 
 
 def start_linear(module: nn.Module, deviation: float) -> None:

@@ -225,6 +225,22 @@ def test_prompts_are_answered_by_the_queries_that_they_name(name: str, tokenizer
     torch.testing.assert_close(maps.sum((2, 3)), torch.ones(4, 2))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_evidence_maps_are_those_of_each_image_alone(name: str, tokenizer: Tokenizer) -> None:
+    model = method(name, tokenizer, options={"decoder": DECODER, "heat_map": "evidence"}).eval()
+    pixels, encode = model.normalised(batch(tokenizer).pixels), encoder(model, tokenizer)
+    with torch.inference_mode():
+        maps = model.heat_map(pixels, ["effusion", "covid"], encode)
+        alone = model.heat_map(pixels[1:2], ["covid"], encode)
+    assert maps.shape[:2] == (4, 2)
+    assert (maps >= 0).all()
+    assert maps.any()
+    torch.testing.assert_close(maps[1:2, 1:], alone)
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(UserError, match="heat_map is 'gradcam'"):
+        method(name, tokenizer, options={"decoder": DECODER, "heat_map": "gradcam"})
+
+
 @pytest.mark.parametrize("name", ["medklip", "medslip"])
 def test_a_prompt_with_a_side_asks_for_the_place_too(name: str, tokenizer: Tokenizer) -> None:
     model, data = method(name, tokenizer).eval(), batch(tokenizer)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from medvlp.errors import UserError
-from medvlp.models.query_decoder import QueryDecoder
+from medvlp.models.query_decoder import QueryDecoder, evidence
 from medvlp.models.streams import QueryStream, StreamGate, start_linear
 from medvlp.objectives.triplets import (
     anatomy_labels,
@@ -61,7 +62,7 @@ def test_the_streams_are_the_official_medslip(file: Path) -> None:
         for name, made in (("logits", outputs[stream].logits), ("attention", outputs[stream].attention)):
             torch.testing.assert_close(made, case[f"{name}_{stream}"], rtol=1e-6, atol=1e-12)
         silent = model(case[f"x_{stream}"], query(case[f"{stream}_book"]))
-        assert silent.attention is None
+        assert silent.heads == ()
         torch.testing.assert_close(silent.features, outputs[stream].features, rtol=1e-9, atol=1e-12)
     finding, anatomy, matrix = outputs["pathology"], outputs["anatomy"], case["matrix"]
     at_place = matrix == 1
@@ -90,6 +91,49 @@ def test_the_decoder_is_the_one_of_torch() -> None:
     torch.testing.assert_close(decoded.attention.sum(3), torch.ones(2, 3, 5))
     alone = ours(queries[1:2], tokens[1:2], attention=True)
     torch.testing.assert_close(alone.attention, decoded.attention[:, 1:2])
+
+
+def replayed(model: QueryDecoder, queries: torch.Tensor, tokens: torch.Tensor, heads: dict[int, torch.Tensor]) -> Any:
+    """Run torch's layers step by step, with the attention of some of them given."""
+    for number, layer in enumerate(model.layers):
+        own = layer.norm1(queries)
+        queries = queries + layer.self_attn(own, own, own)[0]
+        attend, width = layer.multihead_attn, queries.shape[2]
+        made = attend(layer.norm2(queries), tokens, tokens, average_attn_weights=False)[1]
+        weight, bias = attend.in_proj_weight[2 * width :], attend.in_proj_bias[2 * width :]
+        values = (tokens @ weight.T + bias).unflatten(2, (attend.num_heads, -1))
+        seen = torch.einsum("bhqp,bphd->bqhd", heads.get(number, made), values)
+        queries = queries + attend.out_proj(seen.flatten(2))
+        queries = queries + layer.linear2(layer.linear1(layer.norm3(queries)).relu())
+    return model.norm(queries)
+
+
+def test_evidence_is_attention_times_its_gradient_where_positive() -> None:
+    torch.manual_seed(0)
+    model = QueryDecoder(16, layers=2, heads=4, ffn=24, dropout=0.0).eval()
+    queries, tokens, read = torch.randn(2, 3, 16), torch.randn(2, 7, 16), torch.randn(16)
+    decoded = model(queries, tokens, attention=True)
+    found = evidence((decoded.features[:, 1] @ read).sum(), decoded.heads)
+    expected = torch.zeros(2, 7)
+    for number, heads in enumerate(decoded.heads):
+        given = heads.detach().requires_grad_()
+        (replayed(model, queries, tokens, {number: given})[:, 1] @ read).sum().backward()
+        expected += (given.grad * given).clamp_min(0).sum((1, 2)).detach()
+    torch.testing.assert_close(found, expected)
+    assert not found.requires_grad
+    alone = model(queries[:1], tokens[:1], attention=True)
+    torch.testing.assert_close(evidence((alone.features[:, 1] @ read).sum(), alone.heads), found[:1])
+
+
+def test_positions_tell_a_stream_left_from_right() -> None:
+    torch.manual_seed(0)
+    tokens, queries = torch.randn(1, 6, 8), torch.randn(2, 16)
+    mirrored = tokens.unflatten(1, (2, 3)).flip(2).flatten(1, 2)
+    for positions in (False, True):
+        decoder = {"width": 16, "layers": 1, "heads": 2, "ffn": 16}
+        stream = QueryStream(8, 4, decoder, norm=True, positions=positions).eval()
+        first, second = (stream(each, queries, grid=(2, 3)).features for each in (tokens, mirrored))
+        assert torch.allclose(first, second, atol=1e-5) != positions
 
 
 def test_a_width_that_does_not_split_into_heads_is_refused() -> None:
