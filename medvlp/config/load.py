@@ -98,6 +98,8 @@ def check_config(
         tree = merge(expand_method(tree), expand_cluster(parse_override(text)))
     schema = _schema(tree, where, kind)
     mistakes: list[str] = []
+    if schema is MethodConfig:
+        tree = {key: value for key, value in tree.items() if key != "about"}
     if "method" in schema.model_fields:
         tree, mistakes = merge_method(tree)
     missing: list[str] = []
