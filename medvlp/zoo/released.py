@@ -38,7 +38,6 @@ MODELS = {
     "prompt_fusion": "medvlp.zoo.fusion_model:PromptFusionModel",
     "query": "medvlp.zoo.query_model:QueryModel",
     "words": "medvlp.zoo.word_model:WordModel",
-    "word_regions": "medvlp.zoo.word_model:WordRegionModel",
 }
 """Value of `model` in a YAML -> class; one with further parts is a subclass in a module of its own."""
 
