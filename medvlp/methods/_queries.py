@@ -41,6 +41,7 @@ class QueryAnswers:
 
     query: nn.Module
     encode_image: Callable[..., Features]
+    heat_map_rule: str = "attention"
 
     @abstractmethod
     def findings(self, image: Features, queries: Float[torch.Tensor, "q d"], attention: bool = False) -> StreamOutput:

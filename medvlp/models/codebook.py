@@ -69,7 +69,7 @@ def query_map(width: int, dim: int) -> nn.Sequential:
 
 
 def sparsemax(scores: Float[torch.Tensor, "b k"]) -> Float[torch.Tensor, "b k"]:
-    """Return the nearest point of the probability simplex: many exact zeros (Martins and Astudillo 2016, algorithm 1)."""
+    """Return the nearest point of the probability simplex: many exact zeros (arXiv 1602.02068, algorithm 1)."""
     descending = scores.sort(dim=1, descending=True).values
     rank = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
     surplus = descending.cumsum(1) - 1

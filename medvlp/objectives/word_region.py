@@ -49,8 +49,8 @@ def word_scores(
     """Return how well each image shows the words of each text.
 
     With `c_w` the mean of the regions that word w attends to, and `u_w = match_scale * cos(w, c_w)`, the score is the
-    logarithm of the sum or mean over words of `exp(u_w)` (training), or the maximum of `u_w` (inference). A text with no
-    words scores 0.
+    logarithm of the sum or mean over words of `exp(u_w)` (training), or the maximum of `u_w` (inference). A text
+    without words scores 0.
 
     Args:
         regions: Projected regions of images, of any length.
