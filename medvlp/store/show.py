@@ -155,7 +155,8 @@ def _facts(store: Store) -> Iterator[tuple[str, str, str]]:
 def _stored_as(config: StoredConfig) -> tuple[str, str, str]:
     if isinstance(config, StoredImageConfig):
         colours = ", red, green and blue" if config.colour == "keep" else ""
-        note = f"{config.dtype}, {config.aspect}, {config.interpolation}{colours}"
+        cut = f", centre of {config.crop_from}" if config.crop_from else ""
+        note = f"{config.dtype}, {config.aspect}, {config.interpolation}{cut}{colours}"
         return "Stored as", f"{config.size} × {config.size} px", note
     if isinstance(config, StoredVolumeConfig):
         spacing = "as in the files" if config.spacing_mm is None else " × ".join(f"{v:g}" for v in config.spacing_mm)
