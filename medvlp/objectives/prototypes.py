@@ -36,7 +36,7 @@ def sinkhorn(
     """
     shared = world_size() > 1 and not per_rank
     scores = at_least_float32(scores) / epsilon
-    # Not lightly's: that divides by the rows of its own rank, which is wrong where ranks hold different numbers of rows.
+    # Not lightly's: that divides by the rows of its own rank, which is wrong where ranks hold unequal numbers of rows.
     # Only ratios within a column and within a row survive, so the largest may be taken out: nothing overflows.
     largest = scores.max() if scores.numel() else scores.new_full((), -torch.inf)
     if shared:
