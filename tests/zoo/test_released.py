@@ -27,6 +27,7 @@ TOLERANCE = 1e-4
 """Of the largest absolute value of an array."""
 LARGE_FILES = ("arl", "conceptclip", "keep", "llm2clip4cxr_visual", "m3ae", "ptunifier", "raddino")
 """More than 300 million numbers to draw, or images of 518 pixels: values in the slow suite, names always."""
+SLOW = (pytest.mark.slow, pytest.mark.timeout(1800))
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Names:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow) if name in LARGE_FILES else name for name in release_names()],
+    params=[pytest.param(name, marks=SLOW) if name in LARGE_FILES else name for name in release_names()],
 )
 def rebuilt(
     request: pytest.FixtureRequest, oracles: Path, tmp_path_factory: pytest.TempPathFactory
