@@ -48,7 +48,9 @@ class DeViDe(QueryMethod):
         self.set_scale(self.positive("itc", "temperature"), learnt=False)
         decoder = self.config.options["decoder"]
         self.patch_projection = Projection(self.image_encoder.token_dim, self.config.projection)
-        self.tokens = nn.Linear(self.image_encoder.token_dim, decoder["width"])
+        self.tokens = nn.Sequential(
+            nn.Linear(self.image_encoder.token_dim, decoder["width"]), nn.LayerNorm(decoder["width"])
+        )
         self.decoder = QueryDecoder(**decoder)
         self.classifier = nn.Linear(decoder["width"], 1)
         for part in (self.query, self.tokens, self.decoder, self.classifier):
