@@ -27,7 +27,7 @@ from medvlp.models.text import TextTower
 from medvlp.models.vision2d import ImageTower
 from medvlp.objectives.matryoshka import over_prefixes
 from medvlp.objectives.scale import clamped_scale
-from medvlp.objectives.zero_shot import prompt_logits
+from medvlp.objectives.zero_shot import opposite, prompt_logits
 from medvlp.types import Batch, Features, TextBatch, TextFeatures
 
 if TYPE_CHECKING:
@@ -259,20 +259,25 @@ class Method(nn.Module, ABC):
     ) -> Float[torch.Tensor, "b t g w"]:
         """Return the evidence for each text on a grid that covers the image evenly, larger is more.
 
-        Here: Grad-CAM of the cosine in the shared space. A method without one overrides this, or has no
-        `heat_map_kind`.
+        Here: Grad-CAM of the question that `zero_shot` asks, the cosine to the text minus that to its opposite: of the
+        cosine alone it finds what makes an image a radiograph. A method without a shared space overrides this, or has
+        no `heat_map_kind`.
 
         Args:
             pixels: Normalised pixels.
             texts: What is looked for.
             encode: Encodes texts.
         """
-        tower = self.image_encoder
-        with torch.no_grad():
-            vectors = self.project_text(encode(texts))
+        tower, directions = self.image_encoder, self.text_directions(texts, encode)
         return grad_cam(
-            tower.backbone, lambda: self.encode_image(pixels), self.project_image, vectors, tower.config.tap
+            tower.backbone, lambda: self.encode_image(pixels), self.project_image, directions, tower.config.tap
         )
+
+    @torch.no_grad()
+    def text_directions(self, texts: Sequence[str], encode: Encode) -> Float[torch.Tensor, "t d"]:
+        """Return the unit vector of each text minus that of its opposite."""
+        vectors = self.project_text(encode([*texts, *map(opposite, texts)]))
+        return vectors[: len(texts)] - vectors[len(texts) :]
 
     # Checks of a batch, and of the configuration.
 

@@ -2,9 +2,9 @@
 
 Guarantee: weights and their gradients are left as they were; a batch gives what each image gives alone. The map is the
 positive part of the channel sum of (mean gradient × activation): Selvaraju et al. 2017 (arXiv 1610.02391), equations 1
-and 2, with the cosine to a text in place of a class score. Of a ViT the activations are the patch tokens that enter the
-last block, since behind it those of a class-token model get no gradient; of any other backbone the output of the stage
-that the tokens come from.
+and 2, with the product of unit vectors in place of a class score. Of a ViT the activations are the patch tokens that
+enter the last block, since behind it those of a class-token model get no gradient; of any other backbone the output of
+the stage that the tokens come from.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def grad_cam(
         backbone: The timm backbone inside the image tower, in evaluation mode.
         encode: Runs the tower on a batch.
         project: To unit vectors in the space of the texts.
-        texts: Unit vectors.
+        texts: Unit vectors, or differences of two.
         tap: Stage of a CNN that the tokens come from; None is the last one.
 
     Raises:
@@ -62,7 +62,8 @@ def grad_cam(
             features = encode()
         finally:
             handle.remove()
-        similarity = project(features).float() @ texts.float().T
+        # What was made in inference mode can be part of a graph only as a copy.
+        similarity = project(features).float() @ texts.float().clone().T
         (activations,) = held
         maps = [
             _weighted(

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
+def opposite(prompt: str) -> str:
+    """Return what a prompt is asked against where nobody says what."""
+    return f"no {prompt}"
+
+
 def prompt_logits(
     image: Float[torch.Tensor, "b d"],
     prompts: Float[torch.Tensor, "p d"],

@@ -23,6 +23,7 @@ from medvlp.io import read_radiograph
 from medvlp.io.enlarge import to_image, to_square
 from medvlp.io.stored import to_stored
 from medvlp.models.weights import state_sha256
+from medvlp.objectives.zero_shot import opposite
 from medvlp.types import Features, Radiograph, TextBatch, TextFeatures
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class Encoder:
         """
         positives = [_prompts(text) for text in texts]
         opposites = (
-            [[f"no {p}" for p in ps] for ps in positives] if negatives is None else [_prompts(n) for n in negatives]
+            [[opposite(p) for p in ps] for ps in positives] if negatives is None else [_prompts(n) for n in negatives]
         )
         if not positives or len(opposites) != len(positives):
             raise UserError(

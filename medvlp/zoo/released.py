@@ -131,16 +131,15 @@ class ReleasedModel(nn.Module):
         """How `heat_map` finds evidence; None where it cannot."""
         return "Grad-CAM" if self.shared_space else None
 
-    zero_shot: ClassVar[Any] = Method.zero_shot  # the same rule, by the same calls
+    zero_shot: ClassVar[Any] = Method.zero_shot  # the same rules, by the same calls
+    text_directions: ClassVar[Any] = Method.text_directions
 
     def heat_map(
         self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
     ) -> Float[torch.Tensor, "b t g w"]:
-        """Return Grad-CAM of the cosine between image and text; see `Method.heat_map`."""
-        with torch.no_grad():
-            vectors = self.project_text(encode(texts))
-        tap = self.image.config.views[self.image.view].tap
-        return grad_cam(self.image.backbone, lambda: self.encode_image(pixels), self.project_image, vectors, tap)
+        """Return Grad-CAM of the cosine to each text minus that to its opposite; see `Method.heat_map`."""
+        directions, tap = self.text_directions(texts, encode), self.image.config.views[self.image.view].tap
+        return grad_cam(self.image.backbone, lambda: self.encode_image(pixels), self.project_image, directions, tap)
 
     @property
     def logit_scale(self) -> Float[torch.Tensor, ""]:

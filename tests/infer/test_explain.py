@@ -16,11 +16,13 @@ from made_dicom import SECRET, slice_dataset
 from PIL import Image
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
+from medvlp.data.transforms import normalise, to_tensor
 from medvlp.errors import UserError
 from medvlp.html.heat import INFERNO, OPACITY, colours, laid_over, scale_of
 from medvlp.infer.explain import explain
 from medvlp.infer.picture import Panel, picture
 from medvlp.io import stored_transform
+from medvlp.models.grad_cam import grad_cam
 from medvlp.zoo import load_encoder
 
 SHAPES = [(40, 90), (90, 40), (64, 64)]
@@ -98,6 +100,21 @@ def test_maps_of_files_are_those_of_their_squares_and_batched_as_one_by_one(run:
     expected = torch.nn.functional.interpolate(cells, (32, 32), mode="bilinear").numpy()
     np.testing.assert_allclose(stored, expected, atol=1e-7)
     assert cells.max() > 0
+
+
+def test_grad_cam_explains_the_question_that_zero_shot_asks(run: Path) -> None:
+    encoder = load_encoder(str(run))
+    squares = np.random.default_rng(1).integers(0, 256, (2, 32, 32)).astype(np.uint8)
+    method = encoder._text.method
+    pixels = normalise(to_tensor(squares), encoder.preprocessing.input)
+    directions = encoder.embed_text(TEXTS) - encoder.embed_text([f"no {text}" for text in TEXTS])
+    tower = method.image_encoder
+    expected = grad_cam(tower.backbone, lambda: tower(pixels), method.project_image, directions)
+    torch.testing.assert_close(encoder.token_heat_maps(squares, TEXTS), expected)
+    odds = method.logit_scale.detach() * encoder.embed_features(encoder.encode_stored(squares)) @ directions.T
+    torch.testing.assert_close(encoder.zero_shot_stored(squares, TEXTS), torch.sigmoid(odds))
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder.token_heat_maps(squares, TEXTS), expected)
 
 
 def test_the_picture_has_no_metadata_and_the_values_are_those_of_the_encoder(run: Path, tmp_path: Path) -> None:
