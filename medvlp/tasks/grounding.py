@@ -98,7 +98,7 @@ class HeatMaps:
 class Grounding(Task):
     """A heat map for every finding that has boxes or masks in an image."""
 
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     scoring: ClassVar[str] = "grounding"
     protocols: ClassVar[frozenset[str]] = frozenset({ZERO_SHOT})
     needs: ClassVar[str] = HEAT_MAPS
