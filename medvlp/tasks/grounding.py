@@ -8,7 +8,7 @@ Findings that the stored square does not show (cropped off) are left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -131,8 +131,8 @@ class Grounding(Task):
                 )
         return found
 
-    def _shown(self, store: Store, frame: pd.DataFrame) -> Any:
-        """Return whether an image has a region of a label."""
+    def _shown(self, store: Store, frame: pd.DataFrame) -> Callable[[str, LabelConfig], bool]:
+        """Return a function that tells whether an image has a region of a label."""
         if self.config.grounding.target == "masks":
             known = store.masks[store.masks["pixels"] > 0]
             names = set(zip(known["image_id"], known["label"], strict=True))
@@ -167,12 +167,13 @@ class Grounding(Task):
 
         return Head(lambda samples: self._kept(store, samples, maps))
 
-    def _kept(self, store: Store, samples: Samples, maps: Any) -> HeatMaps:
+    def _kept(self, store: Store, samples: Samples, maps: Callable[[np.ndarray], np.ndarray]) -> HeatMaps:
         """Ask for maps `[b k g w]` (or `[1 k g w]` for all) of rows of the images table; keep those with a region."""
         at, of, kept, runs = [], [], [], []
         for start in range(0, len(samples), IMAGES_AT_ONCE):
             chunk = samples.take(np.arange(start, min(start + IMAGES_AT_ONCE, len(samples))))
-            found = np.broadcast_to(part := maps(chunk.rows), (len(chunk), *part.shape[1:]))
+            asked = maps(chunk.rows)
+            found = np.broadcast_to(asked, (len(chunk), *asked.shape[1:]))
             for position, k, region in self._regions(store, chunk):
                 at.append(start + position)
                 of.append(samples.label_names[k])
