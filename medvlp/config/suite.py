@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from medvlp.config.base import Config, Fraction
 
-Protocol = Literal["linear_probe", "knn", "few_shot", "fine_tune", "zero_shot"]
+Protocol = Literal["linear_probe", "knn", "few_shot", "frozen", "fine_tune", "zero_shot"]
 
 
 class SuiteEntry(Config):
