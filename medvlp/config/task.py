@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from medvlp.config.base import Config, Positive
 from medvlp.config.data import AugmentConfig
+from medvlp.config.reports import ReportsConfig
+from medvlp.config.segmentation import SegmentationConfig
 
 
 class LabelConfig(Config):
@@ -23,20 +25,27 @@ class LabelConfig(Config):
     )
     prompts: dict[Literal["positive", "negative"], tuple[str, ...]] = Field(default_factory=dict)
     regions: tuple[str, ...] = Field(
-        (), description="Grounding: names of its boxes or masks; empty takes those named `positive`."
+        (), description="Grounding, segmentation: names of its boxes or masks; empty takes those named `positive`."
     )
 
 
 class FineTuneConfig(Config):
-    """End-to-end training of encoder and linear head; the epoch with the best validation score is kept."""
+    """Training of encoder and linear head; the epoch with the best validation score is kept."""
 
     epochs: int = Field(20, ge=1)
+    steps: int | None = Field(None, ge=1, description="Optimiser steps in all; None takes those of `epochs`.")
+    patience: int | None = Field(None, ge=1, description="Stop after this many validations without a better one.")
+    freeze_encoder: bool = Field(False, description="Train the head alone; the encoder stays in evaluation mode.")
     batch_size: int = Field(32, ge=1)
     lr: Positive = 3e-4
     encoder_lr_ratio: Positive = 1.0
     weight_decay: float = Field(0.05, ge=0)
     warmup_steps: int = Field(20, ge=0)
+    schedule: Literal["cosine", "linear"] = Field("cosine", description="Of the rate after the warm-up, down to 0.")
+    clip_norm: float | None = Field(1.0, gt=0, description="Of the gradient; null clips nothing.")
+    validate_every: int | None = Field(None, ge=1, description="Steps; None validates after each epoch.")
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of an averaged copy, which is validated and kept.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of training; validation and use are in fp32.")
     input_size: int | None = Field(None, ge=16, le=2048, description="Side in pixels; None takes the encoder's own.")
     augment: AugmentConfig = AugmentConfig()
 
@@ -67,7 +76,9 @@ class TaskConfig(Config):
     version: int = Field(ge=1)
     type: str = Field("classification", description="Module of medvlp.tasks.")
     dataset: str
-    labels: tuple[LabelConfig, ...] = Field((), description="What is asked; a retrieval task asks no label.")
+    labels: tuple[LabelConfig, ...] = Field(
+        (), description="What is asked; retrieval and report generation ask no label."
+    )
     uncertain: Literal["ignore", "positive", "negative"] = "ignore"
     not_mentioned: Literal["ignore", "negative"] = "ignore"
     views: tuple[str, ...] = Field((), description="Views used; empty uses all.")
@@ -78,11 +89,13 @@ class TaskConfig(Config):
     fine_tune: FineTuneConfig = FineTuneConfig()
     grounding: GroundingConfig = GroundingConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    reports: ReportsConfig = ReportsConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
 
     @model_validator(mode="after")
     def _labels_where_they_are_asked(self) -> TaskConfig:
-        if self.type == "retrieval" and self.labels:
-            raise ValueError("labels has no effect on retrieval: leave it out")
-        if self.type in ("classification", "grounding") and not self.labels:
+        if self.type in ("retrieval", "report_generation") and self.labels:
+            raise ValueError(f"labels has no effect on {self.type}: leave it out")
+        if self.type in ("classification", "grounding", "segmentation") and not self.labels:
             raise ValueError("labels must name one label or more")
         return self

@@ -1,8 +1,10 @@
-"""End-to-end training of an image tower with a linear head.
+"""Fine-tuning of a network on an encoder's tower, whatever the task.
 
-Guarantee: deterministic on the CPU given the seed; order and augmentation are functions of (seed, epoch, sample);
-unknown labels add nothing to the loss; the epoch with the highest macro AUROC on the validation samples is kept (the
-first of equal ones; of the averaged copy where `ema` is set), the given encoder is never changed.
+Guarantee: what a step does is a function of configuration, samples and step: order and augmentation are counted from
+(seed, epoch, sample), dropout from (seed, step). So on the CPU a fine-tuning that was stopped at any moment and goes on
+from its checkpoint ends with the same bits. The state with the highest score on the validation samples is kept (the
+first of equal ones; of the averaged copy where `ema` is set). The given encoder is never changed. A value that is not
+finite ends it before anything is kept.
 """
 
 from __future__ import annotations
@@ -10,162 +12,273 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from medvlp.data.loader import ImageLoader
-from medvlp.data.transforms import normalise
+from medvlp.data.counter import MODEL, hash_key
+from medvlp.errors import UserError
 from medvlp.models.average import Average
 from medvlp.progress import progress_bar
-from medvlp.tasks.base import Head, Samples
+from medvlp.track.window import GRADIENT, NotFiniteError, Window
+from medvlp.train.checkpoint import Checkpoint, save_checkpoint
+from medvlp.train.optim import load_optimizer_tensors, optimizer_tensors
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-
-    from medvlp.config.preprocessing import ModelInputConfig
     from medvlp.config.task import FineTuneConfig
-    from medvlp.store.array_store import Store
-    from medvlp.zoo import Encoder
+    from medvlp.data.loader import Loader
+    from medvlp.types import Batch
 
 logger = logging.getLogger(__name__)
 
-CLIP_NORM = 1.0
+Term = tuple[torch.Tensor, torch.Tensor]
+"""Value and count of a loss term."""
 
 
-class _Classifier(nn.Module):
-    """An image tower and a linear head on its pooled features."""
+class Tunable(ABC):
+    """What of a fine-tuning belongs to the task: network, training batches, loss, score on validation.
 
-    def __init__(self, tower: nn.Module, dim: int, labels: int) -> None:
-        super().__init__()
-        self.tower = tower
-        self.head = nn.Linear(dim, labels)
+    Attributes:
+        network: The encoder's tower under the name `tower`; everything else in it is the head.
+        loader: Training batches.
+        name: Of the encoder, for the progress bar.
+    """
 
-    def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b k"]:
-        return self.head(self.tower(pixels).pooled.float())
+    criterion: ClassVar[str]
+    """Name of the score on validation; higher is better."""
+    network: nn.Module
+    loader: Loader
+    name: str
 
+    @abstractmethod
+    def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
+        """Return value and count of each loss term of a training batch."""
 
-def masked_bce(logits: Float[torch.Tensor, "b k"], labels: Float[torch.Tensor, "b k"]) -> Float[torch.Tensor, ""]:
-    """Return the binary cross-entropy averaged over known labels; 0 where none is known."""
-    known = ~torch.isnan(labels)
-    losses = nn.functional.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), reduction="none")
-    return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)
-
-
-def _rate(step: int, warmup: int, total: int) -> float:
-    """Return the factor of the learning rate: linear warm-up, then a cosine to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    @abstractmethod
+    def validate(self, network: nn.Module) -> float:
+        """Return the score on the validation samples."""
 
 
-def _macro_auroc(labels: np.ndarray, scores: np.ndarray) -> float:
-    values = []
-    for column, score in zip(labels.T, scores.T, strict=True):
-        known = ~np.isnan(column)
-        if len(np.unique(column[known])) == 2:
-            values.append(roc_auc_score(column[known], score[known]))
-    return float(np.mean(values))
-
-
-def _score(
-    model: _Classifier, store: Store, samples: Samples, config: ModelInputConfig, batch_size: int, device: str
-) -> np.ndarray:
-    """Return probabilities `[n k]` by the encoder's own preprocessing, without augmentation."""
-    model.eval()
-    loader = ImageLoader(
-        store, samples.rows, batch_size=batch_size, input_size=config.size, seed=0, augment=None, num_workers=1
-    )
-    with torch.inference_mode():
-        parts = [torch.sigmoid(model(normalise(b.pixels.to(device), config)).double()).cpu() for b in loader.epoch(0)]
-    return torch.cat(parts).numpy()
-
-
-def fine_tune(
-    encoder: Encoder, store: Store, train: Samples, val: Samples, config: FineTuneConfig, seed: int, device: str
-) -> Head:
-    """Train encoder and head on the training samples, keep the best epoch.
-
-    AdamW, linear warm-up then cosine by step, gradients clipped to norm 1. Head initialisation and dropout come from
-    the seed; torch's global generators are left as they were.
+@dataclass(frozen=True)
+class Keeping:
+    """How the state of a fine-tuning is kept so that it can go on, and who hears of its curve.
 
     Args:
-        encoder: Starting point; its image tower is copied.
-        store: The prepared store.
-        train: Training samples.
-        val: Validation samples.
-        config: Epochs, batch size, rates, averaging, input size, augmentation.
-        seed: Seed of order, augmentation, head and dropout.
-        device: Torch device.
+        folder: Folder of checkpoints.
+        every: Steps between two checkpoints; one is also written after each validation.
+        log_every: Steps between two points of the curve.
+        state: Plain JSON values that every checkpoint holds.
+        log: Called with metrics and the number of steps done.
+        asked: Set to stop after the present step.
     """
-    fork_devices = [torch.device(device)] if device.startswith("cuda") else []
-    size = config.input_size or encoder.preprocessing.input.size
-    input_config = encoder.preprocessing.input.model_copy(update={"size": size})
-    with torch.random.fork_rng(devices=fork_devices):
+
+    folder: Path
+    every: int
+    log_every: int
+    state: dict[str, Any]
+    log: Callable[[dict[str, float], int], None]
+    asked: threading.Event
+
+
+@contextmanager
+def seeded(seed: int, device: str) -> Iterator[None]:
+    """Draw from a generator of this seed; torch's global generators are left as they were."""
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        model = _Classifier(copy.deepcopy(encoder.image_tower), encoder.dim, train.labels.shape[1]).to(device)
-        model.requires_grad_(True)
-        average = None if config.ema is None else Average(model, config.ema)
-        kept = model if average is None else copy.deepcopy(model)
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": list(model.tower.parameters()), "lr": config.lr * config.encoder_lr_ratio},
-                {"params": list(model.head.parameters()), "lr": config.lr},
-            ],
-            weight_decay=config.weight_decay,
-        )
-        loader = ImageLoader(
-            store,
-            train.rows,
-            batch_size=config.batch_size,
-            input_size=input_config.size,
-            seed=seed,
-            augment=config.augment,
-            num_workers=1,
-        )
-        total = loader.steps_per_epoch * config.epochs
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.warmup_steps, total))
-        labels = _labels_by_row(train)
-        best_value, best_epoch, best_state = -math.inf, 0, copy.deepcopy(kept.state_dict())
-        history: list[dict[str, Any]] = []
-        step = 0
-        with progress_bar(f"fine-tune {encoder.name}", total, "steps") as advance:
-            for epoch in range(config.epochs):
-                model.train()
-                losses = []
-                for batch in loader.epoch(epoch):
-                    optimizer.zero_grad(set_to_none=True)
-                    logits = model(normalise(batch.pixels.to(device), input_config))
-                    loss = masked_bce(logits, labels[batch.index].to(device))
-                    loss.backward()
-                    nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-                    optimizer.step()
-                    schedule.step()
-                    if average is not None:
-                        average.update(model, step)
-                    step += 1
-                    losses.append(float(loss.detach()))
-                    advance(1, loss=losses[-1])
-                if average is not None:
-                    kept.load_state_dict(model.state_dict() | average.tensors)
-                value = _macro_auroc(val.labels, _score(kept, store, val, input_config, config.batch_size, device))
-                history.append({"epoch": epoch, "loss": float(np.mean(losses)), "val_auroc": value})
-                logger.info("fine-tune epoch %d: loss %.4f, val AUROC %.4f", epoch, history[-1]["loss"], value)
-                if value > best_value:
-                    best_value, best_epoch, best_state = value, epoch, copy.deepcopy(kept.state_dict())
-        kept.load_state_dict(best_state)
-
-    def score(samples: Samples) -> np.ndarray:
-        return _score(kept, store, samples, input_config, config.batch_size, device)
-
-    return Head.of_scores(score, {"epoch": best_epoch, "val_auroc": best_value, "history": history})
+        yield
 
 
-def _labels_by_row(samples: Samples) -> Float[torch.Tensor, "r k"]:
-    """Return a table from position in the images table to labels."""
-    table = torch.full((int(samples.rows.max()) + 1, samples.labels.shape[1]), float("nan"))
-    table[torch.from_numpy(samples.rows)] = torch.from_numpy(samples.labels).float()
-    return table
+class FineTuning:
+    """AdamW, linear warm-up then a cosine or a line by step, gradients clipped.
+
+    Args:
+        tunable: What is trained.
+        config: Length, rates, averaging.
+        seed: Seed of dropout.
+        keeping: Checkpoints and curve; None keeps nothing.
+        checkpoint: State to go on from.
+    """
+
+    def __init__(
+        self,
+        tunable: Tunable,
+        config: FineTuneConfig,
+        seed: int,
+        keeping: Keeping | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.tunable, self.config, self.seed, self.keeping = tunable, config, seed, keeping
+        self.network = tunable.network
+        self.device = next(self.network.parameters()).device
+        self.per_epoch = tunable.loader.steps_per_epoch
+        self.total = config.steps or config.epochs * self.per_epoch
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self._epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self._window = Window()
+        if checkpoint is not None:
+            self.network.load_state_dict(checkpoint.tensors["model"], strict=True)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.lr, weight_decay=config.weight_decay)
+        self.average = None if config.ema is None else Average(self.network, config.ema)
+        self.judged = self.network if self.average is None else copy.deepcopy(self.network)
+        if checkpoint is not None:
+            self._resume(checkpoint)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        tower = {id(parameter) for parameter in self.network.get_submodule("tower").parameters()}
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        of_tower = [parameter for parameter in trained if id(parameter) in tower]
+        head = [parameter for parameter in trained if id(parameter) not in tower]
+        groups = [{"params": of_tower, "lr_factor": self.config.encoder_lr_ratio}, {"params": head, "lr_factor": 1.0}]
+        return [group for group in groups if group["params"]]
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        tensors, state = checkpoint.tensors, checkpoint.state
+        load_optimizer_tensors(self.optimizer, self.network, tensors["optimizer"])
+        if self.average is not None:
+            self.average.tensors = {name: value.to(self.device) for name, value in tensors["average"].items()}
+        self.best, self.step, self.history = tensors.get("best", {}), checkpoint.step, state["history"]
+        self._epoch_loss += torch.tensor(state["epoch_loss"], dtype=torch.float64, device=self.device)
+
+    @property
+    def best_epoch(self) -> int:
+        """Place in `history` of the state that is kept."""
+        values = [entry[f"val_{self.tunable.criterion}"] for entry in self.history]
+        return values.index(max(values))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or `patience` validations brought nothing better."""
+        patience = self.config.patience
+        tired = bool(patience and self.history) and len(self.history) - 1 - self.best_epoch >= (patience or 0)
+        return self.step >= self.total or tired
+
+    def run(self) -> dict[str, Any]:
+        """Train what is left, put the best state into `network`, and return what validation chose.
+
+        Raises:
+            UserError: A value is not finite, or a checkpoint cannot be written.
+            KeyboardInterrupt: The stop that was asked for, when the checkpoint is written.
+        """
+        with progress_bar(f"fine-tune {self.tunable.name}", self.total - self.step, "steps") as advance:
+            batches = self.tunable.loader.stream(self.step)
+            began, first, shown = time.perf_counter(), self.step, {}
+            self.network.train()
+            try:
+                while not self.finished:
+                    self._one_step(next(batches))
+                    self.step += 1
+                    advance(1, **shown)
+                    seconds = time.perf_counter() - began
+                    metrics = self._after_step((self.step - first) / seconds * self.tunable.loader.batch_size)
+                    if metrics is not None:
+                        shown = {"loss": metrics["train/loss"]}
+                        began, first = time.perf_counter(), self.step
+                    if self.keeping is not None and self.keeping.asked.is_set() and not self.finished:
+                        raise KeyboardInterrupt
+            finally:
+                batches.close()  # type: ignore[attr-defined]
+        self.network.load_state_dict(self.best)
+        best = self.history[self.best_epoch]
+        return {name: best[name] for name in best if name != "loss"} | {"history": self.history}
+
+    def _rate(self, step: int) -> float:
+        return rate(step, self.config.warmup_steps, self.total, self.config.schedule)
+
+    def _one_step(self, batch: Batch) -> None:
+        config = self.config
+        torch.manual_seed(int(hash_key(MODEL, 2, self.seed, self.step)[0]))
+        rate = config.lr * self._rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_factor"]
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            terms = self.tunable.terms(self.network, batch)
+            loss = torch.stack([value for value, _ in terms.values()]).sum()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm or math.inf)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.network, self.step)
+        self._window.add({**terms, GRADIENT: (norm, torch.ones_like(norm))}, self.step + 1)
+        self._epoch_loss += torch.stack([loss.detach().double(), torch.ones((), dtype=torch.float64).to(loss.device)])
+
+    def _after_step(self, speed: float) -> dict[str, float] | None:
+        """Validate, log and save where it is time to; return the metrics where there are any."""
+        keeping, step = self.keeping, self.step
+        judge = step % (self.config.validate_every or self.per_epoch) == 0 or step == self.total
+        save = keeping is not None and (judge or step % keeping.every == 0 or keeping.asked.is_set())
+        if not (judge or save or (keeping is not None and step % keeping.log_every == 0)):
+            return None
+        try:
+            metrics = {f"train/{name}": value for name, value in self._window.close(step).items()}
+        except NotFiniteError as error:
+            fix = "Lower lr, or use precision fp32, then run again: the last good checkpoint is kept."
+            raise UserError(error.what, f"fine-tuning of {self.tunable.name}", fix) from error
+        metrics |= {
+            "train/lr": self.config.lr * self._rate(step - 1),
+            "train/epoch": step / self.per_epoch,
+            "train/samples_per_second": speed,
+        }
+        if judge:
+            metrics[f"val/{self.tunable.criterion}"] = self._judge()
+        if keeping is not None:
+            keeping.log(metrics, step)
+            if save:
+                self._save(keeping)
+        return metrics
+
+    def _judge(self) -> float:
+        """Score the network, or its average, on validation; keep it where it is better than all before."""
+        if self.average is not None:
+            self.judged.load_state_dict(self.network.state_dict() | self.average.tensors)
+        value, criterion = self.tunable.validate(self.judged), f"val_{self.tunable.criterion}"
+        if math.isnan(value):
+            raise UserError(
+                f"The {self.tunable.criterion} on validation has no value.",
+                f"fine-tuning of {self.tunable.name}",
+                "Give validation samples of both classes.",
+            )
+        self.network.train()
+        total, steps = self._epoch_loss.tolist()
+        self._epoch_loss.zero_()
+        epoch = (self.step - 1) // self.per_epoch
+        self.history.append({"epoch": epoch, "step": self.step, "loss": total / steps, criterion: value})
+        logger.info("fine-tune epoch %d: loss %.4f, val %s %.4f", epoch, total / steps, self.tunable.criterion, value)
+        if self.best_epoch == len(self.history) - 1:
+            self.best = _to_cpu(self.judged.state_dict())
+        return value
+
+    def _save(self, keeping: Keeping) -> None:
+        tensors = {
+            "model": self.network.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer, self.network),
+        }
+        if self.best:
+            tensors["best"] = self.best
+        if self.average is not None:
+            tensors["average"] = self.average.tensors
+        state = {"history": self.history, "epoch_loss": self._epoch_loss.tolist()} | keeping.state
+        save_checkpoint(keeping.folder, self.step, tensors, state, keep=1)
+
+
+def rate(step: int, warmup: int, total: int, schedule: Literal["cosine", "linear"]) -> float:
+    """Return the factor of the learning rate: linear warm-up, then a cosine or a line to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    share = (step - warmup) / max(1, total - warmup)
+    return 1 - share if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _to_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -21,13 +21,18 @@ from medvlp.types import Predictions
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float, Int
+    from torch import nn
 
+    from medvlp.config.preprocessing import ModelInputConfig
     from medvlp.config.task import TaskConfig
     from medvlp.store.array_store import Store
+    from medvlp.tasks._fine_tune import Tunable
     from medvlp.zoo import Encoder
 
 SPLITS = ("train", "val", "test")
 ZERO_SHOT = "zero_shot"
+FROZEN = "frozen"
+"""Protocol that trains what reads the tokens of an encoder, which stays as it is."""
 SCORES, SPACE, HEAT_MAPS = "zero-shot scores", "shared space of images and texts", "heat maps"
 """What an encoder with a text side may offer; a task names what its zero-shot protocol needs."""
 
@@ -144,6 +149,8 @@ class Task(ABC):
     """Protocols that it can be run by."""
     needs: ClassVar[str]
     """What its zero-shot protocol needs of an encoder: `SCORES`, `SPACE` or `HEAT_MAPS`."""
+    asks_where: ClassVar[bool] = False
+    """Whether the places of training images, whatever the image, are an answer: the location prior."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -163,6 +170,42 @@ class Task(ABC):
     @abstractmethod
     def settings(self, protocol: str) -> dict[str, Any]:
         """Return the settings that decide a protocol's numbers, as JSON types."""
+
+    def network(self, tower: nn.Module, dim: int, taken: ModelInputConfig) -> nn.Module:
+        """Return what an encoder is fine-tuned as: its tower, under the name `tower`, and a fresh head.
+
+        Args:
+            tower: Module from normalised pixels to `Features`; it is taken as it is, not copied.
+            dim: Width of its pooled features.
+            taken: Pixels that the encoder takes.
+
+        Raises:
+            UserError: Nothing is fine-tuned to a task of this type.
+        """
+        raise self._no_fine_tuning()
+
+    def tunable(
+        self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
+    ) -> Tunable:
+        """Return the task's side of a fine-tuning: a fresh network on a copy of the encoder's tower, and its batches.
+
+        Args:
+            encoder: Starting point, left as it is.
+            store: The prepared store.
+            train: Training samples.
+            val: Validation samples.
+            seed: Seed of order and augmentation; the head is drawn from torch's present generator.
+            num_workers: Threads that load.
+
+        Raises:
+            UserError: Nothing is fine-tuned to a task of this type.
+        """
+        raise self._no_fine_tuning()
+
+    def _no_fine_tuning(self) -> UserError:
+        return UserError(
+            f"A task of type {self.config.type} is not fine-tuned.", "task.type", "Use classification or segmentation."
+        )
 
     @abstractmethod
     def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:

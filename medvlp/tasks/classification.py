@@ -7,6 +7,7 @@ label.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,12 @@ from medvlp.tasks._samples import few_shot_subset, fraction_subset, select
 from medvlp.tasks.base import SCORES, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from medvlp.config.preprocessing import ModelInputConfig
     from medvlp.store.array_store import Store
+    from medvlp.tasks._classifier import Classifier, ClassifierTuning
+    from medvlp.zoo import Encoder
 
 ZERO_SHOT_BATCH = 256
 PROBABILITY_DECIMALS = 12
@@ -27,7 +33,7 @@ PROBABILITY_DECIMALS = 12
 class Classification(Task):
     """Binary questions about an image, each with its own rule for positives and negatives."""
 
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     scoring: ClassVar[str] = "classification"
     protocols: ClassVar[frozenset[str]] = frozenset({"linear_probe", "knn", "few_shot", "fine_tune", ZERO_SHOT})
     needs: ClassVar[str] = SCORES
@@ -69,11 +75,36 @@ class Classification(Task):
                 "Use a larger fraction or more shots.",
             )
         if protocol == "fine_tune":
-            from medvlp.tasks._fine_tune import fine_tune
-
-            encoder = encoder_of(subject, protocol)
-            return fine_tune(encoder, subject.store, train, val, self.config.fine_tune, seed, subject.device)
+            return self._fine_tune(subject, train, val, seed)
         return self._probe(subject, protocol, train, val)
+
+    def network(self, tower: nn.Module, dim: int, taken: ModelInputConfig) -> Classifier:
+        """Return the tower with a linear head; see `Task.network`."""
+        from medvlp.tasks._classifier import Classifier
+
+        return Classifier(tower, dim, len(self.config.labels), self.config.fine_tune.freeze_encoder)
+
+    def tunable(
+        self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
+    ) -> ClassifierTuning:
+        """Return a classifier on a copy of the encoder's tower; see `Task.tunable`."""
+        from medvlp.tasks._classifier import ClassifierTuning
+
+        network = self.network(copy.deepcopy(encoder.image_tower), encoder.dim, encoder.preprocessing.input)
+        ready = network.to(encoder.device)
+        return ClassifierTuning(ready, encoder, store, train, val, self.config.fine_tune, seed, num_workers)
+
+    def _fine_tune(self, subject: Subject, train: Samples, val: Samples, seed: int) -> Head:
+        from scipy.special import expit
+
+        from medvlp.tasks._fine_tune import FineTuning, seeded
+
+        encoder = encoder_of(subject, "fine_tune")
+        with seeded(seed, str(encoder.device)):
+            tunable = self.tunable(encoder, subject.store, train, val, seed)
+            tuning = FineTuning(tunable, self.config.fine_tune, seed)
+            chosen = tuning.run()
+        return Head.of_scores(lambda samples: expit(tunable.logits(tuning.network, samples)), chosen)
 
     def _probe(self, subject: Subject, protocol: str, train: Samples, val: Samples) -> Head:
         features = subject.load_features()

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
 from medvlp.tasks import TASKS
-from medvlp.tasks._fine_tune import masked_bce
+from medvlp.tasks._classifier import masked_bce
 from medvlp.tasks.base import Subject
 from medvlp.zoo import load_encoder
 
