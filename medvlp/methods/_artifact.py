@@ -7,8 +7,6 @@ is strict, key by key.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medvlp.config.methods import MethodConfig
 from medvlp.config.preprocessing import Preprocessing
 from medvlp.errors import UserError
+from medvlp.store.files import atomic_folder
 
 if TYPE_CHECKING:
     import torch
@@ -62,15 +61,8 @@ def save_model(
     """
     if preprocessing.input != method.config.image.input:
         raise ValueError("the saved preprocessing must have the model input of the method")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
+    with atomic_folder(folder) as part:
         _write(part, method, preprocessing, tokenizer, record, state)
-        _replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(
@@ -151,11 +143,3 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise UserError("This is no model folder.", f"{file} is missing", "Give the folder model/ of a run.") from error
     except (OSError, ValueError) as error:
         raise UserError(f"The model file cannot be read: {error}", file, "Save the model again.") from error
-
-
-def _replace(part: Path, folder: Path) -> None:
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -87,6 +87,23 @@ def write_json(path: Path, value: Any, scratch: Path, indent: int | None = 2) ->
     write_atomic(path, (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode(), scratch)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a folder beside `path` that takes its place, also that of an older one, when all in it is written."""
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{word}") for word in ("part", "old"))
+    with writing(path):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            yield part
+            if path.exists():
+                path.rename(old)
+            part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:

@@ -82,6 +82,8 @@ class Classification(Task):
         """Return the tower with a linear head; see `Task.network`."""
         from medvlp.tasks._classifier import Classifier
 
+        if self.config.fine_tune.input_size is not None:
+            tower.set_input_size(self.config.fine_tune.input_size)
         return Classifier(tower, dim, len(self.config.labels), self.config.fine_tune.freeze_encoder)
 
     def tunable(

@@ -20,14 +20,26 @@ from medvlp.models.vision2d import ImageTower, load_timm_weights
 from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.text_side import TextSide
 
-FORMS = "RUN (a run folder or its model/), zoo:NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME or random:NAME@SIZE"
+FORMS = (
+    "RUN (a run folder or its model/), zoo:NAME:FILE or NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME or "
+    "random:NAME@SIZE"
+)
 RANDOM_NORM = {"mean": (0.5,), "std": (0.25,)}
+
+
+def full_spec(spec: str) -> str:
+    """Return a spec in full: `NAME:FILE` stands for `zoo:NAME:FILE` where NAME is a format and no such path exists."""
+    from medvlp.zoo.release import release_names
+
+    name, colon, file = spec.partition(":")
+    return f"zoo:{spec}" if colon and file and name in release_names() and not Path(spec).exists() else spec
 
 
 def load(spec: str, *, stored: StoredImageConfig | None, device: str, seed: int) -> Encoder:
     """See `medvlp.zoo.load_encoder`."""
     device = resolve_device(device)
-    kind, colon, rest = str(spec).partition(":")
+    spec = full_spec(str(spec))
+    kind, colon, rest = spec.partition(":")
     # A path may hold a colon, so an unknown beginning counts as a path if it exists.
     if not colon or Path(spec).exists():
         return _run(Path(spec), device)
@@ -58,10 +70,16 @@ def _run(path: Path, device: str) -> Encoder:
         raise UserError(
             "The run has no finished model." if started else "The folder is neither a run nor a model.",
             path,
-            "Run the same `medvlp pretrain` command again: it resumes and writes model/ at its end."
+            "Run the same `medvlp pretrain` or `finetune` command again: it resumes and writes model/ at its end."
             if started
             else f"Use one of: {FORMS}.",
         )
+    name = folder.absolute().parent.name if folder.name == "model" else folder.name
+    described = read_json(folder / CONFIG, "a run writes it")
+    if "tower" in described:
+        from medvlp.zoo.rebuild import fine_tuned_encoder
+
+        return fine_tuned_encoder(folder, described, name, device)
     model = load_model(folder)
     method = model.method
     architecture: dict[str, Any] = {
@@ -72,7 +90,6 @@ def _run(path: Path, device: str) -> Encoder:
     if model.tokenizer is not None and method.config.text is not None:
         architecture["tokenizer"] = model.tokenizer.hash
         text = TextSide(method, model.tokenizer, method.config.text.max_tokens)
-    name = folder.absolute().parent.name if folder.name == "model" else folder.name
     tower = method.image_encoder
     return Encoder(name, tower, tower.dim, model.preprocessing, architecture, text=text, device=device)
 

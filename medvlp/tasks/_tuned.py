@@ -1,0 +1,202 @@
+"""A fine-tuned model on disk: encoder, head, preprocessing, and what turns its numbers into answers.
+
+Guarantee: the folder alone rebuilds the model on any machine, appears whole or not at all, and holds no pickle and no
+path. Weights are loaded key by key. Probabilities and answers are those that were validated: same preprocessing,
+calibration and thresholds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from scipy.special import expit
+from torch import nn
+
+from medvlp.config.base import json_sha256
+from medvlp.config.preprocessing import Preprocessing
+from medvlp.config.task import TaskConfig
+from medvlp.errors import UserError
+from medvlp.models.device import resolve_device
+from medvlp.models.weights import check_keys, read_state, state_sha256
+from medvlp.store.files import atomic_folder
+from medvlp.tasks import TASKS
+from medvlp.zoo.rebuild import CONFIG, ENCODER, PREPROCESSING, rebuild_tower
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+FORMAT = 1
+HEAD, DECISIONS, CARD = "head.safetensors", "decisions.json", "model_card.md"
+TOWER = "tower."
+_COPY = "Copy the model folder again."
+
+
+@dataclass(frozen=True)
+class Decision:
+    """From the logit of one label to its probability, `sigmoid(slope · logit + intercept)`, and to yes or no.
+
+    `threshold` is compared with the probability (`>=` is yes); None where validation had no positive to choose it by.
+    """
+
+    label: str
+    slope: float = 1.0
+    intercept: float = 0.0
+    threshold: float | None = None
+
+    def probabilities(self, logits: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Return calibrated probabilities."""
+        return expit(self.slope * logits + self.intercept)
+
+    def positive(self, probabilities: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"] | None:
+        """Return which probabilities reach the threshold; None where there is none."""
+        return None if self.threshold is None else probabilities >= self.threshold
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the training images were, as far as their data set says it; an empty field is not known."""
+
+    modalities: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A fine-tuned network with all that its use needs; `record` says how it was made."""
+
+    task: TaskConfig
+    network: nn.Module
+    preprocessing: Preprocessing
+    decisions: tuple[Decision, ...]
+    scope: Scope
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the questions."""
+        return [label.name for label in self.task.labels]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.network.parameters()).device
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over weights, preprocessing, calibration and thresholds."""
+        return json_sha256(
+            {
+                "weights": state_sha256(self.network.state_dict()),
+                "preprocessing": self.preprocessing.resolved(),
+                "decisions": [asdict(decision) for decision in self.decisions],
+                "task": self.task.resolved(),
+            }
+        )
+
+
+def calibrated(decisions: Sequence[Decision], logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Return the probability of every label."""
+    return np.stack([one.probabilities(logits[:, k]) for k, one in enumerate(decisions)], axis=1)
+
+
+def save_tuned(folder: Path, model: TunedModel, tower: dict[str, Any], dim: int, card: str) -> None:
+    """Write a model folder; one that exists is replaced at the end.
+
+    Args:
+        folder: Target.
+        model: The model, on any device.
+        tower: Description of the encoder's tower, as it was before it got a head; see `zoo.rebuild`.
+        dim: Width that the tower pools to.
+        card: The model card, in Markdown.
+    """
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.network.state_dict().items()}
+    encoder = {name.removeprefix(TOWER): value for name, value in state.items() if name.startswith(TOWER)}
+    head = {name: value for name, value in state.items() if not name.startswith(TOWER)}
+    described = {
+        "format": FORMAT,
+        "task": model.task.resolved(),
+        "tower": tower,
+        "dim": dim,
+        "scope": asdict(model.scope),
+        "hash": model.hash,
+        "record": model.record,
+    }
+    with atomic_folder(folder) as part:
+        (part / CONFIG).write_text(_json(described), encoding="utf-8")
+        (part / DECISIONS).write_text(_json([asdict(one) for one in model.decisions]), encoding="utf-8")
+        (part / PREPROCESSING).write_text(model.preprocessing.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (part / CARD).write_text(card, encoding="utf-8")
+        for name, tensors in ((ENCODER, encoder), (HEAD, head)):
+            save_file(tensors, part / name)
+            (part / name).chmod((part / CONFIG).stat().st_mode)  # safetensors writes for the owner alone
+
+
+def load_tuned(path: Path, device: str = "cpu") -> TunedModel:
+    """Rebuild a fine-tuned model, in evaluation mode.
+
+    Args:
+        path: `run.dir` of a fine-tuning, or its `model/`.
+        device: A torch device, or `auto`.
+
+    Raises:
+        UserError: There is no fine-tuned model, it is unfinished or damaged, or another version wrote it.
+    """
+    where = torch.device(resolve_device(device))
+    folder = _find(Path(path))
+    described = _read_json(folder / CONFIG)
+    if described.get("format") != FORMAT:
+        fix = "Use the version of medvlp that wrote it, or fine-tune again."
+        raise UserError(f"The model has format {described.get('format')!r}, this version reads {FORMAT}.", folder, fix)
+    try:
+        task = TaskConfig.model_validate(described["task"])
+        preprocessing = Preprocessing.model_validate(_read_json(folder / PREPROCESSING))
+        decisions = tuple(Decision(**one) for one in _read_json(folder / DECISIONS))
+        scope = Scope(**{name: tuple(values) for name, values in described["scope"].items()})
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"The model is damaged: {error}", folder, _COPY) from error
+    if decisions and [one.label for one in decisions] != [label.name for label in task.labels]:
+        raise UserError("The labels of the decisions are not those of the model.", folder / DECISIONS, _COPY)
+    tower, dim = rebuild_tower(described["tower"])
+    network = TASKS.get(task.type)(task).network(tower, dim, preprocessing.input)
+    state = {TOWER + name: value for name, value in read_state(folder / ENCODER).items()} | read_state(folder / HEAD)
+    check_keys(network.state_dict(), state, folder)
+    network.load_state_dict(state, strict=True)
+    return TunedModel(task, network.to(where).eval(), preprocessing, decisions, scope, described["record"])
+
+
+def _find(path: Path) -> Path:
+    if not path.exists():
+        raise UserError("There is no such run.", path, "Give the run.dir of `medvlp finetune`.")
+    folder = path if (path / CONFIG).is_file() else path / "model"
+    if (folder / HEAD).is_file():
+        return folder
+    if (folder / CONFIG).is_file():
+        raise UserError(
+            "This is an encoder without a head: it answers no question.",
+            path,
+            f"Fine-tune it first: medvlp finetune configs/finetune/classification.yaml encoder={path} ...",
+        )
+    if (path / "config.yaml").is_file():
+        raise UserError("The run has no finished model.", path, "Run the same `medvlp finetune` command again.")
+    raise UserError("This is no run of fine-tuning.", path, "Give the run.dir of `medvlp finetune`.")
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"The model file cannot be read: {error}", file, _COPY) from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
