@@ -146,6 +146,32 @@ def folder_model(folder: Path) -> Any:
     return model
 
 
+def check_places(model: Any, vocab_size: int, places: int, folder: Path) -> None:
+    """Refuse a model whose tables are too small.
+
+    Args:
+        model: From `folder_model`.
+        vocab_size: Tokens of its tokenizer.
+        places: Visual tokens and words, at most.
+        folder: For the message.
+
+    Raises:
+        UserError: It has no row for a token, or no position for a place.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if vocab_size > rows:
+        raise UserError(
+            f"The tokenizer has {vocab_size} tokens, the model {rows}.", folder, "Put the model's own tokenizer there."
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", places)
+    if places > positions:
+        raise UserError(
+            f"The model has {positions} positions; visual tokens and words may be {places}.",
+            folder,
+            "Lower reports.max_images or reports.max_tokens, or take another encoder or decoder.",
+        )
+
+
 @torch.no_grad()
 def _check_causal(model: Any, folder: Path) -> None:
     """Refuse an encoder (BERT and the like), which transformers would load as a decoder, too."""

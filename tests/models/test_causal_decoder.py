@@ -65,7 +65,7 @@ def test_missing_tokens_are_not_there_and_a_place_sees_nothing_that_follows() ->
 def test_it_learns_to_tell_images_apart_and_saves_as_a_folder(tmp_path: Path) -> None:
     decoder, visual = small().train(), shown()
     optimizer = torch.optim.Adam(decoder.parameters(), lr=1e-2)
-    for _ in range(40):
+    for _ in range(60):
         optimizer.zero_grad()
         loss, _ = captioning(decoder(visual, IDS), IDS, MASK)
         loss.backward()

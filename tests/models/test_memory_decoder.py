@@ -131,8 +131,10 @@ def small(**changes: Any) -> MemoryDecoder:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"width": 16, "hidden": 24, "layers": 2, "heads": 4, "memory_heads": 2}
     decoder = MemoryDecoder(6, 9, **(sizes | changes)).double().eval()
-    with torch.no_grad():
-        decoder.logits.weight *= 4
+    with torch.no_grad():  # so that images and words matter before any training
+        decoder.logits.weight *= 6
+        for layer in decoder.decoder:
+            layer.image.out.weight *= 8
     return decoder
 
 
