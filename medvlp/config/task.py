@@ -29,6 +29,14 @@ class LabelConfig(Config):
     )
 
 
+class PlateauConfig(Config):
+    """Schedule `plateau`: the rate falls when validation stands still (torch's ReduceLROnPlateau)."""
+
+    factor: float = Field(0.8, gt=0, lt=1, description="On the rate.")
+    patience: int = Field(1, ge=0, description="Validations without a better one that are waited for.")
+    min_ratio: float = Field(0.001, ge=0, lt=1, description="Of the lowest rate to the first.")
+
+
 class FineTuneConfig(Config):
     """Training of encoder and linear head; the epoch with the best validation score is kept."""
 
@@ -39,15 +47,27 @@ class FineTuneConfig(Config):
     batch_size: int = Field(32, ge=1)
     lr: Positive = 3e-4
     encoder_lr_ratio: Positive = 1.0
+    optimizer: Literal["adamw", "adam_amsgrad"] = Field(
+        "adamw", description="adam_amsgrad adds weight_decay to the gradient, as R2Gen has it."
+    )
     weight_decay: float = Field(0.05, ge=0)
     warmup_steps: int = Field(20, ge=0)
-    schedule: Literal["cosine", "linear"] = Field("cosine", description="Of the rate after the warm-up, down to 0.")
+    schedule: Literal["cosine", "linear", "plateau"] = Field(
+        "cosine", description="Of the rate after the warm-up: down to 0, or by `plateau`."
+    )
+    plateau: PlateauConfig = PlateauConfig()
     clip_norm: float | None = Field(1.0, gt=0, description="Of the gradient; null clips nothing.")
     validate_every: int | None = Field(None, ge=1, description="Steps; None validates after each epoch.")
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of an averaged copy, which is validated and kept.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Of training; validation and use are in fp32.")
     input_size: int | None = Field(None, ge=16, le=2048, description="Side in pixels; None takes the encoder's own.")
     augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _plateau_has_an_effect(self) -> FineTuneConfig:
+        if self.schedule != "plateau" and self.plateau != PlateauConfig():
+            raise ValueError("plateau has no effect without schedule: plateau")
+        return self
 
     @model_validator(mode="after")
     def _no_text(self) -> FineTuneConfig:
@@ -96,6 +116,10 @@ class TaskConfig(Config):
     def _labels_where_they_are_asked(self) -> TaskConfig:
         if self.type in ("retrieval", "report_generation") and self.labels:
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
+        if self.type == "report_generation" and self.fine_tune.augment.flip:
+            raise ValueError(
+                "fine_tune.augment.flip swaps the sides of an image, and a report names them: leave it out"
+            )
         if self.type in ("classification", "grounding", "segmentation") and not self.labels:
             raise ValueError("labels must name one label or more")
         return self

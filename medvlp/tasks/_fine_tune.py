@@ -15,9 +15,10 @@ import math
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -33,7 +34,7 @@ from medvlp.train.checkpoint import Checkpoint, save_checkpoint
 from medvlp.train.optim import load_optimizer_tensors, optimizer_tensors
 
 if TYPE_CHECKING:
-    from medvlp.config.task import FineTuneConfig
+    from medvlp.config.task import FineTuneConfig, PlateauConfig
     from medvlp.data.loader import Loader
     from medvlp.types import Batch
 
@@ -98,7 +99,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 
 class FineTuning:
-    """AdamW, linear warm-up then a cosine or a line by step, gradients clipped.
+    """Adam by the configuration, a linear warm-up, then a cosine, a line, or by validation; gradients clipped.
 
     Args:
         tunable: What is trained.
@@ -128,7 +129,8 @@ class FineTuning:
         self._window = Window()
         if checkpoint is not None:
             self.network.load_state_dict(checkpoint.tensors["model"], strict=True)
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=config.lr, weight_decay=config.weight_decay)
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else partial(torch.optim.Adam, amsgrad=True)
+        self.optimizer = kind(self._groups(), lr=config.lr, weight_decay=config.weight_decay)
         self.average = None if config.ema is None else Average(self.network, config.ema)
         self.judged = self.network if self.average is None else copy.deepcopy(self.network)
         if checkpoint is not None:
@@ -193,7 +195,12 @@ class FineTuning:
         return {name: best[name] for name in best if name != "loss"} | {"history": self.history}
 
     def _rate(self, step: int) -> float:
-        return rate(step, self.config.warmup_steps, self.total, self.config.schedule)
+        if self.config.schedule != "plateau":
+            return rate(step, self.config.warmup_steps, self.total, self.config.schedule)
+        warmup = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        return warmup * plateau_factor(
+            [entry[f"val_{self.tunable.criterion}"] for entry in self.history], self.config.plateau
+        )
 
     def _one_step(self, batch: Batch) -> None:
         config = self.config
@@ -278,6 +285,17 @@ def rate(step: int, warmup: int, total: int, schedule: Literal["cosine", "linear
         return (step + 1) / warmup
     share = (step - warmup) / max(1, total - warmup)
     return 1 - share if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
+
+
+def plateau_factor(values: Sequence[float], config: PlateauConfig) -> float:
+    """Return the factor of the learning rate after these scores on validation, higher being better."""
+    shown = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        shown, "max", config.factor, config.patience, threshold_mode="abs", min_lr=config.min_ratio
+    )
+    for value in values:
+        schedule.step(value)
+    return float(shown.param_groups[0]["lr"])
 
 
 def _to_cpu(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
