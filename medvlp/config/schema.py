@@ -1,4 +1,5 @@
-"""What may stand in a configuration file, by kind: `prepare`, `knowledge`, `collection`, `pretrain`, `task`, `suite`.
+"""What may stand in a configuration file, by kind: `prepare`, `knowledge`, `collection`, `pretrain`,
+`finetune`, `task`, `suite`.
 
 Guarantee: importing this module imports no torch. Every field has a range and a default or is required; rules that join
 two fields are checked by its class, so that a bad file starts nothing.
@@ -7,6 +8,7 @@ two fields are checked by its class, so that a bad file starts nothing.
 from __future__ import annotations
 
 from medvlp.config.base import Config
+from medvlp.config.finetune import FinetuneConfig
 from medvlp.config.knowledge import KnowledgeConfig
 from medvlp.config.prepare import CollectionConfig, PrepareConfig
 from medvlp.config.suite import SuiteConfig
@@ -18,6 +20,7 @@ KINDS: dict[str, type[Config]] = {
     "knowledge": KnowledgeConfig,
     "collection": CollectionConfig,
     "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
     "task": TaskConfig,
     "suite": SuiteConfig,
 }

@@ -6,11 +6,13 @@ and saved may change. Data are compared by their hash, not by their path.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from medvlp.config.finetune import FinetuneConfig
 from medvlp.config.train import PretrainConfig
 from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
@@ -36,13 +38,14 @@ FREE = (
 """Keys that may differ. The learning-rate schedule of a longer run is that of its new `train.steps` from there on."""
 
 
-def check_free(folder: Path, config: str, model: str) -> None:
+def check_free(folder: Path, config: str, model: str, kind: str = "pretrain") -> None:
     """Raise `UserError` if a run that starts anew in `folder` would replace what is there.
 
     Args:
         folder: `run.dir`; it holds no checkpoint.
         config: File name of a run's configuration.
         model: Folder name of a run's model.
+        kind: Kind of configuration that such a run has.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError("run.dir must be a folder, but there is a file of this name.", folder, "Set another run.dir.")
@@ -52,14 +55,16 @@ def check_free(folder: Path, config: str, model: str) -> None:
             folder / model,
             "Set another run.dir, or move the model away.",
         )
-    if (folder / config).exists() and read_yaml(folder / config).get("kind") != "pretrain":
+    if (folder / config).exists() and read_yaml(folder / config).get("kind") != kind:
         raise UserError(f"run.dir holds a {config} that is not of a run.", folder / config, "Set another run.dir.")
 
 
-def check_same_run(config: PretrainConfig, checkpoint: Checkpoint) -> None:
+def check_same_run(
+    config: PretrainConfig | FinetuneConfig, checkpoint: Checkpoint, free: Sequence[str] = FREE
+) -> None:
     """Raise `UserError` with the differing keys unless `config` may go on with the checkpoint."""
     try:
-        before = PretrainConfig.model_validate(checkpoint.state["config"]).resolved()
+        before = type(config).model_validate(checkpoint.state["config"]).resolved()
     except (ValidationError, KeyError) as error:
         raise UserError(
             "The checkpoint's configuration cannot be read by this version of medvlp.",
@@ -70,7 +75,7 @@ def check_same_run(config: PretrainConfig, checkpoint: Checkpoint) -> None:
     differing = [
         f"{key}: {old.get(key)!r} before, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(key == free or key.startswith(f"{free}.") for free in FREE)
+        if old.get(key) != new.get(key) and not any(key == one or key.startswith(f"{one}.") for one in free)
     ]
     if differing:
         raise UserError(
