@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from medvlp.config.base import Config
+from medvlp.config.base import Config, Positive
 
 MEMORY_ONLY = ("slots", "memory_heads", "visual_dropout")
 SIZES = ("width", "hidden", "layers", "heads", "dropout")
@@ -71,4 +71,16 @@ class ReportsConfig(Config):
         False,
         description="As R2Gen and BenchX: score against references cut to max_tokens, with rare words unknown.",
     )
+    mean: tuple[float, ...] | None = Field(
+        None,
+        description="Of the input, for all encoders alike; null takes the encoder's own. Grey ones take the average.",
+    )
+    std: tuple[Positive, ...] | None = Field(None, description="Likewise, the standard deviation.")
     decoder: ReportDecoderConfig = ReportDecoderConfig()
+
+    @model_validator(mode="after")
+    def _whole_normalisation(self) -> ReportsConfig:
+        sizes = {None if given is None else len(given) for given in (self.mean, self.std)}
+        if len(sizes) > 1 or not sizes <= {None, 1, 3}:
+            raise ValueError("give mean and std with 1 or 3 values each, or neither")
+        return self

@@ -1,0 +1,240 @@
+"""Training of a report decoder on an image tower, frozen or tuned, and its texts.
+
+Guarantee: a frozen tower stays in evaluation mode, and where training images are shown as they are it sees each of them
+once. Texts are generated from images alone, by the encoder's own preprocessing, the same ones whenever they are asked
+for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from medvlp.config.data import AugmentConfig
+from medvlp.data.transforms import normalise, resize_pixels, to_tensor
+from medvlp.objectives.captioning import captioning
+from medvlp.tasks._fine_tune import Term, Tunable
+from medvlp.tasks._study_images import REAL, StudyImages, StudyLoader, TokenCache, joined
+from medvlp.text.report_words import tokeniser
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int
+
+    from medvlp.config.preprocessing import ModelInputConfig
+    from medvlp.config.task import TaskConfig
+    from medvlp.models.report_decoder import ReportDecoder, Visual
+    from medvlp.store.array_store import Store
+    from medvlp.tasks.base import Samples
+    from medvlp.text.vocabulary import ReportTokens
+    from medvlp.types import Batch
+    from medvlp.zoo import Encoder
+
+    References = Callable[[Int[np.ndarray, "b"]], list[str]]
+
+AS_THEY_ARE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), brightness=0.0, contrast=0.0)
+"""Training images without any change."""
+MOST_KEPT = 16 * 2**30
+"""Bytes of visual tokens kept for the training images of a task; more are computed again in every epoch."""
+LONGEST = 4
+TINY, SMALL = 1e-15, 1e-9
+"""What the caption scorer adds to numerators and to denominators."""
+
+
+class ReportWriter(nn.Module):
+    """An image tower and a decoder of reports.
+
+    Args:
+        tower: Module from normalised pixels to `Features`.
+        decoder: From visual tokens to words.
+        frozen: The tower has no gradient and stays in evaluation mode.
+    """
+
+    def __init__(self, tower: nn.Module, decoder: ReportDecoder, frozen: bool) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.tower = tower.requires_grad_(not frozen)
+        self.decoder = decoder
+
+    def train(self, mode: bool = True) -> ReportWriter:
+        """Switch to training mode; a frozen tower stays in evaluation mode."""
+        super().train(mode)
+        self.tower.train(mode and not self.frozen)
+        return self
+
+
+class ReportTuning(Tunable):
+    """Training of a report writer by the likelihood of each word, judged by BLEU-4 of what it writes on validation.
+
+    Args:
+        network: Writer on a copy of the encoder's tower.
+        tokens: What it reads and writes.
+        encoder: Where it comes from.
+        store: The prepared store.
+        references: From the first images of studies to the texts that are learnt.
+        train: Training samples.
+        val: Validation samples.
+        task: Text, search, batch size, augmentation.
+        seed: Seed of order and augmentation.
+        num_workers: Threads of the loaders.
+    """
+
+    criterion: ClassVar[str] = "bleu_4"
+
+    def __init__(
+        self,
+        network: ReportWriter,
+        tokens: ReportTokens,
+        encoder: Encoder,
+        store: Store,
+        references: References,
+        train: Samples,
+        val: Samples,
+        task: TaskConfig,
+        seed: int,
+        num_workers: int = 1,
+    ) -> None:
+        self.network, self.tokens, self.name, self.store = network, tokens, encoder.name, store
+        self.references, self.val, self.config, self.how = references, val, task.reports, task.fine_tune
+        self.device, self.num_workers = encoder.device, num_workers
+        self.input = model_input(task, encoder.preprocessing.input)
+        self.images = StudyImages(store, task.views, self.config.max_images)
+        self.kept = self._cache(network, len(train)) if self.how.augment == AS_THEY_ARE else None
+        self.loader = self._loader(train.rows, seed, self.how.augment)
+
+    def _cache(self, network: ReportWriter, studies: int) -> TokenCache | None:
+        """Return where tokens are kept; None where the tower changes, or where they are too many."""
+        make = frozen_tokens(network.tower, self.store, self.input, self.how.batch_size, self.device)
+        shape = make(np.zeros(1, dtype=np.int64)).shape[1:]
+        if not network.frozen or studies * self.config.max_images * math.prod(shape) * 4 > MOST_KEPT:
+            return None
+        return TokenCache(len(self.store.images), (shape[0], shape[1]), make)
+
+    def _loader(self, rows: Int[np.ndarray, " n"], seed: int, augment: AugmentConfig | None) -> StudyLoader:
+        return StudyLoader(
+            self.store,
+            rows,
+            images=self.images,
+            with_pixels=self.kept is None,
+            batch_size=self.how.batch_size,
+            input_size=self.input.size,
+            seed=seed,
+            augment=augment,
+            num_workers=self.num_workers,
+        )
+
+    def _visual(self, network: nn.Module, batch: Batch) -> Visual:
+        real = batch.extra[REAL]
+        if self.kept is not None:
+            shown = self.images.of(batch.index.numpy())
+            tokens = torch.from_numpy(self.kept(shown[real.numpy()])).to(self.device)
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.network.frozen):
+                tokens = network.get_submodule("tower")(normalise(batch.pixels.to(self.device), self.input)).tokens
+        return joined(tokens, real.to(self.device))
+
+    def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
+        """Return the cross-entropy of each word of the references given the words before it, and their number."""
+        ids, mask = (
+            torch.from_numpy(part).to(self.device)
+            for part in self.tokens.encode(self.references(batch.index.numpy()), self.config.max_tokens)
+        )
+        logits = network.get_submodule("decoder")(self._visual(network, batch), ids)
+        return {"words": captioning(logits, ids, mask)}
+
+    def validate(self, network: nn.Module) -> float:
+        """Return BLEU-4 of the generated texts of the validation samples."""
+        split = tokeniser(self.config.words)
+        pairs = zip(self.texts(network, self.val), self.references(self.val.rows), strict=True)
+        return bleu_4([(split(text).split(), split(reference).split()) for text, reference in pairs])
+
+    def texts(self, network: nn.Module, samples: Samples) -> list[str]:
+        """Return the generated texts of samples."""
+        decoder = network.eval().get_submodule("decoder")
+        banned = self.tokens.banned if self.config.ban_unknown else ()
+        found: list[str] = []
+        with torch.no_grad():
+            for batch in self._batches(samples):
+                rows = decoder.generate(  # type: ignore[operator]
+                    self._visual(network, batch), self.config.max_tokens, self.config.beams, banned
+                )
+                found += [self.tokens.decode(row) for row in rows.tolist()]
+        return found
+
+    def _batches(self, samples: Samples) -> Iterator[Batch]:
+        return self._loader(samples.rows, 0, None).epoch(0)
+
+
+class LikelihoodReportTuning(ReportTuning):
+    """As its base, judged by the mean log-likelihood of the words of the validation references."""
+
+    criterion: ClassVar[str] = "log_likelihood"
+
+    @torch.no_grad()
+    def validate(self, network: nn.Module) -> float:
+        """Return the mean over words."""
+        network.eval()
+        found = [self.terms(network, batch)["words"] for batch in self._batches(self.val)]
+        values, counts = (torch.stack(parts).double() for parts in zip(*found, strict=True))
+        return -float((values * counts).sum() / counts.sum())
+
+
+def model_input(task: TaskConfig, given: ModelInputConfig) -> ModelInputConfig:
+    """Return what a writer takes: the encoder's own input with the side, mean and deviation that the task sets."""
+    changes: dict[str, Any] = {"size": task.fine_tune.input_size or given.size}
+    for name, values in (("mean", task.reports.mean), ("std", task.reports.std)):
+        if values is not None:
+            changes[name] = values if given.channels == 3 else (sum(values) / len(values),)
+    return given.model_copy(update=changes)
+
+
+def frozen_tokens(
+    tower: nn.Module, store: Store, taken: ModelInputConfig, batch_size: int, device: torch.device
+) -> Callable[[Int[np.ndarray, " m"]], Float32[np.ndarray, "m p d"]]:
+    """Return a function from rows of the images table to the tokens of a tower in evaluation mode.
+
+    Args:
+        tower: Module from normalised pixels to `Features`.
+        store: The prepared store.
+        taken: What the tower takes.
+        batch_size: Images at a time.
+        device: Of the tower.
+    """
+    places = store.images["index"].to_numpy()
+
+    @torch.no_grad()
+    def make(rows: Int[np.ndarray, " m"]) -> Float32[np.ndarray, "m p d"]:
+        training = tower.training
+        tower.eval()
+        found = []
+        for start in range(0, len(rows), batch_size):
+            stored = store.read(places[rows[start : start + batch_size]])
+            pixels = to_tensor(resize_pixels(stored, taken.size)).to(device)
+            found.append(tower(normalise(pixels, taken)).tokens.float().cpu().numpy())
+        tower.train(training)
+        return np.concatenate(found)
+
+    return make
+
+
+def bleu_4(pairs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> float:
+    """Return BLEU-4 of all pairs of generated and reference words together, as the COCO caption scorer has it.
+
+    It chooses an epoch; scores are for `medvlp.metrics`. Where no n-gram of a length matches it is tiny, not 0, so that
+    the shorter ones still tell epochs apart.
+    """
+    matches, guesses = np.zeros(LONGEST), np.zeros(LONGEST)
+    for generated, reference in pairs:
+        for n in range(1, LONGEST + 1):
+            own, wanted = (Counter(zip(*(side[i:] for i in range(n)), strict=False)) for side in (generated, reference))
+            matches[n - 1] += sum((own & wanted).values())
+            guesses[n - 1] += sum(own.values())
+    written, given = (sum(len(pair[side]) for pair in pairs) for side in (0, 1))
+    precision = (matches + TINY) / (guesses + SMALL)
+    shortness = (given + SMALL) / (written + TINY)
+    return float(np.prod(precision) ** (1 / LONGEST) * np.exp(min(0.0, 1 - shortness)))
