@@ -103,25 +103,49 @@ def apply(
         cv2.addWeighted(out, gain, out, 0, offset, dst=out)
 
 
+def apply_to_mask(mask: UInt8[np.ndarray, "h w"], changes: ImageChanges, i: int, out: UInt8[np.ndarray, "s s"]) -> None:
+    """Write the mask of sample `i` into `out`, changed as `apply` changes its image; each pixel is the nearest one."""
+    import cv2
+
+    if changes.degrees[i]:
+        scale, centre = _crop_scale(changes, i, out.shape[0])
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        cv2.warpAffine(
+            mask, _turn(scale, centre, changes.degrees[i], out.shape), out.shape[1::-1], dst=out, flags=flags
+        )
+    else:
+        top, left, height, width = changes.top[i], changes.left[i], changes.height[i], changes.width[i]
+        crop = np.ascontiguousarray(mask[top : top + height, left : left + width])
+        cv2.resize(crop, out.shape[1::-1], dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
+    if changes.flip[i]:
+        out[:] = out[:, ::-1].copy()
+
+
 def _rotated_crop(image: np.ndarray, changes: ImageChanges, i: int, out: np.ndarray) -> None:
     """Sample a crop box turned about its centre; what lies outside the image is black."""
     import cv2
 
-    scale = np.array([changes.width[i], changes.height[i]]) / out.shape[0]
-    centre = np.array([changes.left[i], changes.top[i]]) + np.array([changes.width[i], changes.height[i]]) / 2
+    scale, centre = _crop_scale(changes, i, out.shape[0])
     if scale.max() > MAX_BILINEAR_SHRINK:
         size = np.maximum(1, np.rint(np.array(image.shape[1::-1]) / scale)).astype(int)
         exact = size / np.array(image.shape[1::-1])
         image = cv2.resize(image, tuple(int(side) for side in size), interpolation=cv2.INTER_AREA)
         scale, centre = scale * exact, centre * exact
-    angle = np.deg2rad(changes.degrees[i])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    cv2.warpAffine(image, _turn(scale, centre, changes.degrees[i], out.shape), out.shape[1::-1], dst=out, flags=flags)
+
+
+def _crop_scale(changes: ImageChanges, i: int, side: int) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, " 2"]]:
+    """Return pixels of the image per output pixel, and the centre of the crop, as (x, y)."""
+    size = np.array([changes.width[i], changes.height[i]])
+    return size / side, np.array([changes.left[i], changes.top[i]]) + size / 2
+
+
+def _turn(
+    scale: Float[np.ndarray, " 2"], centre: Float[np.ndarray, " 2"], degrees: float, shape: tuple[int, ...]
+) -> Float[np.ndarray, "2 3"]:
+    """Return the matrix from output pixels to pixels of the image."""
+    angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn * scale  # columns: step in the image per output column and per output row
-    shift = (centre - 0.5) - matrix @ (np.array(out.shape[1::-1]) / 2 - 0.5)
-    cv2.warpAffine(
-        image,
-        np.column_stack([matrix, shift]),
-        out.shape[1::-1],
-        dst=out,
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-    )
+    return np.column_stack([matrix, (centre - 0.5) - matrix @ (np.array(shape[1::-1]) / 2 - 0.5)])

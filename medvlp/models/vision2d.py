@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from medvlp.config.towers import ImageTowerConfig
 from medvlp.errors import UserError, nearest
+from medvlp.models.feature_maps import as_map, set_timm_size, timm_maps
 from medvlp.models.vit import require_class_token, require_vit, vit_embedded, vit_encoded, vit_states
 from medvlp.models.weights import check_keys, find_weights, read_state
 from medvlp.types import Features
@@ -49,8 +50,9 @@ class ImageTower(nn.Module):
 
     def __init__(self, config: ImageTowerConfig, model_args: dict[str, Any] | None = None) -> None:
         super().__init__()
-        self.config = config
-        self.backbone: Any = _create(config, {**config.args, **(model_args or {})})
+        # The configuration of a tower alone builds it again.
+        self.config = config.model_copy(update={"args": {**config.args, **(model_args or {})}})
+        self.backbone: Any = _create(config, dict(self.config.args))
         self.dim: int = self.backbone.num_features
         self.token_dim: int = self.dim
         self.record: dict[str, Any] = {}
@@ -89,6 +91,28 @@ class ImageTower(nn.Module):
         pooled = self.backbone.forward_head(maps, pre_logits=True)
         tokens, grid = self._tokens(maps, pixels)
         return Features(tokens=tokens, pooled=pooled, grid=grid)
+
+    def feature_maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> list[Float[torch.Tensor, "b d h w"]]:
+        """Return the maps of normalised pixels, from shallow to deep; see `models.feature_maps`.
+
+        `config.upsample` enlarges only pixels that are smaller; `config.tap` has no effect.
+
+        Raises:
+            UserError: The backbone has no maps.
+        """
+        side = self.config.upsample
+        if side is not None and side > pixels.shape[2]:
+            pixels = functional.interpolate(pixels, (side, side), mode="bilinear", align_corners=True)
+        final, maps = timm_maps(self.backbone, pixels)
+        return [*maps[:-1], as_map(*self._tokens(final, pixels))]
+
+    def set_input_size(self, side: int) -> None:
+        """Make ready for pixels of another side; position tables are resampled, windows keep their size.
+
+        Raises:
+            UserError: The backbone cannot take this size.
+        """
+        set_timm_size(self.backbone, side)
 
     def encode_visible(self, pixels: Float[torch.Tensor, "b c h w"], keep: Int[torch.Tensor, "b k"]) -> Features:
         """Return the features of some patches alone, as a masked autoencoder's encoder sees them.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +13,7 @@ from torch import nn
 
 from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
 from medvlp.errors import UserError
+from medvlp.models.feature_maps import Maps, as_map, channel_norm, one_per_stride, plain_levels, without_grid
 from medvlp.models.text_families import check_hub_loading
 from medvlp.types import Features
 from medvlp.zoo.encoder import Encoder
@@ -55,12 +59,56 @@ class HubTower(nn.Module):
             pooled = states[:, 0] if prefix else tokens.mean(1)
         return Features(tokens, pooled, grid)
 
+    def feature_maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> Maps:
+        """Return the maps of normalised pixels, from shallow to deep; see `models.feature_maps`.
+
+        Position tables are resized by the model's own rule.
+
+        Raises:
+            UserError: The model does not give its hidden states.
+        """
+        takes = inspect.signature(self.model.forward).parameters
+        options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+        with _kept_stages(self.model) as stages:
+            output = self.model(pixel_values=pixels, output_hidden_states=True, **options)
+        states, last = output.hidden_states, output.last_hidden_state
+        if not states:
+            raise without_grid(type(self.model).__name__)
+        if last.ndim == 4:
+            return [*one_per_stride(list(states))[:-1], last]
+        grid = self._grid(pixels, last.shape[1])
+        if stages:
+            squares = [as_map(each, [round(each.shape[1] ** 0.5)] * 2) for each in stages]
+            return [*map(channel_norm, squares[:-1]), as_map(last, grid)]
+        blocks, places = [*states[1:-1], last], grid[0] * grid[1]
+        return [as_map(blocks[level][:, -places:], grid) for level in plain_levels(len(blocks))]
+
+    def set_input_size(self, side: int) -> None:
+        """Do nothing: transformers' models take any size."""
+
     def _grid(self, pixels: torch.Tensor, tokens: int) -> tuple[int, int]:
         if self.patch is not None and (pixels.shape[2] // self.patch) * (pixels.shape[3] // self.patch) <= tokens:
             return pixels.shape[2] // self.patch, pixels.shape[3] // self.patch
         # A hierarchical model (Swin): no prefix tokens, square input.
         side = round(tokens**0.5)
         return side, side
+
+
+@contextmanager
+def _kept_stages(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Keep what the stages of a hierarchical transformer (Swin) give before they are reduced; nothing of others."""
+    kept: list[torch.Tensor] = []
+
+    def keep(_: Any, __: Any, output: Any) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    stages = getattr(getattr(model, "encoder", None), "layers", [])
+    handles = [stage.blocks[-1].register_forward_hook(keep) for stage in stages if hasattr(stage, "blocks")]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def load_hub(folder: Path, stored: StoredImageConfig | None, device: str) -> Encoder:

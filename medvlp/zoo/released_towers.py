@@ -6,6 +6,7 @@ resizes it, whatever the size of the pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from medvlp.errors import UserError
+from medvlp.models.feature_maps import Maps, as_map, plain_levels, set_timm_size, timm_maps
 from medvlp.types import Features
 from medvlp.zoo.release import ImageConfig, ViewConfig
 
@@ -52,6 +54,28 @@ class ReleasedTower(nn.Module):
             pixels = functional.interpolate(pixels, size=chosen.upsample, mode="bilinear", align_corners=True)
         return self.features(pixels, chosen)
 
+    def feature_maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> Maps:
+        """Return the maps of normalised pixels, from shallow to deep; see `models.feature_maps`.
+
+        The view that is set enlarges only pixels that are smaller.
+        """
+        side = self.config.views[self.view].upsample
+        if side is not None and side > pixels.shape[2]:
+            pixels = functional.interpolate(pixels, size=side, mode="bilinear", align_corners=True)
+        return self.maps(pixels)
+
+    def maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> Maps:
+        """Return the maps of pixels at the size of the view."""
+        raise NotImplementedError
+
+    def set_input_size(self, side: int) -> None:
+        """Make ready for pixels of another side.
+
+        Raises:
+            UserError: The tower cannot take this size.
+        """
+        self.check_size(side, side)
+
     def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
         """Return the features of pixels at the size of the view."""
         raise NotImplementedError
@@ -73,14 +97,24 @@ class ResNetTower(ReleasedTower):
 
     def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
         """Return the features of pixels."""
-        net = self.backbone
-        maps = net.maxpool(net.act1(net.bn1(net.conv1(pixels))))
         tapped = None
-        for stage in self.stages:
-            maps = getattr(net, stage)(maps)
+        for stage, maps in zip(["stem", *self.stages], self._stage_maps(pixels), strict=True):
             if stage == view.tap:
                 tapped = maps
         return _map_features(maps if tapped is None else tapped, maps.mean((2, 3)))
+
+    def maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> Maps:
+        """Return what the stem, before its pooling, and every stage give."""
+        return list(self._stage_maps(pixels))
+
+    def _stage_maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> Iterator[Float[torch.Tensor, "b d h w"]]:
+        net = self.backbone
+        maps = net.act1(net.bn1(net.conv1(pixels)))
+        yield maps
+        maps = net.maxpool(maps)
+        for stage in self.stages:
+            maps = getattr(net, stage)(maps)
+            yield maps
 
 
 class SwinTower(ReleasedTower):
@@ -101,6 +135,16 @@ class SwinTower(ReleasedTower):
         self.check_size(*pixels.shape[2:])
         maps = self.backbone.forward_features(pixels)
         return Features(maps.flatten(1, 2), maps.mean((1, 2)), tuple(maps.shape[1:3]))
+
+    def maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> Maps:
+        """Return the maps of the stages, the last one after the last norm."""
+        self.check_size(*pixels.shape[2:])
+        final, maps = timm_maps(self.backbone, pixels)
+        return [*maps[:-1], final.permute(0, 3, 1, 2)]
+
+    def set_input_size(self, side: int) -> None:
+        """Lay the windows over pixels of another side, which then is the only one that fits; as mmsegmentation does."""
+        set_timm_size(self.backbone, side)
 
 
 class ViTTower(ReleasedTower):
@@ -145,7 +189,9 @@ class ViTTower(ReleasedTower):
             view: How they are pooled; None is the view that is set.
         """
         net = self.backbone
-        states = self._blocks(net.norm_pre(embedded), grid)
+        states = embedded
+        for states in self._states(embedded, grid):  # noqa: B007 - the last ones are meant
+            pass
         normed, prefix = net.norm(states), net.num_prefix_tokens
         tokens = normed[:, prefix:]
         pooled = {
@@ -156,12 +202,29 @@ class ViTTower(ReleasedTower):
         }[(view or self.config.views[self.view]).pool]()
         return Features(tokens, pooled, grid)
 
+    def maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> Maps:
+        """Return the patches after four of the blocks, and after the last one the norm."""
+        net = self.backbone
+        embedded, grid = self.embed(pixels)
+        states = list(self._states(embedded, grid))
+        states[-1] = net.norm(states[-1])
+        return [as_map(states[level][:, net.num_prefix_tokens :], grid) for level in plain_levels(len(states))]
+
     def class_state(self) -> Float[torch.Tensor, "1 1 d"]:
         """Return the class token with its position, as `embed` has it."""
         return self.backbone.cls_token + self.backbone.pos_embed[:, :1]
 
-    def _blocks(self, states: Float[torch.Tensor, "b n d"], grid: tuple[int, int]) -> Float[torch.Tensor, "b n d"]:
-        return self.backbone.blocks(states)
+    def _states(
+        self, embedded: Float[torch.Tensor, "b n d"], grid: tuple[int, int]
+    ) -> Iterator[Float[torch.Tensor, "b n d"]]:
+        """Yield the states after each block."""
+        states, arguments = self.backbone.norm_pre(embedded), self._block_arguments(grid)
+        for block in self.backbone.blocks:
+            states = block(states, **arguments)
+            yield states
+
+    def _block_arguments(self, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {}
 
     def _positions(self, grid: tuple[int, int], view: ViewConfig) -> Float[torch.Tensor, "1 n d"]:
         net, how = self.backbone, view.positions or self.config.positions
@@ -181,11 +244,8 @@ class ViTTower(ReleasedTower):
 class EvaTower(ViTTower):
     """EVA-02: a vision transformer whose patches are also rotated by their place, computed for the grid at hand."""
 
-    def _blocks(self, states: Float[torch.Tensor, "b n d"], grid: tuple[int, int]) -> Float[torch.Tensor, "b n d"]:
-        rotation = self.backbone.rope.get_embed(list(grid))
-        for block in self.backbone.blocks:
-            states = block(states, rope=rotation)
-        return states
+    def _block_arguments(self, grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {"rope": self.backbone.rope.get_embed(list(grid))}
 
 
 def build_tower(config: ImageConfig) -> ReleasedTower:
