@@ -178,11 +178,18 @@ class ReportGeneration(Task):
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
     ) -> ReportTuning:
         """Return a decoder on a copy of the encoder's tower, for the words of the training reports."""
-        from medvlp.tasks._report_writer import LikelihoodReportTuning, ReportTuning, ReportWriter
+        from medvlp.tasks._report_writer import (
+            LikelihoodReportTuning,
+            ReportTuning,
+            ReportWriter,
+            frozen_tokens,
+            model_input,
+        )
 
         told = self._references(store)
         tokens = self._tokens(told(train.rows))
-        shown = encoder.encode_stored(store.read(store.images["index"].to_numpy()[train.rows[:1]])).tokens
+        taken = model_input(self.config, encoder.preprocessing.input)
+        shown = frozen_tokens(encoder.image_tower, store, taken, 1, encoder.device)(train.rows[:1])
         decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
         network = ReportWriter(copy.deepcopy(encoder.image_tower), decoder, self.config.fine_tune.freeze_encoder)
         kind = ReportTuning if self.config.reports.select == "bleu_4" else LikelihoodReportTuning
