@@ -23,6 +23,13 @@ class RunConfig(Config):
     name: str | None = None
 
 
+class LookaheadConfig(Config):
+    """Lookahead around the optimiser (arXiv 1907.08610); without `ema`, model/ holds the slow weights."""
+
+    steps: int = Field(5, ge=1, description="Steps of the optimiser for one of the slow weights.")
+    alpha: float = Field(0.5, gt=0, le=1, description="How far the slow weights move towards the others.")
+
+
 class OptimizerConfig(Config):
     """Optimiser and learning-rate schedule: linear warm-up, then down to `min_lr_ratio`."""
 
@@ -36,6 +43,7 @@ class OptimizerConfig(Config):
     warmup_steps: int = Field(50, ge=0)
     min_lr_ratio: float = Field(0.01, ge=0, le=1)
     clip_norm: float | None = Field(1.0, gt=0)
+    lookahead: LookaheadConfig | None = None
 
 
 class TrainConfig(Config):

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +40,8 @@ from medvlp.track.base import RUN_ID_FILE, Status
 from medvlp.track.window import GRADIENT, NotFiniteError, Window
 from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from medvlp.train.distributed import Processes, processes, shard_like, whole, without_sync, wrap
+from medvlp.train.interruption import interruption
+from medvlp.train.lookahead import Lookahead
 from medvlp.train.optim import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
 from medvlp.train.resume import check_free, check_same_run
 
@@ -99,12 +99,14 @@ class _Training:
             self.method.load_state_dict(checkpoint.tensors["model"], strict=True)
         self.module = wrap(self.method, config.train, where)
         self.optimizer = build_optimizer(self.method, config.train.optimizer, self.method.learning_rate_factors())
+        ahead = config.train.optimizer.lookahead
+        self.lookahead = None if ahead is None else Lookahead(self.method, ahead)
         self.average = None if config.train.ema is None else Average(self.method, config.train.ema)
         if checkpoint is not None:
             load_optimizer_tensors(self.optimizer, self.method, checkpoint.tensors["optimizer"])
-            if self.average is not None:
-                saved = checkpoint.tensors["average"]
-                self.average.tensors = {n: shard_like(saved[n], t) for n, t in self.average.tensors.items()}
+            for name, copy in self._copies().items():
+                saved = checkpoint.tensors[name]
+                copy.tensors = {n: shard_like(saved[n], tensor) for n, tensor in copy.tensors.items()}
 
     def _load_data(self, kind: type[Method], resumed: bool) -> PretrainData:
         """Load the data on rank 0 first: it trains the tokenizer that the others read."""
@@ -158,7 +160,7 @@ class _Training:
         status: Status = "FAILED"
         try:
             with (
-                _interruption() as asked,
+                interruption() as asked,
                 progress_bar("Pre-training", self._samples(max(0, steps - self.step)), "samples") as bar,
             ):
                 self._train(steps, asked, bar, tracker)
@@ -271,6 +273,8 @@ class _Training:
             norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), train.optimizer.clip_norm)
             window.add({GRADIENT: (whole(norm), torch.ones_like(whole(norm)))}, step + 1)
         self.optimizer.step()
+        if self.lookahead is not None:
+            self.lookahead.update(self.method, step)
         self.method.end_step()
         if self.average is not None:
             self.average.update(self.method, step)
@@ -316,16 +320,16 @@ class _Training:
         return bool(flag)
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        return {name: whole(tensor).detach().cpu() for name, tensor in self.method.state_dict().items()}
+        return _whole(self.method.state_dict())
 
-    def _averages(self) -> dict[str, torch.Tensor]:
-        tensors = {} if self.average is None else self.average.tensors
-        return {name: whole(tensor).cpu() for name, tensor in tensors.items()}
+    def _copies(self) -> dict[str, Lookahead | Average]:
+        """Return what is kept beside the weights, by its name in a checkpoint; for model/ the last one counts."""
+        both = {"lookahead": self.lookahead, "average": self.average}
+        return {name: copy for name, copy in both.items() if copy is not None}
 
     def _save(self) -> None:
         tensors = {"model": self._weights(), "optimizer": optimizer_tensors(self.optimizer, self.method)}
-        if self.average is not None:
-            tensors["average"] = self._averages()
+        tensors |= {name: _whole(copy.tensors) for name, copy in self._copies().items()}
         state = {
             "config": self.config.resolved(),
             "preprocessing": self._preprocessing().resolved(),
@@ -340,7 +344,9 @@ class _Training:
         return Preprocessing(stored=self.data.store.image_config, input=self.config.method.image.input)
 
     def _write_model(self) -> None:
-        state = self._weights() | self._averages()
+        state = self._weights()
+        for copy in self._copies().values():
+            state |= _whole(copy.tensors)
         if self.where.main:
             table = self.data.table
             save_model(
@@ -354,29 +360,11 @@ class _Training:
         self.where.wait()
 
 
+def _whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors whole on the CPU; all ranks must call."""
+    return {name: whole(tensor).detach().cpu() for name, tensor in tensors.items()}
+
+
 def _key(*parts: int) -> int:
     """Return the seed of initialisation, or of the dropout of a (seed, step, rank)."""
     return int(hash_key(MODEL, len(parts), *parts)[0])
-
-
-@contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a wish that the loop sees; a second one stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: object) -> None:
-        asked.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
