@@ -106,6 +106,22 @@ def recall_at(places: Places, k: int) -> Float[np.ndarray, " q"]:
     return 1 - missed
 
 
+def precision_at(
+    similarity: Float[np.ndarray, "q c"], right: Bool[np.ndarray, "q c"], k: int
+) -> Float[np.ndarray, " q"]:
+    """Return the expected share of right answers among the first k, equal candidates in random order.
+
+    Where there are fewer than k candidates the share is still one of k.
+    """
+    if not similarity.shape[1]:
+        return np.zeros(len(similarity))
+    last = min(k, similarity.shape[1])
+    worst = -np.partition(-similarity, last - 1, axis=1)[:, last - 1, None]
+    above, equal = similarity > worst, similarity == worst
+    seen = last - _row_sums(above)
+    return (_row_sums(above & right) + seen * _row_sums(equal & right) / _row_sums(equal)) / k
+
+
 def expected_rank(places: Places) -> Float[np.ndarray, " q"]:
     """Return the expected rank, from 1, of the best right answer, equal candidates in random order."""
     return places.better + (places.level + places.best + 1) / (places.best + 1)

@@ -72,7 +72,7 @@ SCORINGS: Registry[Scoring[Any]] = Registry(
     "medvlp.metrics",
     "medvlp.metrics.scoring:Scoring",
     "medvlp.metrics",
-    helpers=("bootstrap", "comparison", "delong", "scoring"),
+    helpers=("benchx", "bootstrap", "clinical", "comparison", "delong", "overlap", "report", "scoring", "surface"),
 )
 """Name of a scoring rule, as a task names it -> its class."""
 
