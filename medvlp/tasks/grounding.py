@@ -16,6 +16,7 @@ import numpy as np
 
 from medvlp.errors import UserError
 from medvlp.io.masks import to_stored_region
+from medvlp.tasks._regions import masks_of, regions_of, runs_of
 from medvlp.tasks._samples import by_split
 from medvlp.tasks.base import HEAT_MAPS, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
@@ -55,12 +56,7 @@ class HeatMaps:
 
     def regions(self, rows: slice) -> Bool[np.ndarray, "m s s"]:
         """Return the regions of some rows as masks."""
-        chosen = self.runs[rows]
-        masks = np.zeros((len(chosen), self.side * self.side), dtype=bool)
-        for mask, runs in zip(masks, chosen, strict=True):
-            for start, length in runs.reshape(-1, 2):
-                mask[start : start + length] = True
-        return masks.reshape(-1, self.side, self.side)
+        return masks_of(self.runs[rows], self.side)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per image and finding; `map` and `region` are lists of `rows` × `columns` and of runs."""
@@ -102,6 +98,7 @@ class Grounding(Task):
     scoring: ClassVar[str] = "grounding"
     protocols: ClassVar[frozenset[str]] = frozenset({ZERO_SHOT})
     needs: ClassVar[str] = HEAT_MAPS
+    asks_where: ClassVar[bool] = True
 
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return the images with a region of a finding; a label is 1 where the image has one, else NaN.
@@ -178,7 +175,7 @@ class Grounding(Task):
                 at.append(start + position)
                 of.append(samples.label_names[k])
                 kept.append(found[position, k])
-                runs.append(_runs(region))
+                runs.append(runs_of(region))
         return HeatMaps(
             [samples.sample_ids[i] for i in at],
             [samples.patient_ids[i] for i in at],
@@ -214,11 +211,6 @@ class Grounding(Task):
         return np.stack(small) / max(len(train), 1)
 
 
-def regions_of(label: LabelConfig) -> tuple[str, ...]:
-    """Return the names that a label's boxes or masks have in the data set."""
-    return label.regions or (label.positive,)
-
-
 def _boxes(store: Store, images: pd.DataFrame) -> dict[str, list[tuple[str, np.ndarray]]]:
     boxes = dict(zip(store.studies["study_id"], store.studies["boxes"], strict=True))
     found: dict[str, list[tuple[str, np.ndarray]]] = {}
@@ -237,10 +229,3 @@ def _masks(store: Store, images: pd.DataFrame) -> dict[str, list[tuple[str, np.n
     for image, label, mask in zip(table["image_id"], table["label"], pixels, strict=True):
         found.setdefault(str(image), []).append((str(label), mask > 0))
     return found
-
-
-def _runs(mask: Bool[np.ndarray, "s s"]) -> np.ndarray:
-    """Return start and length of each run of a mask, in row-major order."""
-    edges = np.flatnonzero(np.diff(mask.reshape(-1).astype(np.int8), prepend=0, append=0))
-    runs = edges.reshape(-1, 2)
-    return np.stack([runs[:, 0], runs[:, 1] - runs[:, 0]], axis=1).reshape(-1)
