@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import medvlp
-from medvlp.cli import bench, config, data, data_copy, explain, knowledge, methods, models, phantom, zoo
+from medvlp.cli import bench, config, data, data_copy, explain, finetune, knowledge, methods, models, phantom, zoo
 from medvlp.cli._common import first_process
 from medvlp.cli.doctor import doctor
 from medvlp.errors import UserError
@@ -33,6 +33,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(knowledge.app, name="knowledge")
 app.command("pretrain", epilog=models.PRETRAIN_EXAMPLE)(models.pretrain)
 app.command("embed", epilog=models.EMBED_EXAMPLE)(models.embed)
+app.command("finetune", epilog=finetune.FINETUNE_EXAMPLE)(finetune.finetune)
+app.command("predict", epilog=finetune.PREDICT_EXAMPLE)(finetune.predict)
 app.add_typer(bench.app, name="bench")
 app.command("explain", epilog=explain.EXAMPLE)(explain.explain)
 app.command("methods", epilog=methods.EXAMPLE)(methods.methods)

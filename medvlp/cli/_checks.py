@@ -132,7 +132,8 @@ def _shipped() -> Iterator[Check]:
     from medvlp.config.resources import shipped
     from medvlp.errors import UserError
 
-    files = [*shipped("configs/pretrain").glob("*.yaml"), *shipped("benchmarks").glob("*/*.yaml")]
+    recipes = [file for kind in ("pretrain", "finetune") for file in shipped(f"configs/{kind}").glob("*.yaml")]
+    files = [*recipes, *shipped("benchmarks").glob("*/*.yaml")]
     wrong = []
     for file in files:
         try:

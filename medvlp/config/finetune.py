@@ -28,7 +28,9 @@ class FinetuneDataConfig(Config):
     uncertain: Literal["ignore", "positive", "negative"] = "ignore"
     not_mentioned: Literal["ignore", "negative"] = "ignore"
     views: tuple[str, ...] = Field((), description="Views used, e.g. [PA, AP]; empty uses all.")
-    val_fraction: Fraction = Field(0.15, description="Share of patients set aside for validation if the store has none.")
+    val_fraction: Fraction = Field(
+        0.15, description="Share of patients set aside for validation if the store has none."
+    )
     test_fraction: Fraction = Field(0.2, description="Share of patients set aside for testing if the store has none.")
     split_seed: int = 0
     num_workers: int = Field(2, ge=0, le=64, description="Threads that load.")

@@ -147,6 +147,7 @@ def _schema(tree: Tree, where: object, kind: type[Config] | None) -> type[Config
 def _how_to_mend(schema: type[Config]) -> str:
     example = {
         "pretrain": "configs/pretrain/medclip_nih_iu.yaml",
+        "finetune": "configs/finetune/classification.yaml",
         "suite": "benchmarks/suites/nih_mini.yaml",
         "task": "benchmarks/tasks/nih_pneumonia.yaml",
     }.get(next((kind for kind, known in KINDS.items() if known is schema), ""))

@@ -202,6 +202,19 @@ class Task(ABC):
         """
         raise self._no_fine_tuning()
 
+    def kept(self, tunable: Any, network: nn.Module, samples: Samples) -> Kept:
+        """Return what a fine-tuned network answers, as it is kept.
+
+        Args:
+            tunable: The side of the fine-tuning that `tunable` gave.
+            network: The network, trained.
+            samples: What is asked; their labels stand beside the answers.
+
+        Raises:
+            UserError: Nothing is fine-tuned to a task of this type.
+        """
+        raise self._no_fine_tuning()
+
     def _no_fine_tuning(self) -> UserError:
         return UserError(
             f"A task of type {self.config.type} is not fine-tuned.", "task.type", "Use classification or segmentation."

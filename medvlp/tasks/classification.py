@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medvlp.config.preprocessing import ModelInputConfig
     from medvlp.store.array_store import Store
     from medvlp.tasks._classifier import Classifier, ClassifierTuning
+    from medvlp.types import Predictions
     from medvlp.zoo import Encoder
 
 ZERO_SHOT_BATCH = 256
@@ -96,9 +97,13 @@ class Classification(Task):
         ready = network.to(encoder.device)
         return ClassifierTuning(ready, encoder, store, train, val, self.config.fine_tune, seed, num_workers)
 
-    def _fine_tune(self, subject: Subject, train: Samples, val: Samples, seed: int) -> Head:
+    def kept(self, tunable: ClassifierTuning, network: nn.Module, samples: Samples) -> Predictions:
+        """Return probabilities as the network gives them; see `Task.kept`."""
         from scipy.special import expit
 
+        return samples.predictions(expit(tunable.logits(network, samples)))
+
+    def _fine_tune(self, subject: Subject, train: Samples, val: Samples, seed: int) -> Head:
         from medvlp.tasks._fine_tune import FineTuning, seeded
 
         encoder = encoder_of(subject, "fine_tune")
@@ -106,7 +111,7 @@ class Classification(Task):
             tunable = self.tunable(encoder, subject.store, train, val, seed)
             tuning = FineTuning(tunable, self.config.fine_tune, seed)
             chosen = tuning.run()
-        return Head.of_scores(lambda samples: expit(tunable.logits(tuning.network, samples)), chosen)
+        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
 
     def _probe(self, subject: Subject, protocol: str, train: Samples, val: Samples) -> Head:
         features = subject.load_features()

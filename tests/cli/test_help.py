@@ -16,6 +16,8 @@ VERBS = [
     ["data", "check-splits"],
     ["data", "show"],
     ["pretrain"],
+    ["finetune"],
+    ["predict"],
     ["bench", "run"],
     ["bench", "report"],
     ["embed"],

@@ -1,0 +1,101 @@
+"""The card of a fine-tuned model: what it is for, what it was made of, how well it does, and what it is not for.
+
+Guarantee: every number is one of `result.json`; no name of a patient, path or machine is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from medvlp.html.numbers import count, decimal, interval
+
+if TYPE_CHECKING:
+    from medvlp.config.finetune import FinetuneConfig
+    from medvlp.tasks._tuned import TunedModel
+
+SHOWN = {
+    "classification": ("auroc", "average_precision", "sensitivity", "specificity", "ece"),
+    "segmentation": ("dice", "iou", "hd95_mm", "hd95_pixels", "specificity"),
+}
+RULES = {
+    "f1": "the highest F1",
+    "youden": "the highest sum of sensitivity and specificity",
+    "sensitivity": "a sensitivity of {target:g}",
+    "specificity": "a specificity of {target:g}",
+}
+
+
+def model_card(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) -> str:
+    """Return the card in Markdown."""
+    return "\n".join(_lines(config, model, result)) + "\n"
+
+
+def rule_of(config: FinetuneConfig) -> str:
+    """Return how thresholds were chosen, in words."""
+    return RULES[config.decision.threshold].format(target=config.decision.target or 0)
+
+
+def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) -> Iterator[str]:
+    record, scope, pixels = result["record"], model.scope, model.preprocessing
+    labels = ", ".join(model.label_names)
+    yield f"# {config.task.capitalize()} of {labels}" if len(labels) < 80 else f"# {config.task.capitalize()}"
+    yield ""
+    yield f"An image encoder ({record['encoder']}) with a head, fine-tuned by medvlp {record['versions']['medvlp']}."
+    yield from ("", "## Intended use", "")
+    yield "Research on images like those below. Not a medical device: not for diagnosis, triage or treatment."
+    yield "`medvlp predict RUN FILES --out predictions.csv` applies it as it was validated, and refuses an image whose"
+    yield "header says that it is of another modality, view or body part."
+    yield from ("", "## Data", "")
+    yield f"- Data set: {record['dataset']}, store {record['store_hash'][:16]}; splits: {record['split_rule']}."
+    for split, found in record["samples"].items():
+        yield f"- {split}: {count(found['images'])} images of {count(found['patients'])} patients."
+    known = {"modalities": scope.modalities, "views": scope.views, "body parts": scope.body_parts}
+    for name, values in known.items():
+        yield f"- {name.capitalize()} of the training images: {', '.join(values) or 'not known'}."
+    yield f"- Uncertain labels: {config.data.uncertain}; labels that are not mentioned: {config.data.not_mentioned}."
+    yield from ("", "## Scores on the test patients", "")
+    coverage = f"{100 * (1 - config.alpha):g} %"
+    yield f"With {coverage} intervals over patients. Nothing was chosen on these patients."
+    yield ""
+    yield from _scores(config, result)
+    yield from ("", "## Answers", "")
+    if model.decisions:
+        yield f"Calibration on validation: {config.decision.calibration}. Of images with probability 0.3 about 30 % are"
+        yield "positive where the finding is as frequent as there; where it is rarer or more frequent they are not."
+        yield f"Thresholds were chosen on validation for {rule_of(config)}."
+        yield ""
+        for one in model.decisions:
+            threshold = "no threshold" if one.threshold is None else f"yes from {decimal(one.threshold, 4)}"
+            yield f"- {one.label}: {threshold}"
+    else:
+        yield "Masks on the pixels of each image."
+    yield from ("", "## Limits", "")
+    yield f"- It knows {labels} and nothing else; a label that was not asked is not a normal finding."
+    yield "- Images of other scanners, hospitals, countries or ages than those above may be answered wrongly."
+    stored = pixels.stored
+    yield f"- Input: squares of {stored.size} pixels ({stored.aspect}), {pixels.input.size} for the network."
+    for note in result["notes"]:
+        yield f"- {note}"
+    yield from ("", "## How it was made", "")
+    train = config.train
+    length = f"{train.epochs} epochs" if train.steps is None else f"{train.steps} steps"
+    yield f"- Encoder {'frozen' if train.freeze_encoder else 'trained with the head'}, seed {config.run.seed}, at most"
+    yield f"  {length}; kept is the state with the best score on validation."
+    yield "- Hashes and versions stand in `config.json`."
+
+
+def _scores(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str]:
+    there = {row["metric"] for row in result["scores"]}
+    metrics = [name for name in SHOWN[config.task] if name in there]
+    yield f"| label | {' | '.join(metrics)} |"
+    yield f"|---|{'---|' * len(metrics)}"
+    found = {(row["label"], row["metric"]): row for row in result["scores"]}
+    labels = list(dict.fromkeys(row["label"] for row in result["scores"]))
+    for label in labels if len(labels) > 2 else labels[:1]:  # the mean over one label is that label
+        cells = [found.get((label, metric)) for metric in metrics]
+        shown = [
+            "–" if row is None else f"{decimal(row['value'])} ({interval(row['low'], row['high']) or 'no interval'})"
+            for row in cells
+        ]
+        yield f"| {'mean over labels' if label == 'macro' else label} | {' | '.join(shown)} |"

@@ -1,0 +1,171 @@
+"""What a fine-tuned network answers: decided on validation, scored on test.
+
+Guarantee: calibration and thresholds come from validation samples, every score and gap from test samples; intervals are
+over patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import expit
+
+from medvlp.bench.scored import scored
+from medvlp.config.preprocessing import Preprocessing
+from medvlp.errors import UserError
+from medvlp.finetune.decide import decide
+from medvlp.finetune.task import balance
+from medvlp.metrics.bootstrap import Resamples
+from medvlp.metrics.scoring import SCORINGS
+from medvlp.metrics.subgroups import NOT_KNOWN, age_bands, subgroups
+from medvlp.tasks._tuned import Decision, calibrated
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jaxtyping import Float
+    from torch import nn
+
+    from medvlp.config.finetune import FinetuneConfig
+    from medvlp.metrics.scoring import Scoring
+    from medvlp.store.array_store import Store
+    from medvlp.tasks.base import Kept, Samples, Task
+
+GAPS = {"classification": ("auroc", "sensitivity", "specificity"), "segmentation": ("dice",)}
+"""Metrics that are looked at group by group."""
+FEW_PATIENTS = 10
+"""Test patients with the rarer class below which a score is called uncertain."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A judged network.
+
+    Args:
+        network: In evaluation mode.
+        preprocessing: From a file to its input.
+        decisions: Of each label; none for masks.
+        validation: Answers on validation.
+        test: Answers on test.
+        raw: Test probabilities before calibration, `[n k]`; None for masks.
+        scores: As in `result.json` of the benchmark.
+        subgroups: One row per attribute, metric, label and group.
+        balance: Positives, negatives and unknown labels by split.
+        notes: What has to be known beside the scores.
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    decisions: tuple[Decision, ...]
+    validation: Kept
+    test: Kept
+    raw: Float[np.ndarray, "n k"] | None
+    scores: list[dict[str, Any]]
+    subgroups: list[dict[str, Any]]
+    balance: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Label -> threshold, NaN where there is none."""
+        return {one.label: float("nan") if one.threshold is None else one.threshold for one in self.decisions}
+
+
+def outcome_of(
+    config: FinetuneConfig, task: Task, tunable: Any, network: nn.Module, samples: dict[str, Samples], store: Store
+) -> Outcome:
+    """Decide on validation and judge on test.
+
+    Args:
+        config: Decision and bootstrap.
+        task: The task.
+        tunable: Its side of the fine-tuning, which was `network`'s.
+        network: Trained.
+        samples: Of every split.
+        store: The store.
+
+    Raises:
+        UserError: The network gives numbers that are not finite.
+    """
+    decisions: tuple[Decision, ...] = ()
+    raw, notes = None, []
+    if config.task == "classification":
+        logits = {split: _finite(tunable.logits(network, samples[split])) for split in ("val", "test")}
+        decisions, notes = decide(samples["val"], logits["val"], config.decision)
+        raw = expit(logits["test"])
+        validation, test = (samples[split].predictions(calibrated(decisions, logits[split])) for split in logits)
+    else:
+        validation, test = (task.kept(tunable, network, samples[split]) for split in ("val", "test"))
+    scoring = SCORINGS.get(task.scoring)()
+    thresholds = {one.label: float("nan") if one.threshold is None else one.threshold for one in decisions}
+    found = scored(scoring, test, thresholds, store.dataset, config)
+    return Outcome(
+        network,
+        Preprocessing(stored=store.image_config, input=tunable.input),
+        decisions,
+        validation,
+        test,
+        raw,
+        found.rows,
+        gaps(config, scoring, test, thresholds, groups_of(store, test.sample_ids), store.dataset),
+        balance(task.config, {split: own.labels for split, own in samples.items()}),
+        notes + _uncertain(found.rows),
+    )
+
+
+def _finite(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    if not np.isfinite(logits).all():
+        raise UserError("The network gives numbers that are not finite.", "", "Lower train.lr, and train again.")
+    return logits
+
+
+def _uncertain(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a note for each label whose leading score hangs on few patients."""
+    leading = [row for row in rows if row["metric"] == rows[0]["metric"] and row["label"] != "macro"]
+    return [
+        f"{row['label']}: the test scores hang on {row['support']} patients of the rarer class."
+        for row in leading
+        if row["support"] is not None and row["support"] < FEW_PATIENTS
+    ]
+
+
+def groups_of(store: Store, sample_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return attribute -> group of each sample, for the attributes of which more than one group is known."""
+    frame = store.samples().set_index("image_id").loc[list(sample_ids)]
+    found = {
+        "age": age_bands(frame["age"].to_numpy(dtype=np.float64)),
+        "sex": _words(frame["sex"]),
+        "view": _words(frame["view"]),
+        "site": _words(frame["site"]),
+    }
+    return {name: groups for name, groups in found.items() if len(set(groups) - {NOT_KNOWN}) > 1}
+
+
+def _words(column: pd.Series) -> list[str]:
+    return column.astype(object).where(column.notna(), NOT_KNOWN).astype(str).tolist()
+
+
+def gaps(
+    config: FinetuneConfig,
+    scoring: Scoring[Any],
+    test: Kept,
+    thresholds: dict[str, float],
+    groups: dict[str, list[str]],
+    dataset: str,
+) -> list[dict[str, Any]]:
+    """Return the score of every group of test patients, and its gap to the largest one."""
+    resamples = Resamples.draw(test.patient_ids, config.bootstrap_resamples, config.bootstrap_seed, dataset)
+    rows = []
+    for metric in GAPS[config.task]:
+        answers = scoring.answers(metric, test, thresholds)
+        if answers is None:
+            continue
+        for attribute, of in groups.items():
+            for one in subgroups([answers], of, resamples, config.alpha):
+                bounds, gap = one.bounds, one.gap_bounds
+                row = {name: value for name, value in asdict(one).items() if name not in ("bounds", "gap_bounds")}
+                row |= {"low": bounds.low, "high": bounds.high, "gap_low": gap.low, "gap_high": gap.high}
+                rows.append({"attribute": attribute, "metric": metric} | row)
+    return rows

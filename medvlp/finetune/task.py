@@ -1,0 +1,112 @@
+"""From the configuration of a fine-tuning to the benchmark's own task.
+
+Guarantee: a label that was asked for is never left out; of all labels of a store those are left out that the training
+images cannot teach, and they are named.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medvlp.config.task import LabelConfig, TaskConfig
+from medvlp.errors import UserError
+from medvlp.tasks import TASKS
+from medvlp.tasks._samples import label_matrix
+
+if TYPE_CHECKING:
+    from medvlp.config.finetune import FinetuneConfig
+    from medvlp.store.array_store import Store
+    from medvlp.tasks.base import Task
+
+
+def task_of(config: FinetuneConfig, store: Store) -> tuple[Task, list[str]]:
+    """Return the task, and what has to be said about its labels.
+
+    Raises:
+        UserError: The store has no labels, none of that name, or training images of one class only.
+    """
+    notes: list[str] = []
+    labels = config.data.labels or _all_labels(config, store)
+    task = _task(config, store, labels)
+    if config.task == "classification":
+        labels, notes = _taught(task, store, asked=bool(config.data.labels))
+        task = _task(config, store, labels)
+    return TASKS.get(config.task)(task), notes
+
+
+def _task(config: FinetuneConfig, store: Store, labels: tuple[LabelConfig, ...]) -> TaskConfig:
+    return TaskConfig(
+        name="finetune",
+        version=1,
+        type=config.task,
+        dataset=store.dataset,
+        labels=labels,
+        uncertain=config.data.uncertain,
+        not_mentioned=config.data.not_mentioned,
+        views=config.data.views,
+        fine_tune=config.train,
+        segmentation=config.segmentation,
+    )
+
+
+def _all_labels(config: FinetuneConfig, store: Store) -> tuple[LabelConfig, ...]:
+    """Return a question for each label column, or for each structure that is outlined."""
+    names = store.label_names
+    if config.task == "segmentation":
+        names = sorted(store.masks["label"].unique())
+    if not names:
+        what = "masks" if config.task == "segmentation" else "labels"
+        raise UserError(
+            f"The store has no {what}.",
+            config.data.store,
+            f"Prepare it with {what}; of data of your own by `medvlp data prepare ... --labels FILE`.",
+        )
+    return tuple(LabelConfig(name=name, positive=name) for name in names)
+
+
+def _taught(task: TaskConfig, store: Store, asked: bool) -> tuple[tuple[LabelConfig, ...], list[str]]:
+    """Return the labels of which the training images have both classes; one that was asked for must be among them."""
+    frame = store.samples()
+    train = (frame["split"] == "train").to_numpy()
+    if task.views:
+        train &= frame["view"].isin(task.views).to_numpy()
+    labels = label_matrix(frame, task)[train]
+    counts = [(int((column == 1).sum()), int((column == 0).sum())) for column in labels.T]
+    bad = {
+        label.name: f"{positives} positive and {negatives} negative"
+        for label, (positives, negatives) in zip(task.labels, counts, strict=True)
+        if not positives or not negatives
+    }
+    if bad and (asked or len(bad) == len(task.labels)):
+        shown = "; ".join(f"{name}: {found}" for name, found in list(bad.items())[:8])
+        fix = "Leave these labels out of data.labels, prepare more studies, or change the rules"
+        raise UserError(
+            f"Among the {len(labels)} training images a label has one class only ({shown}).",
+            f"{store.path}, data.labels",
+            f"{fix} data.uncertain and data.not_mentioned.",
+        )
+    kept = tuple(label for label in task.labels if label.name not in bad)
+    notes = [f"Left out: {name}, of which the training images have {found}." for name, found in bad.items()]
+    return kept, notes
+
+
+def balance(task: TaskConfig, samples: dict[str, np.ndarray]) -> list[dict[str, object]]:
+    """Return positives, negatives and unknown labels of each label and split.
+
+    Args:
+        task: Its labels.
+        samples: Split -> labels `[n k]`.
+    """
+    return [
+        {
+            "label": label.name,
+            "split": split,
+            "positives": int((labels[:, k] == 1).sum()),
+            "negatives": int((labels[:, k] == 0).sum()),
+            "unknown": int(np.isnan(labels[:, k]).sum()),
+        }
+        for k, label in enumerate(task.labels)
+        for split, labels in samples.items()
+    ]

@@ -1,0 +1,222 @@
+"""Answers of a fine-tuned model for image files: the preprocessing, calibration and thresholds that were validated.
+
+Guarantee: table and list of refused files appear whole or not at all; every file is in exactly one of them. A row holds
+the path as given and answers, and nothing of a file's header. An image that cannot be read, or is of another kind than
+those that the model was trained on (see `admission`), gets no answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+import medvlp
+from medvlp.data.transforms import resize_pixels, to_tensor
+from medvlp.errors import UserError
+from medvlp.infer.admission import admit, check_content
+from medvlp.infer.images import Bad, list_files, read_ahead, write_quarantine
+from medvlp.io import read_radiograph
+from medvlp.io.stored import to_stored
+from medvlp.progress import progress_bar
+from medvlp.tasks._classifier import logits_of
+from medvlp.tasks._tuned import TunedModel, calibrated, load_tuned
+
+if TYPE_CHECKING:
+    from jaxtyping import Shaped
+
+SUFFIXES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class PredictSummary:
+    """What `predict` did. `quarantine` is None where every file got an answer."""
+
+    out: Path
+    predicted: int
+    refused: int
+    quarantine: Path | None
+    masks: Path | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image as it is given to the model."""
+
+    square: Shaped[np.ndarray, "s s *c"]
+    size: tuple[int, int]
+    """Rows and columns of the file's image."""
+    spacing_mm: tuple[float, float] | None
+    digest: str
+    notes: list[str] = field(default_factory=list)
+
+
+class Answers(Protocol):
+    """From images to the columns of their rows; an image without a finite answer is a `Bad`."""
+
+    def __call__(self, seen: Sequence[tuple[str, Seen]], first: int) -> list[dict[str, Any] | Bad]:
+        """Answer images; `first` is the number of the first row."""
+
+
+def predict(
+    run: Path,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    masks: Path | None = None,
+    device: str = "cpu",
+    batch_size: int = 32,
+    num_workers: int = 2,
+) -> PredictSummary:
+    """Answer image files, one row per file, and write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
+
+    Columns are `path`, for each label `probability:<label>` and `positive:<label>` (1, 0, or nothing without a
+    threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked).
+    `<out>.json` says which model it was, with its thresholds.
+
+    Args:
+        run: `run.dir` of a fine-tuning, or its `model/`.
+        paths: Files and folders; folders are searched at any depth.
+        out: File to write, .csv or .parquet.
+        masks: Folder for the masks of a segmentation: PNG on the pixels of each image, 255 inside.
+        device: Torch device, or `auto`.
+        batch_size: Images at a time.
+        num_workers: Threads that read files.
+
+    Raises:
+        UserError: There is no model, no file was given or found, none of them got an answer, or the table cannot be
+            written.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    if out.suffix.lower() not in SUFFIXES:
+        raise UserError(f"The table has the suffix '{out.suffix}'.", out, "Name it .csv or .parquet.")
+    model = load_tuned(Path(run), device)
+    answers = _answers(model, masks)
+    files, bad = list_files(paths)
+    if not files and not bad:
+        raise UserError("There is no image to answer.", "", "Give DICOM, PNG or JPEG files, or folders of them.")
+    rows = _rows(model, answers, files, bad, batch_size, num_workers)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        quarantine = write_quarantine(out, bad)
+        if not rows:
+            raise UserError(f"None of the {len(bad)} files got an answer.", quarantine, "Read the reasons there.")
+        _write_table(rows, part, out.suffix.lower())
+        about = json.dumps(_about(model, len(rows), len(bad)), indent=2, ensure_ascii=False) + "\n"
+        out.with_name(f"{out.name}.json").write_text(about, encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        raise UserError(
+            f"The table cannot be written: {error.strerror or error}.", out, "Free space, or another place."
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started)
+
+
+def _answers(model: TunedModel, masks: Path | None) -> Answers:
+    if model.task.type == "classification":
+        if masks is not None:
+            raise UserError("A classification has no masks.", "--masks", "Leave --masks out.")
+        return Probabilities(model)
+    raise UserError(f"A model of type {model.task.type} answers no files.", "", "Use a classification.")
+
+
+def _rows(
+    model: TunedModel, answers: Answers, files: Sequence[Path], bad: list[Bad], batch_size: int, num_workers: int
+) -> list[dict[str, Any]]:
+    """Return the rows of all files that got an answer; the others are added to `bad`."""
+    rows: list[dict[str, Any]] = []
+    first_with: dict[str, str] = {}
+
+    def read(path: Path) -> Seen:
+        return _see(path, model)
+
+    with progress_bar("predict", len(files), "images") as advance:
+        for seen, failed in read_ahead(read, files, batch_size, num_workers):
+            bad.extend(failed)
+            found = answers(seen, len(rows)) if seen else []
+            for (name, image), answer in zip(seen, found, strict=True):
+                if isinstance(answer, Bad):
+                    bad.append(answer)
+                    continue
+                other = first_with.setdefault(image.digest, name)
+                told = {"duplicate_of": "" if other == name else other, "notes": "; ".join(image.notes)}
+                rows.append({"path": name, **answer, **told})
+            advance(len(seen) + len(failed), refused=len(bad))
+    return rows
+
+
+def _see(path: Path, model: TunedModel) -> Seen:
+    """Read one file as the training images were read."""
+    config = model.preprocessing.stored
+    radiograph = read_radiograph(path, config)
+    notes = admit(path, radiograph, model.scope)
+    square = to_stored(radiograph, config)
+    check_content(square, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    height, width = radiograph.array.shape[:2]
+    return Seen(square, (height, width), radiograph.spacing_mm, digest, notes)
+
+
+class Probabilities:
+    """Calibrated probability and answer of every label."""
+
+    def __init__(self, model: TunedModel) -> None:
+        self.model = model
+
+    def __call__(self, seen: Sequence[tuple[str, Seen]], first: int) -> list[dict[str, Any] | Bad]:
+        """See `Answers`."""
+        model, taken = self.model, self.model.preprocessing.input
+        squares = resize_pixels(np.stack([image.square for _, image in seen]), taken.size)
+        probabilities = calibrated(model.decisions, logits_of(model.network, to_tensor(squares), taken, model.device))
+        return [self._row(name, own) for (name, _), own in zip(seen, probabilities, strict=True)]
+
+    def _row(self, name: str, probabilities: np.ndarray) -> dict[str, Any] | Bad:
+        if not np.isfinite(probabilities).all():
+            return Bad(name, "The model gives no finite number for it.", "Check the image; report it if it is sound.")
+        row: dict[str, Any] = {}
+        for decision, value in zip(self.model.decisions, probabilities.tolist(), strict=True):
+            row[f"probability:{decision.label}"] = value
+            row[f"positive:{decision.label}"] = None if decision.threshold is None else int(value >= decision.threshold)
+        return row
+
+
+def _write_table(rows: list[dict[str, Any]], part: Path, suffix: str) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    for column in frame.columns[frame.columns.str.startswith("positive:")]:
+        frame[column] = frame[column].astype("Int64")
+    if suffix == ".csv":
+        frame.to_csv(part, index=False, float_format="%.9g")
+    else:
+        frame.to_parquet(part, index=False)
+
+
+def _about(model: TunedModel, predicted: int, refused: int) -> dict[str, Any]:
+    """Return what made the table."""
+    return {
+        "task": model.task.type,
+        "labels": [asdict(decision) for decision in model.decisions] or model.label_names,
+        "model_hash": model.hash,
+        "trained_on": {"dataset": model.record.get("dataset"), "store_hash": model.record.get("store_hash")},
+        "preprocessing": model.preprocessing.resolved(),
+        "scope": asdict(model.scope),
+        "medvlp": medvlp.__version__,
+        "predicted": predicted,
+        "refused": refused,
+        "use": "Research software: not a medical device, not for diagnosis.",
+    }
