@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from medvlp.metrics.bootstrap import Resamples
 from medvlp.metrics.report.pairs import TextPairs
 from medvlp.metrics.report.rouge import common_subsequence
 from medvlp.metrics.report.statistics import METRICS, ReportStatistics
-from medvlp.metrics.report.tokens import tokeniser
+from medvlp.text.report_words import tokeniser
 from tests.metrics.report import slow
 
 PLAIN = tuple(metric for metric in METRICS if metric != "meteor")
@@ -37,6 +38,11 @@ def test_iu_reports_equal_the_reference(folder: Path, iu_texts: dict[str, str]) 
         with table.open(newline="") as file:
             rows = list(csv.DictReader(file))
         texts, references = ([rule(iu_texts[row[f"{side}_id"]]) for row in rows] for side in ("generated", "reference"))
+        for side, found in (("generated", texts), ("reference", references)):
+            assert [hashlib.sha256(text.encode()).hexdigest()[:16] for text in found] == [
+                row[f"{side}_sha256"] for row in rows
+            ]
+            assert [len(text.split()) for text in found] == [int(row[f"{side}_tokens"]) for row in rows]
         statistics = ReportStatistics(TextPairs(texts, [[text] for text in references]), PLAIN)
         columns = {metric: metric.replace("bleu_", "bleu").replace("cider_d", "cider") for metric in PLAIN}
         samples = {metric: [float(row[columns[metric]]) for row in rows] for metric in PLAIN}
