@@ -1,81 +1,151 @@
-"""Scores over seeds and draws, and paired comparisons of encoders.
+"""Scores of settings over their seeds and draws, and settings without a score.
 
-Guarantee: an interval of a mean over draws covers the choice of test patients, which all its cells share in a
-resample, and the choice of training draws; a comparison pairs two encoders resample by resample, over the draws that
-both have. p values are corrected by Holm over
-all comparisons of the suite of one family: `macro` (one comparison per pair of encoders and setting), and `label`.
+Guarantee: the interval of a mean over cells covers the choice of test patients, which all its cells share in a
+resample, and the choice of training draws and seeds, as variance components; patients' noise is not counted twice.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvlp.bench.baselines import FEATURES
-from medvlp.metrics.bootstrap import interval
-from medvlp.metrics.comparison import holm, paired_difference
-from medvlp.metrics.delong import delong_test
+from medvlp.metrics.components import Components, Design
+from medvlp.metrics.intervals import Interval, interval
 
 if TYPE_CHECKING:
     from medvlp.bench.cells import Finished
 
+RULE = 2
+"""Rises with every change that can move a number of `aggregate.json` or `comparisons.json`; stands in their rows."""
+Setting = tuple[str, str, float, int, str]
+"""Task, protocol, fraction, shots, encoder."""
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+
+def values_of(cell: Finished) -> dict[tuple[str, str], float]:
+    """Return (metric, label) -> value, NaN for one that a cell does not have."""
+    found = {(row["metric"], row["label"]): row["value"] for row in cell.result["scores"]}
+    return {key: math.nan if value is None else float(value) for key, value in found.items()}
 
 
-def group(cells: Iterable[Finished]) -> dict[tuple[str, str, float, int, str], list[Finished]]:
+def group(cells: Iterable[Finished]) -> dict[Setting, list[Finished]]:
     """Return the cells of each (task, protocol, fraction, shots, encoder), ordered by seed and draw."""
-    groups: dict[tuple[str, str, float, int, str], list[Finished]] = {}
+    groups: dict[Setting, list[Finished]] = {}
     for cell in sorted(cells, key=lambda cell: (cell.record["seed"], cell.record["draw"], cell.folder.name)):
         groups.setdefault(cell.setting, []).append(cell)
     return groups
 
 
+def columns_of(cell: Finished) -> list[str]:
+    """Return the labels of a cell in the order of its bootstrap's columns, `macro` last."""
+    scores = cell.result["scores"]
+    return [row["label"] for row in scores if row["metric"] == scores[0]["metric"]]
+
+
 def aggregate(cells: Iterable[Finished], alpha: float) -> list[dict[str, Any]]:
     """Return the rows of `aggregate.json`: each score as mean over the seeds and draws of a setting.
 
-    `sd` is the standard deviation over cells (null for one cell).
+    `sd` is the standard deviation over cells (null for one cell). `components` are standard deviations: of the mean by
+    the choice of test patients; of a single draw, of a single seed, and of what is left of a cell.
     """
     rows = []
     for members in group(cells).values():
-        record, first = members[0].record, members[0].result["scores"]
-        columns = [row["label"] for row in first if row["metric"] == first[0]["metric"]]
-        for position, score in enumerate(first):
-            values = np.array([_number(member.result["scores"][position]["value"]) for member in members])
-            metric, column = score["metric"], columns.index(score["label"])
-            low, high, left_out = score["low"], score["high"], score["left_out"]
-            if len(members) > 1:
-                bounds = interval(_over_draws([member.bootstrap[metric][:, column] for member in members]), alpha)
-                low, high, left_out = bounds.low, bounds.high, bounds.left_out
-            value = float(values.mean())
+        record, columns = members[0].record, columns_of(members[0])
+        of = [values_of(member) for member in members]
+        for score in members[0].result["scores"]:
+            values = np.array([found.get((score["metric"], score["label"]), math.nan) for found in of])
+            bounds, components = _over_cells(members, score, values, columns.index(score["label"]), alpha)
             rows.append(
                 {
                     **{key: record[key] for key in ("task", "task_version", "dataset", "encoder", "protocol")},
                     "fraction": record["fraction"],
                     "shots": record["shots"],
-                    "metric": metric,
+                    "metric": score["metric"],
                     "label": score["label"],
-                    "value": value,
-                    "low": float("nan") if math.isnan(value) else low,
-                    "high": float("nan") if math.isnan(value) else high,
+                    "value": float(values.mean()),
+                    "low": bounds.low,
+                    "high": bounds.high,
                     "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+                    "components": components,
                     "n": score["n"],
                     "positives": score["positives"],
+                    "support": score.get("support"),
                     "seeds": len({member.record["seed"] for member in members}),
                     "draws": len({member.record["draw"] for member in members}),
                     "cells": [member.folder.name for member in members],
-                    "left_out": left_out,
+                    "left_out": bounds.left_out,
                     "chance": score.get("chance"),
                     "hashes": _common_hashes(members),
                     "status": "ok",
+                    "rule": RULE,
                 }
             )
     return rows
+
+
+def _over_cells(
+    members: Sequence[Finished], score: dict[str, Any], values: np.ndarray, column: int, alpha: float
+) -> tuple[Interval, dict[str, float | None]]:
+    """Return the interval of the mean over cells, and its components as standard deviations."""
+    metric, support = score["metric"], score.get("support")
+    if np.isnan(values).any():
+        return Interval.unknown(), {}
+    resampled = np.stack([member.bootstrap[metric][:, column] for member in members])
+    weights = np.full(len(members), 1 / len(members))
+    found = components_of(values, resampled, weights, members)
+    if found is None:
+        return Interval.unknown(len(resampled[0])), {}
+    value = float(values.mean())
+    mean_without = np.mean([member.jackknife[metric][:, column] for member in members], axis=0)
+    over_patients = interval(value, resampled.mean(axis=0), mean_without, alpha, support)
+    bounds = within_range(found.widen(value, over_patients, alpha), support)
+    named = {name: math.sqrt(variance) for name, variance in found.variances.items()}
+    return bounds, {"patients": math.sqrt(found.patients), **named}
+
+
+def components_of(
+    values: np.ndarray,
+    resampled: np.ndarray,
+    weights: np.ndarray,
+    members: Sequence[Finished],
+    encoders: Sequence[str] | None = None,
+) -> Components | None:
+    """Return the variance components of a weighted sum of cells, None where no resample has a value.
+
+    Args:
+        values: Score of each cell `[c]`.
+        resampled: Their values in the same resamples `[c r]`.
+        weights: Of the cells `[c]`.
+        members: The cells.
+        encoders: Encoder of each, where there are two: their difference has components of its own.
+    """
+    known = ~np.isnan(resampled).any(axis=0)
+    if known.sum() < 2:
+        return None
+    draws, seeds = (tuple(member.record[key] for member in members) for key in ("draw", "seed"))
+    design = _design(draws, seeds, tuple(weights.tolist()), None if encoders is None else tuple(encoders))
+    return design.components(values, np.atleast_2d(np.cov(resampled[:, known])))
+
+
+@lru_cache(maxsize=256)
+def _design(
+    draws: tuple[int, ...], seeds: tuple[int, ...], weights: tuple[float, ...], encoders: tuple[str, ...] | None
+) -> Design:
+    factors: dict[str, Sequence[Hashable]] = {"draws": draws, "seeds": seeds}
+    if encoders is not None:
+        own = {f"{name} of an encoder": list(zip(encoders, levels, strict=True)) for name, levels in factors.items()}
+        factors = {**factors, **own}
+    return Design(factors, np.array(weights), encoders)
+
+
+def within_range(bounds: Interval, support: int | None) -> Interval:
+    """Return the interval of a share, cut at 0 and 1; that of another score as it is."""
+    if support is None:
+        return bounds
+    return Interval(max(bounds.low, 0.0), min(bounds.high, 1.0), bounds.left_out)
 
 
 def _common_hashes(members: Sequence[Finished]) -> dict[str, Any]:
@@ -88,8 +158,8 @@ def _common_hashes(members: Sequence[Finished]) -> dict[str, Any]:
 
 
 def missing_rows(
-    planned: Iterable[tuple[tuple[str, str, float, int, str], int, str]],
-    present: set[tuple[str, str, float, int, str]],
+    planned: Iterable[tuple[Setting, int, str]],
+    present: set[Setting],
     leading: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Return a row without a value for each planned setting that has no cell.
@@ -99,7 +169,7 @@ def missing_rows(
         present: Settings that have a cell.
         leading: Task -> its leading metric.
     """
-    rows: dict[tuple[str, str, float, int, str], dict[str, Any]] = {}
+    rows: dict[Setting, dict[str, Any]] = {}
     for setting, version, reason in planned:
         if setting not in present and setting not in rows:
             task, protocol, fraction, shots, encoder = setting
@@ -121,130 +191,3 @@ def missing_rows(
                 "status": reason,
             }
     return list(rows.values())
-
-
-def compare(cells: Iterable[Finished], order: Sequence[str], alpha: float) -> list[dict[str, Any]]:
-    """Return the rows of `comparisons.json`.
-
-    Every pair of encoders in every setting, also against the random one and against each baseline; baselines are not
-    compared with each other.
-
-    Args:
-        cells: Finished cells.
-        order: Encoder names; of a pair the earlier one is `a`.
-        alpha: One minus the coverage of intervals.
-    """
-    settings: dict[tuple[str, str, float, int], dict[str, list[Finished]]] = {}
-    for (task, protocol, fraction, shots, encoder), members in group(cells).items():
-        settings.setdefault((task, protocol, fraction, shots), {})[encoder] = members
-    rank = {name: i for i, name in enumerate(order)}
-    rows: list[dict[str, Any]] = []
-    for setting, encoders in settings.items():
-        names = sorted(encoders, key=lambda name: (rank.get(name, len(rank)), name))
-        for a, b in itertools.combinations(names, 2):
-            if not (a in FEATURES and b in FEATURES):
-                rows += _pair(setting, a, encoders[a], b, encoders[b], alpha)
-    for family in ("macro", "label"):
-        same = [row for row in rows if row["family"] == family]
-        for row, adjusted in zip(same, holm([row["p"] for row in same]), strict=True):
-            row["p_holm"] = adjusted
-            row["comparisons"] = len(same)
-    return rows
-
-
-def _pair(
-    setting: tuple[str, str, float, int], a: str, cells_a: list[Finished], b: str, cells_b: list[Finished], alpha: float
-) -> list[dict[str, Any]]:
-    draws = sorted({cell.record["draw"] for cell in cells_a} & {cell.record["draw"] for cell in cells_b})
-    if not draws:
-        return []
-    cells_a, cells_b = ([cell for cell in cells if cell.record["draw"] in draws] for cells in (cells_a, cells_b))
-    task, protocol, fraction, shots = setting
-    metric = cells_a[0].leading
-    scores = [row for row in cells_a[0].result["scores"] if row["metric"] == metric]
-    rows = []
-    for column, score in enumerate(scores):
-        label = score["label"]
-        value_a, value_b = (_mean_value(cells, draws, label) for cells in (cells_a, cells_b))
-        found = paired_difference(
-            value_a - value_b, _mean_resamples(cells_a, draws, column), _mean_resamples(cells_b, draws, column), alpha
-        )
-        rows.append(
-            {
-                "task": task,
-                "protocol": protocol,
-                "fraction": fraction,
-                "shots": shots,
-                "metric": metric,
-                "label": label,
-                "family": "macro" if label == "macro" else "label",
-                "a": a,
-                "b": b,
-                "value_a": value_a,
-                "value_b": value_b,
-                "difference": value_a - value_b,
-                "low": found.low,
-                "high": found.high,
-                "p": found.p,
-                "p_delong": _delong(cells_a, cells_b, label, alpha),
-                "n": score["n"],
-                "draws": len(draws),
-                "left_out": found.left_out,
-                "test": "paired bootstrap over patients",
-            }
-        )
-    return rows
-
-
-def _by_draw(cells: list[Finished], draws: list[int]) -> list[list[Finished]]:
-    return [[cell for cell in cells if cell.record["draw"] == draw] for draw in draws]
-
-
-def _mean_value(cells: list[Finished], draws: list[int], label: str) -> float:
-    """Return the mean over draws of the mean over seeds."""
-    values = [
-        np.mean(
-            [
-                _number(row["value"])
-                for cell in members
-                for row in cell.result["scores"]
-                if row["metric"] == cell.leading and row["label"] == label
-            ]
-        )
-        for members in _by_draw(cells, draws)
-    ]
-    return float(np.mean(values))
-
-
-def _mean_resamples(cells: list[Finished], draws: list[int], column: int) -> np.ndarray:
-    means = [
-        np.mean([cell.bootstrap[cell.leading][:, column] for cell in members], axis=0)
-        for members in _by_draw(cells, draws)
-    ]
-    return _over_draws(means)
-
-
-def _over_draws(resamples: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the mean over draws `[r]` in each resample, with the draws themselves drawn again.
-
-    Another few training samples would have given another mean: an interval over patients alone would hide that. Which
-    draws enter a resample depends on the two counts alone, so that both sides of a comparison share them.
-    """
-    values = np.stack(resamples)
-    count, number = values.shape
-    chosen = np.random.default_rng(count).integers(0, count, size=(number, count))
-    return values[chosen, np.arange(number)[:, None]].mean(axis=1)
-
-
-def _delong(cells_a: list[Finished], cells_b: list[Finished], label: str, alpha: float) -> float | None:
-    """Return DeLong's p, where it holds: one cell each, one image per patient, two samples of each class."""
-    if label == "macro" or len(cells_a) > 1 or len(cells_b) > 1 or cells_a[0].leading != "auroc":
-        return None
-    first, second = cells_a[0].predictions, cells_b[0].predictions
-    if len(set(first.patient_ids)) < len(first.patient_ids) or list(first.sample_ids) != list(second.sample_ids):
-        return None
-    k = list(first.label_names).index(label)
-    labels = first.labels[:, k]
-    if min((labels == 1).sum(), (labels == 0).sum()) < 2:
-        return None
-    return delong_test(labels, first.scores[:, k], second.scores[:, k], alpha).p

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from medvlp.config.base import Config, Fraction
 
 Protocol = Literal["linear_probe", "knn", "few_shot", "frozen", "fine_tune", "zero_shot"]
+Correction = Literal["holm", "benjamini_hochberg"]
 
 
 class SuiteEntry(Config):
@@ -59,3 +60,9 @@ class SuiteConfig(Config):
     bootstrap_resamples: int = Field(1000, ge=10)
     bootstrap_seed: int = 0
     alpha: float = Field(0.05, gt=0, lt=1)
+    permutations: int = Field(2000, ge=100, description="Exchanges of a permutation test.")
+    correction: Correction = Field(
+        "holm",
+        description="Of the p values of all comparisons: holm bounds the chance of any false finding, "
+        "benjamini_hochberg the share of false ones among those called.",
+    )

@@ -1,9 +1,9 @@
-"""95 % intervals and paired tests by a bootstrap over patients.
+"""Values of every metric in resamples of patients; `intervals` makes intervals of them.
 
-Guarantee: one resample is one set of patient multiplicities, drawn from the seed and the sorted patients alone. All
-labels, metrics, encoders and draws on the same test split use the same resamples, so that differences are paired. A
-value of a resample equals, to rounding, the metric of the data with each patient's samples repeated that often.
-Resamples in which a label lacks a class that the metric needs are NaN: left out of the interval and counted.
+Guarantee: how often a patient stands in a resample follows from the seed, the data set and the patient alone. All
+labels, metrics, encoders, draws and tasks of a data set share their resamples, so that differences and ranks are
+paired; data sets are independent. A value of a resample equals, to rounding, the metric of the data with each patient's
+samples repeated that often. Where a label lacks a class that the metric needs the value is NaN.
 
 Cost: one sort per label; then a gather, a running sum and a dot product per label and resample (see
 `benchmarks/speed/bootstrap.py`).
@@ -11,6 +11,7 @@ Cost: one sort per label; then a gather, a running sum and a dot product per lab
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BLOCK_ELEMENTS = 400_000
 """Resamples x samples handled at once: a block and its running sums stay in the second-level cache."""
+JACKKNIFE_GROUPS, JACKKNIFE_ONE_BY_ONE = 200, 400
+"""Groups of patients that are left out in turn, and the number of patients up to which a group is one patient."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,32 @@ class Resamples:
     patient_of_sample: Int[np.ndarray, " n"]
 
     @classmethod
-    def draw(cls, patient_ids: Sequence[str], resamples: int, seed: int) -> Resamples:
-        """Draw as many patients as there are, with replacement, `resamples` times.
+    def draw(cls, patient_ids: Sequence[str], resamples: int, seed: int, dataset: str = "") -> Resamples:
+        """Draw each patient 0, 1, 2, ... times by Poisson's law with mean 1 (Hanley and MacGibbon 2006).
+
+        Against drawing a fixed number with replacement the multiplicities of one patient do not depend on who else is
+        there: tasks that look at different patients of a data set still share their resamples.
 
         Args:
             patient_ids: Patient of each sample.
             resamples: Number of resamples.
-            seed: With the set of patients it decides all multiplicities; the order of samples does not matter.
+            seed: Another seed draws other resamples.
+            dataset: Patients of the same name in other data sets are other patients.
         """
         patients, patient_of_sample = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
-        rng = np.random.default_rng(seed)
-        counts = np.empty((resamples, len(patients)), dtype=np.int32)
-        for row in counts:
-            row[:] = np.bincount(rng.integers(0, len(patients), len(patients)), minlength=len(patients))
-        return cls(counts, patient_of_sample)
+        counts = np.empty((len(patients), resamples), dtype=np.int32)
+        for row, patient in zip(counts, patients.tolist(), strict=True):
+            key = hashlib.sha256(f"{seed}\0{dataset}\0{patient}".encode()).digest()
+            row[:] = np.random.default_rng(int.from_bytes(key)).poisson(1.0, resamples)
+        return cls(np.ascontiguousarray(counts.T), patient_of_sample)
+
+    @classmethod
+    def jackknife(cls, patient_ids: Sequence[str]) -> Resamples:
+        """Leave out one patient at a time, or one of 200 groups where there are more than 400 patients."""
+        patients, patient_of_sample = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
+        groups = JACKKNIFE_GROUPS if len(patients) > JACKKNIFE_ONE_BY_ONE else len(patients)
+        kept = np.arange(groups)[:, None] != np.arange(len(patients)) % groups
+        return cls(kept.astype(np.int32), patient_of_sample)
 
     @property
     def patients(self) -> int:
@@ -65,15 +80,6 @@ class Resamples:
         step = max(1, BLOCK_ELEMENTS // max(len(self.patient_of_sample), 1))
         for start in range(0, len(self.counts), step):
             yield slice(start, start + step), self.counts[start : start + step]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A percentile interval; `left_out` resamples had no value."""
-
-    low: float
-    high: float
-    left_out: int
 
 
 class _RankedLabel:
@@ -205,13 +211,3 @@ def bootstrap_values(
         if len(two_sided):
             values[metric][:, -1] = values[metric][:, two_sided].mean(axis=1)
     return values
-
-
-def interval(values: Float[np.ndarray, " r"], alpha: float = 0.05) -> Interval:
-    """Return the percentile interval of the resamples that have a value; NaN bounds where fewer than two have."""
-    found = values[~np.isnan(values)]
-    left_out = len(values) - len(found)
-    if len(found) < 2:
-        return Interval(float("nan"), float("nan"), left_out)
-    low, high = np.quantile(found, [alpha / 2, 1 - alpha / 2])
-    return Interval(float(low), float(high), left_out)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from medvlp.metrics.scoring import NAN, Score, Scoring
+from medvlp.metrics.scoring import NAN, Score, Scoring, patient_counts
 from medvlp.types import Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
+    from medvlp.metrics.answers import Answers
     from medvlp.metrics.bootstrap import Resamples
 
 METRICS = (
@@ -244,3 +245,35 @@ class ClassificationScoring(Scoring[Predictions]):
         from medvlp.metrics.bootstrap import bootstrap_values  # which itself needs the metrics of this module
 
         return bootstrap_values(predictions, resamples, thresholds)
+
+    def support(self, predictions: Predictions, thresholds: Mapping[str, float]) -> dict[str, Int[np.ndarray, " k+1"]]:
+        """See `Scoring.support`."""
+        patients, labels = predictions.patient_ids, predictions.labels
+        return {metric: patient_counts(patients, *_carriers(metric, labels)) for metric in METRICS}
+
+    def answers(self, metric: str, predictions: Predictions, thresholds: Mapping[str, float]) -> Answers:
+        """See `Scoring.answers`: ranks, answers at the encoder's own threshold, or probabilities."""
+        from medvlp.metrics.answers import Answers, ranks_within
+        from medvlp.metrics.bootstrap import bootstrap_values
+
+        names, labels, given = predictions.label_names, predictions.labels, predictions.scores
+        levels = np.array([thresholds.get(name, NAN) for name in names])
+        if metric in NEEDS_THRESHOLD:
+            given = np.where(np.isnan(levels), NAN, given >= levels)
+        elif metric not in LOWER_IS_BETTER:
+            given = ranks_within(given, labels)
+        halves = {name: NAN if np.isnan(level) else 0.5 for name, level in zip(names, levels, strict=True)}
+
+        def resampled(truth: np.ndarray, answers: np.ndarray, resamples: Resamples) -> np.ndarray:
+            rows = [""] * len(truth)
+            return bootstrap_values(Predictions(rows, rows, names, truth, answers), resamples, halves, [metric])[metric]
+
+        rows = predictions.sample_ids, predictions.patient_ids, names
+        return Answers(*rows, labels, given, resampled, _carriers(metric, labels))
+
+
+def _carriers(metric: str, labels: Float[np.ndarray, "n k"]) -> tuple[np.ndarray, ...]:
+    """Return the samples of each class that a metric needs."""
+    if metric in ("accuracy", "ece", "brier"):
+        return (~np.isnan(labels),)
+    return tuple(labels == value for value, spared in ((1, "specificity"), (0, "sensitivity")) if metric != spared)

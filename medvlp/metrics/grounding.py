@@ -150,6 +150,7 @@ class GroundingScoring(OutcomeScoring[HeatMaps]):
     """Pointing game, and IoU and Dice at a threshold for each finding, the one of best mean Dice on validation."""
 
     metrics: ClassVar[tuple[str, ...]] = ("pointing", "iou", "dice")
+    shares: ClassVar[frozenset[str]] = frozenset(metrics)
 
     def read(self, frame: pd.DataFrame) -> HeatMaps:
         """See `Scoring.read`."""

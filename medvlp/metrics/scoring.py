@@ -7,7 +7,7 @@ share the resamples of patients. A score that has nothing to be computed from is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -17,8 +17,9 @@ from medvlp.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
+    from medvlp.metrics.answers import Answers
     from medvlp.metrics.bootstrap import Resamples
     from medvlp.tasks.base import Kept
 
@@ -66,13 +67,43 @@ class Scoring(ABC, Generic[P]):
     ) -> dict[str, Float[np.ndarray, "r k+1"]]:
         """Return every metric in every resample of patients."""
 
+    def support(self, predictions: P, thresholds: Mapping[str, float]) -> dict[str, Int[np.ndarray, " k+1"]]:
+        """Return the patients that carry each score, for the metrics that are shares of something, from 0 to 1.
+
+        Of a metric that needs both classes it is the patients of the rarer one; of the macro mean the fewest of any
+        label. It bounds the interval of a score without a mistake, or without a hit.
+        """
+        return {}
+
+    def answers(self, metric: str, predictions: P, thresholds: Mapping[str, float]) -> Answers | None:
+        """Return the predictions in the form that permutation tests and subgroups need; None where there is none."""
+        return None
+
 
 SCORINGS: Registry[Scoring[Any]] = Registry(
     "scoring rule",
     "medvlp.metrics",
     "medvlp.metrics.scoring:Scoring",
     "medvlp.metrics",
-    helpers=("benchx", "bootstrap", "clinical", "comparison", "delong", "overlap", "report", "scoring", "surface"),
+    helpers=(
+        "answers",
+        "benchx",
+        "bootstrap",
+        "calibration",
+        "clinical",
+        "comparison",
+        "components",
+        "decision",
+        "delong",
+        "exchange",
+        "intervals",
+        "overlap",
+        "ranking",
+        "report",
+        "scoring",
+        "subgroups",
+        "surface",
+    ),
 )
 """Name of a scoring rule, as a task names it -> its class."""
 
@@ -82,6 +113,8 @@ class OutcomeScoring(Scoring[P]):
 
     medians: ClassVar[frozenset[str]] = frozenset()
     """Metrics that are medians; all others are means."""
+    shares: ClassVar[frozenset[str]] = frozenset()
+    """Metrics that are means of outcomes from 0 to 1."""
 
     @abstractmethod
     def outcomes(self, predictions: P, thresholds: Mapping[str, float]) -> dict[str, Float[np.ndarray, "n k"]]:
@@ -119,6 +152,26 @@ class OutcomeScoring(Scoring[P]):
             )
             for metric, outcome in self.outcomes(predictions, thresholds).items()
         }
+
+    def support(self, predictions: P, thresholds: Mapping[str, float]) -> dict[str, Int[np.ndarray, " k+1"]]:
+        """See `Scoring.support`."""
+        found = self.outcomes(predictions, thresholds)
+        shares = self.shares & found.keys()
+        return {metric: patient_counts(predictions.patient_ids, ~np.isnan(found[metric])) for metric in shares}
+
+    def answers(self, metric: str, predictions: P, thresholds: Mapping[str, float]) -> Answers | None:
+        """See `Scoring.answers`: the outcomes."""
+        from medvlp.metrics.answers import Answers
+
+        centres = _resampled_medians if metric in self.medians else _resampled_means
+
+        def resampled(truth: np.ndarray, answers: np.ndarray, resamples: Resamples) -> np.ndarray:
+            return _with_macro(centres(answers, resamples), ~np.isnan(answers).all(axis=0))
+
+        outcome = self.outcomes(predictions, thresholds)[metric]
+        rows = predictions.sample_ids, predictions.patient_ids, predictions.label_names
+        carriers = (~np.isnan(outcome),) if metric in self.shares else None
+        return Answers(*rows, np.zeros_like(outcome), outcome, resampled, carriers)
 
     def _centres(self, metric: str, outcome: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "k+1"]:
         columns = [column[~np.isnan(column)] for column in outcome.T]
@@ -161,3 +214,16 @@ def _resampled_medians(outcome: Float[np.ndarray, "n k"], resamples: Resamples) 
             )
             values[rows, k] = np.where(total[:, 0] > 0, (lower + upper) / 2, NAN)
     return values
+
+
+def patient_counts(patient_ids: Sequence[str], *counted: Bool[np.ndarray, "n k"]) -> Int[np.ndarray, " k+1"]:
+    """Return for each label the patients with a sample in a mask, of several masks the fewest; last the fewest of all.
+
+    Args:
+        patient_ids: Patient of each sample.
+        counted: Masks, such as the positive and the negative samples of each label.
+    """
+    patients = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)[1]
+    numbers = [[len(np.unique(patients[mask[:, k]])) for k in range(mask.shape[1])] for mask in counted]
+    fewest = np.min(np.asarray(numbers, dtype=np.int64), axis=0)
+    return np.append(fewest, fewest[fewest > 0].min(initial=len(patients)))

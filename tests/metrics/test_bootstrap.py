@@ -1,15 +1,14 @@
-"""The vectorised bootstrap against a loop over scikit-learn on the same multiplicities; Holm by hand."""
+"""The vectorised bootstrap against a loop over scikit-learn on the same multiplicities."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn import metrics as sk
 
-from medvlp.metrics.bootstrap import Resamples, bootstrap_values, interval
+from medvlp.metrics.bootstrap import Resamples, bootstrap_values
 from medvlp.metrics.classification import METRICS, ece, score_predictions
-from medvlp.metrics.comparison import holm, paired_difference
+from medvlp.metrics.intervals import percentile_interval
 from medvlp.types import Predictions
 
 THRESHOLDS = {"common": 0.55, "rare": 0.7, "unknown": 0.4}
@@ -79,10 +78,35 @@ def test_multiplicities_belong_to_patients_and_do_not_depend_on_the_order_of_sam
     weights = resamples.weights()
     for patient in np.unique(owners):
         assert (weights[:, owners == patient] == weights[:, owners == patient][:, :1]).all()
-    assert (resamples.counts.sum(axis=1) == resamples.patients).all()
     order = np.random.default_rng(0).permutation(len(owners))
     shuffled = Resamples.draw(owners[order].tolist(), 25, seed=1)
     np.testing.assert_array_equal(shuffled.weights(), weights[:, order])
+
+
+def test_a_patient_is_drawn_alike_whoever_else_is_there_and_otherwise_in_another_data_set_or_seed() -> None:
+    patients = [f"p{i}" for i in range(300)]
+    everybody = Resamples.draw(patients, 200, seed=4, dataset="nih")
+    some = Resamples.draw(patients[::3], 200, seed=4, dataset="nih")
+    np.testing.assert_array_equal(everybody.weights()[:, ::3], some.weights())
+    for other in (Resamples.draw(patients, 200, 5, "nih"), Resamples.draw(patients, 200, 4, "vindr")):
+        assert abs(np.corrcoef(other.counts.ravel(), everybody.counts.ravel())[0, 1]) < 0.02
+    # Poisson with mean 1: mean and variance 1, P(0) = 1 / e; two patients are independent.
+    assert everybody.counts.mean() == pytest.approx(1, abs=0.02)
+    assert everybody.counts.var() == pytest.approx(1, abs=0.03)
+    assert (everybody.counts == 0).mean() == pytest.approx(np.exp(-1), abs=0.01)
+    assert np.abs(np.corrcoef(everybody.counts.T) - np.eye(300)).mean() < 0.08
+
+
+def test_the_jackknife_leaves_out_each_patient_once() -> None:
+    predictions = make_predictions()
+    one_by_one = Resamples.jackknife(predictions.patient_ids)
+    patients = len(set(predictions.patient_ids))
+    assert one_by_one.counts.shape == (patients, patients)
+    np.testing.assert_array_equal(one_by_one.counts, 1 - np.eye(patients))
+    many = Resamples.jackknife([f"p{i}" for i in range(950)])
+    assert many.counts.shape == (200, 950)
+    np.testing.assert_array_equal((many.counts == 0).sum(axis=0), 1)
+    assert set((many.counts == 0).sum(axis=1)) == {4, 5}
 
 
 def test_blocks_do_not_change_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,45 +118,12 @@ def test_blocks_do_not_change_values(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(values, whole[metric], atol=1e-14)
 
 
-def test_interval_leaves_out_and_counts_missing_values() -> None:
-    found = interval(np.r_[np.arange(101.0), np.nan, np.nan], alpha=0.1)
-    assert (found.low, found.high, found.left_out) == (5.0, 95.0, 2)
-    assert np.isnan(interval(np.array([1.0, np.nan])).low)
-
-
-def test_interval_of_a_mean_has_the_textbook_width() -> None:
+def test_percentiles_of_a_mean_have_the_textbook_width() -> None:
     rng = np.random.default_rng(0)
     n = 400
     labels = (rng.random((n, 1)) < 0.5).astype(float)
     scores = np.full((n, 1), 0.5)
     predictions = Predictions([str(i) for i in range(n)], [str(i) for i in range(n)], ["x"], labels, scores)
     values = bootstrap_values(predictions, Resamples.draw(predictions.patient_ids, 2000, 0), {"x": 0.5}, ["accuracy"])
-    found = interval(values["accuracy"][:, 0])
+    found = percentile_interval(values["accuracy"][:, 0])
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(n), rel=0.1)
-
-
-def test_paired_difference_is_narrower_than_an_unpaired_one_and_has_the_normal_p() -> None:
-    predictions = make_predictions(400, 200)
-    better = Predictions(
-        predictions.sample_ids,
-        predictions.patient_ids,
-        predictions.label_names,
-        predictions.labels,
-        np.clip(predictions.scores + 0.1 * np.nan_to_num(predictions.labels), 0, 1),
-    )
-    resamples = Resamples.draw(predictions.patient_ids, 500, seed=0)
-    a = bootstrap_values(better, resamples, metrics=["auroc"])["auroc"][:, 0]
-    b = bootstrap_values(predictions, resamples, metrics=["auroc"])["auroc"][:, 0]
-    found = paired_difference(0.08, a, b)
-    assert found.low > 0
-    assert found.high - found.low < np.quantile(a, 0.975) - np.quantile(b, 0.025)
-    assert found.p == pytest.approx(2 * stats.norm.sf(0.08 / (a - b).std(ddof=1)))
-    same = paired_difference(0.0, a, a)
-    assert (same.low, same.high, same.p) == (0, 0, 1)
-
-
-def test_holm_equals_the_hand_calculation() -> None:
-    # sorted: .005 x 4 = .02, .01 x 3 = .03, .03 x 2 = .06, .04 x 1 = .04 -> .06 (monotone)
-    assert holm([0.01, 0.04, float("nan"), 0.03, 0.005]) == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []

@@ -42,5 +42,5 @@ def test_covariance_equals_the_structural_components_written_out() -> None:
 
 
 def test_one_positive_is_too_few() -> None:
-    with pytest.raises(ValueError, match="two samples of each class"):
+    with pytest.raises(ValueError, match="two patients with each class"):
         delong_covariance(np.array([1.0, 0, 0]), np.zeros((2, 3)))

@@ -1,0 +1,283 @@
+"""Paired comparisons of encoders: differences with intervals, and p values corrected for their number.
+
+Guarantee: a comparison pairs two encoders patient by patient, over the draws that both have. Of AUROC the test is
+DeLong's over patients; of other metrics a permutation test in which the two exchange a patient's answers; where neither
+can be made, the difference over its bootstrap standard error. Over several draws or seeds their variance is added, so
+that a difference is not called shown because one draw shows it. p values are corrected over all comparisons of one
+family: `macro` (one comparison per pair of encoders and setting), and `label`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvlp.bench.baselines import FEATURES
+from medvlp.bench.cells import PREDICTIONS, STAMP
+from medvlp.bench.scored import MACRO
+from medvlp.bench.stats import RULE, columns_of, components_of, group, values_of
+from medvlp.metrics.answers import Answers
+from medvlp.metrics.classification import both_classes
+from medvlp.metrics.comparison import adjusted, bootstrap_p, exchange_p, normal_p, with_components
+from medvlp.metrics.delong import auroc_influence
+from medvlp.metrics.exchange import exchanged_differences, exchanges
+from medvlp.metrics.intervals import Interval, interval
+from medvlp.metrics.scoring import SCORINGS
+
+if TYPE_CHECKING:
+    from medvlp.bench.cells import Finished
+    from medvlp.config.suite import Correction, SuiteConfig
+
+AUROC = "auroc"
+DELONG, PERMUTATION, BOOTSTRAP = "DeLong over patients", "permutation of patients", "bootstrap over patients"
+WITH_COMPONENTS = ", with draws and seeds as variance components"
+FAMILIES = ("macro", "label")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How pairs are tested: coverage, permutations, their seed, and the correction."""
+
+    alpha: float = 0.05
+    permutations: int = 2000
+    seed: int = 0
+    correction: Correction = "holm"
+
+    @classmethod
+    def of(cls, suite: SuiteConfig) -> Rules:
+        """Return the rules of a suite."""
+        return cls(suite.alpha, suite.permutations, suite.bootstrap_seed, suite.correction)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a test needs of one cell's predictions: of AUROC what each patient adds to it, else the answers."""
+
+    digest: str
+    """Equal where two cells answer the same samples with the same truth."""
+    influence: dict[str, np.ndarray]
+    """Label -> `[p]`, `macro` too; without labels of which one patient carries a class."""
+    answers: Answers | None
+
+
+class _Side:
+    """One cell; its predictions are read when a pair first asks for them."""
+
+    def __init__(self, cell: Finished, metric: str) -> None:
+        self.cell, self.metric = cell, metric
+
+    @cached_property
+    def read(self) -> _Read | None:
+        """None where the kind of task has no such tests."""
+        import pandas as pd
+
+        frame = pd.read_parquet(self.cell.folder / PREDICTIONS)
+        kind = frame.attrs.get(STAMP, {}).get("kind")
+        if kind is None:
+            return None
+        scoring = SCORINGS.get(kind)()
+        thresholds = {
+            name: np.nan if value is None else float(value) for name, value in self.cell.result["thresholds"].items()
+        }
+        answers = scoring.answers(self.metric, scoring.read(frame), thresholds)
+        if answers is None:
+            return None
+        digest = hashlib.sha256("\n".join(map(str, answers.sample_ids)).encode())
+        digest.update(np.nan_to_num(answers.truth, nan=-2).tobytes())
+        if self.metric == AUROC:
+            return _Read(digest.hexdigest(), _influence(answers), None)
+        return _Read(digest.hexdigest(), {}, answers)
+
+
+def _influence(answers: Answers) -> dict[str, np.ndarray]:
+    patients = np.unique(np.asarray(answers.patient_ids, dtype=str), return_inverse=True)[1]
+    counted = both_classes(answers.truth)
+    found: dict[str, np.ndarray] = {}
+    for k in np.flatnonzero(counted):
+        with contextlib.suppress(ValueError):  # one patient carries a class
+            found[answers.label_names[k]] = auroc_influence(answers.truth[:, k], answers.answers[:, k], patients)[1][
+                :, 0
+            ]
+    if len(found) == counted.sum() > 0:
+        found[MACRO] = np.mean(list(found.values()), axis=0)
+    return found
+
+
+def compare(cells: Iterable[Finished], order: Sequence[str], rules: Rules) -> list[dict[str, Any]]:
+    """Return the rows of `comparisons.json`.
+
+    Every pair of encoders in every setting, also against the random one and against each baseline; baselines are not
+    compared with each other.
+
+    Args:
+        cells: Finished cells.
+        order: Encoder names; of a pair the earlier one is `a`.
+        rules: Coverage, tests, correction.
+    """
+    rank = {name: i for i, name in enumerate(order)}
+    rows: list[dict[str, Any]] = []
+    for setting, encoders in by_setting(cells).items():
+        sides = {name: [_Side(cell, members[0].leading) for cell in members] for name, members in encoders.items()}
+        names = sorted(encoders, key=lambda name: (rank.get(name, len(rank)), name))
+        for a, b in itertools.combinations(names, 2):
+            if not (a in FEATURES and b in FEATURES):
+                rows += _pair(setting, sides[a], sides[b], rules)
+    return corrected(rows, rules.correction)
+
+
+def compare_two(
+    cells: Iterable[Finished], a: str, b: str, rules: Rules, metric: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of one pair of encoders in all settings that both have, corrected among themselves.
+
+    Args:
+        cells: Finished cells.
+        a: Name of the first encoder.
+        b: Name of the second encoder.
+        rules: Coverage, tests, correction.
+        metric: Metric to compare; by default the leading one of each task.
+    """
+    rows = []
+    for setting, encoders in by_setting(cells).items():
+        if a in encoders and b in encoders:
+            sides = [[_Side(cell, metric or cell.leading) for cell in encoders[name]] for name in (a, b)]
+            if metric is None or all((metric, MACRO) in values_of(side.cell) for side in itertools.chain(*sides)):
+                rows += _pair(setting, *sides, rules)
+    return corrected(rows, rules.correction)
+
+
+def by_setting(cells: Iterable[Finished]) -> dict[tuple[str, str, float, int], dict[str, list[Finished]]]:
+    """Return (task, protocol, fraction, shots) -> encoder -> its cells."""
+    settings: dict[tuple[str, str, float, int], dict[str, list[Finished]]] = {}
+    for (task, protocol, fraction, shots, encoder), members in group(cells).items():
+        settings.setdefault((task, protocol, fraction, shots), {})[encoder] = members
+    return settings
+
+
+def corrected(rows: list[dict[str, Any]], correction: Correction) -> list[dict[str, Any]]:
+    """Return the rows with their p values corrected among those of their family."""
+    for family in FAMILIES:
+        same = [row for row in rows if row["family"] == family]
+        for row, p in zip(same, adjusted([row["p"] for row in same], correction), strict=True):
+            row |= {"p_adjusted": p, "correction": correction, "comparisons": len(same)}
+    return rows
+
+
+def _pair(
+    setting: tuple[str, str, float, int], sides_a: list[_Side], sides_b: list[_Side], rules: Rules
+) -> list[dict[str, Any]]:
+    draws = sorted({side.cell.record["draw"] for side in sides_a} & {side.cell.record["draw"] for side in sides_b})
+    if not draws:
+        return []
+    pair = _Pair([[side for side in sides if side.cell.record["draw"] in draws] for sides in (sides_a, sides_b)])
+    task, protocol, fraction, shots = setting
+    first, metric = sides_a[0].cell, sides_a[0].metric
+    rows = []
+    for column, label in enumerate(columns_of(first)):
+        found = pair.difference(column, label, rules)
+        score = next(row for row in first.result["scores"] if (row["metric"], row["label"]) == (metric, label))
+        rows.append(
+            {
+                "task": task,
+                "protocol": protocol,
+                "fraction": fraction,
+                "shots": shots,
+                "metric": metric,
+                "label": label,
+                "family": "macro" if label == MACRO else "label",
+                "a": first.record["encoder"],
+                "b": sides_b[0].cell.record["encoder"],
+                **found,
+                "n": score["n"],
+                "draws": len(draws),
+                "seeds": [len({side.cell.record["seed"] for side in sides}) for sides in pair.sides],
+                "rule": RULE,
+            }
+        )
+    return rows
+
+
+class _Pair:
+    """The cells of two encoders over their common draws; a draw counts once, however many seeds it has."""
+
+    def __init__(self, sides: list[list[_Side]]) -> None:
+        self.sides = sides
+        self.metric = sides[0][0].metric
+        self.all = [*sides[0], *sides[1]]
+        draws = [[side.cell.record["draw"] for side in own] for own in sides]
+        count = len(set(draws[0]))
+        shares = [[1 / (count * own.count(draw)) for draw in own] for own in draws]
+        self.weights = np.array([*shares[0], *(-share for share in shares[1])])
+        self._null: np.ndarray | None = None
+
+    def difference(self, column: int, label: str, rules: Rules) -> dict[str, Any]:
+        """Return values, difference, interval, p and test of one label."""
+        values = np.array([values_of(side.cell).get((self.metric, label), np.nan) for side in self.all])
+        count = len(self.sides[0])
+        value_a, value_b = (
+            float(np.abs(self.weights[part]) @ values[part]) for part in (slice(count), slice(count, None))
+        )
+        found: dict[str, Any] = {"value_a": value_a, "value_b": value_b, "difference": value_a - value_b}
+        difference = value_a - value_b
+        if np.isnan(difference):
+            return found | {"low": np.nan, "high": np.nan, "p": np.nan, "test": None, "left_out": None}
+        resampled = np.stack([side.cell.bootstrap[self.metric][:, column] for side in self.all])
+        without = np.stack([side.cell.jackknife[self.metric][:, column] for side in self.all])
+        # Bounds of the difference of two shares are those of a share, mirrored; it has no support of its own.
+        bounds = interval(difference, self.weights @ resampled, self.weights @ without, rules.alpha)
+        p, test = self._over_patients(difference, column, label, self.weights @ resampled, rules)
+        if len(self.all) > 2:
+            bounds, p = self._with_cells(difference, values, resampled, bounds, p, rules)
+            test += WITH_COMPONENTS
+        return found | {"low": bounds.low, "high": bounds.high, "p": p, "test": test, "left_out": bounds.left_out}
+
+    def _with_cells(
+        self,
+        difference: float,
+        values: np.ndarray,
+        resampled: np.ndarray,
+        bounds: Interval,
+        p: float,
+        rules: Rules,
+    ) -> tuple[Interval, float]:
+        cells = [side.cell for side in self.all]
+        found = components_of(values, resampled, self.weights, cells, [cell.record["encoder"] for cell in cells])
+        if found is None:
+            return Interval.unknown(bounds.left_out), float("nan")
+        p = with_components(difference, p, found.random, found.freedom)
+        return found.widen(difference, bounds, rules.alpha), p
+
+    def _over_patients(
+        self, difference: float, column: int, label: str, resampled: np.ndarray, rules: Rules
+    ) -> tuple[float, str]:
+        read = [side.read for side in self.all]
+        if any(one is None or one.digest != read[0].digest for one in read):
+            return bootstrap_p(difference, resampled), BOOTSTRAP
+        if self.metric != AUROC:
+            return exchange_p(difference, self._exchanged(rules)[:, column]), PERMUTATION
+        if not all(label in one.influence for one in read):
+            return float("nan"), DELONG
+        influence = self.weights @ np.stack([one.influence[label] for one in read])
+        return normal_p(difference, float(np.linalg.norm(influence))), DELONG
+
+    def _exchanged(self, rules: Rules) -> np.ndarray:
+        """Return the difference of every label after each exchange `[m k+1]`: patients change sides in all cells."""
+        if self._null is None:
+            own, other = self.sides
+            count = len(own)
+            patients = len(set(own[0].read.answers.patient_ids))
+            swapped = exchanges(patients, rules.permutations, rules.seed)
+            draws = len({side.cell.record["draw"] for side in own})
+            for (i, one), (j, two) in itertools.product(enumerate(own), enumerate(other, count)):
+                if one.cell.record["draw"] == two.cell.record["draw"]:
+                    share = -draws * self.weights[i] * self.weights[j]
+                    term = share * exchanged_differences(one.read.answers, two.read.answers, swapped)
+                    self._null = term if self._null is None else self._null + term
+        return self._null
