@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def places(found: Results) -> Iterator[dict[str, Any]]:
     for entry in found.places:
         path = found.root / "examples" / str(entry.get("file", ""))
         tiles = []
-        grey = _grey(path)
+        grey = grey_picture(path, SIDE)
         for encoder, maps in kept.get(str(entry.get("task")), []):
             row = _row(maps, entry)
             if grey is None or row is None:
@@ -58,12 +59,13 @@ def _row(maps: HeatMaps, entry: dict[str, Any]) -> int | None:
     return next((i for i, key in enumerate(zip(maps.sample_ids, maps.findings, strict=True)) if key == wanted), None)
 
 
-def _grey(path: Any) -> Float[np.ndarray, "s s"] | None:
+def grey_picture(path: Path, side: int) -> Float[np.ndarray, "s s"] | None:
+    """Return an example image at another size, 0 black to 1 white; None where it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64) / 255
+            return np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX), dtype=np.float64) / 255
     except OSError as error:
         logger.warning("example image %s left out: %s", path.name, error)
         return None
