@@ -1,11 +1,13 @@
 """One cell of a benchmark: run it, write its folder, read it back.
 
 Guarantee: a cell's folder appears whole or not at all (it is renamed into place), and without its times is the same to
-the bit whenever and however often it is run. Every number in it follows from its predictions.
+the bit whenever and however often it is run. Every number in it follows from its predictions, which say of which cell,
+kind and format they are. The folder of a cell that failed holds the reason in place of numbers, until it succeeds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -20,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvlp.metrics.bootstrap import Resamples, interval
-from medvlp.metrics.scoring import SCORINGS, Score
+from medvlp.bench.finite import check_predictions
+from medvlp.bench.scored import JACKKNIFE, scored
+from medvlp.metrics.scoring import SCORINGS
 
 if TYPE_CHECKING:
     from medvlp.bench.plan import Cell
@@ -32,6 +35,13 @@ if TYPE_CHECKING:
 CELL, RESULT, RUN = "cell.json", "result.json", "run.json"
 SETTING = ("task", "protocol", "fraction", "shots", "encoder")
 PREDICTIONS, VALIDATION, BOOTSTRAP = "predictions.parquet", "validation.parquet", "bootstrap.npz"
+RESCORED = "rescored"
+"""Folder of metrics that were computed later: `<metric>.json` with its scores, `<metric>.npz` with its resamples."""
+OK, FAILED = "ok", "failed"
+PREDICTIONS_FORMAT = 1
+"""Rises with every change of what the columns of kept predictions mean; stands in each file."""
+STAMP = "medvlp"
+"""Where a file of predictions says what it is: key of the table's metadata."""
 
 
 def as_json(value: Any) -> str:
@@ -51,7 +61,7 @@ def _finite(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell that has been run, read from its folder."""
+    """A cell that has numbers, read from its folder."""
 
     folder: Path
     record: dict[str, Any]
@@ -59,9 +69,8 @@ class Finished:
 
     @classmethod
     def read(cls, folder: Path) -> Finished:
-        """Read `cell.json` and `result.json`."""
-        record, result = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (CELL, RESULT))
-        return cls(folder, record, result)
+        """Read `cell.json`, `result.json`, and the scores of metrics that were computed later."""
+        return cls(folder, json.loads((folder / CELL).read_text(encoding="utf-8")), read_result(folder))
 
     @property
     def setting(self) -> tuple[str, str, float, int, str]:
@@ -72,8 +81,17 @@ class Finished:
     @cached_property
     def bootstrap(self) -> dict[str, np.ndarray]:
         """Metric -> its values `[r k+1]`: resamples by labels, then the macro mean."""
-        with np.load(self.folder / BOOTSTRAP) as file:
-            return {name: file[name] for name in file.files}
+        found: dict[str, np.ndarray] = {}
+        for path in (self.folder / BOOTSTRAP, *sorted((self.folder / RESCORED).glob("*.npz"))):
+            with np.load(path) as file:
+                found |= {name: file[name] for name in file.files}
+        return found
+
+    @cached_property
+    def jackknife(self) -> dict[str, np.ndarray]:
+        """Metric -> its values `[g k+1]` without each patient, or group of patients, in turn."""
+        own = [name for name in self.bootstrap if name.startswith(JACKKNIFE)]
+        return {name.removeprefix(JACKKNIFE): self.bootstrap[name] for name in own}
 
     @property
     def leading(self) -> str:
@@ -88,6 +106,27 @@ class Finished:
         from medvlp.types import Predictions
 
         return Predictions.from_frame(pd.read_parquet(self.folder / PREDICTIONS))
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return `result.json` of a cell, with the scores of metrics that were computed later in their place or behind."""
+    result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    for path in sorted((folder / RESCORED).glob("*.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        own = [row["metric"] for row in result["scores"]]
+        at = own.index(path.stem) if path.stem in own else len(own)
+        others = [row for row in result["scores"] if row["metric"] != path.stem]
+        result["scores"] = others[:at] + rows + others[at:]
+    return result
+
+
+def status_of(folder: Path) -> str | None:
+    """Return the status of a cell's folder, `ok` or `failed`; None where there is no whole one."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(result.get("status", OK))
 
 
 def run_cell(
@@ -125,39 +164,41 @@ def run_cell(
     started = time.time()
     head = task.fit(subject, cell.protocol, train, val, cell.seed)
     validation, predictions = head.predict(val), head.predict(test)
+    frames = {VALIDATION: validation.to_frame(), PREDICTIONS: predictions.to_frame()}
+    for name, frame in frames.items():
+        check_predictions(frame, f"{cell.encoder}, {cell.task}, {cell.protocol}")
+        frame.attrs[STAMP] = {"format": PREDICTIONS_FORMAT, "kind": task.scoring, "cell": cell.hash, "file": name}
     scoring = SCORINGS.get(task.scoring)()
     thresholds = scoring.thresholds(validation)
-    resamples = Resamples.draw(predictions.patient_ids, suite.bootstrap_resamples, suite.bootstrap_seed)
-    values = scoring.resampled(predictions, resamples, thresholds)
+    found = scored(scoring, predictions, thresholds, cell.dataset, suite)
     record = cell.record()
     result = {key: value for key, value in record.items() if key != "hashes"} | {
+        "status": OK,
         "n": len(test),
-        "patients": resamples.patients,
+        "patients": found.patients,
         "train_n": len(train),
         "val_n": len(val),
         "hashes": record["hashes"],
         "config": {"task": task.config.resolved(), "settings": settings},
-        "scores": with_intervals(
-            scoring.scores(predictions, thresholds), [*predictions.label_names, "macro"], values, suite.alpha
-        ),
+        "scores": found.rows,
         "thresholds": thresholds,
         "best_params": head.best_params,
         "resamples": suite.bootstrap_resamples,
         **facts,
     }
     archive = io.BytesIO()
-    np.savez_compressed(archive, **values)  # type: ignore[arg-type]
+    np.savez_compressed(archive, **found.arrays)  # type: ignore[arg-type]
     ended = time.time()
     run = {"started": round(started, 3), "seconds": round(ended - started, 3), "device": subject.device}
     target = out / "cells" / cell.hash
     write_folder(
         target,
         {
-            CELL: _text(as_json(record)),
-            RESULT: _text(as_json(result)),
-            RUN: _text(as_json(run)),
-            PREDICTIONS: lambda path: predictions.to_frame().to_parquet(path, index=False),
-            VALIDATION: lambda path: validation.to_frame().to_parquet(path, index=False),
+            CELL: as_text(record),
+            RESULT: as_text(result),
+            RUN: as_text(run),
+            PREDICTIONS: lambda path: frames[PREDICTIONS].to_parquet(path, index=False),
+            VALIDATION: lambda path: frames[VALIDATION].to_parquet(path, index=False),
             BOOTSTRAP: lambda path: path.write_bytes(archive.getvalue()),
         },
         scratch,
@@ -165,37 +206,19 @@ def run_cell(
     return Finished.read(target)
 
 
-def with_intervals(
-    scores: list[Score], columns: list[str], values: dict[str, np.ndarray], alpha: float
-) -> list[dict[str, Any]]:
-    """Return every score with its interval, as in `result.json`; `columns` are those of `values`."""
-    rows = []
-    for score in scores:
-        bounds = interval(values[score.metric][:, columns.index(score.label)], alpha)
-        rows.append(
-            {
-                "metric": score.metric,
-                "label": score.label,
-                "value": score.value,
-                "low": bounds.low if not math.isnan(score.value) else float("nan"),
-                "high": bounds.high if not math.isnan(score.value) else float("nan"),
-                "n": score.n,
-                "positives": score.positives,
-                "left_out": bounds.left_out,
-                "chance": score.chance,
-            }
-        )
-    return rows
-
-
-def _text(content: str) -> Callable[[Path], Any]:
-    return lambda path: path.write_text(content, encoding="utf-8")
+def as_text(record: Any) -> Callable[[Path], Any]:
+    """Return what writes a record to a file as JSON."""
+    return lambda path: path.write_text(as_json(record), encoding="utf-8")
 
 
 def write_folder(target: Path, files: dict[str, Callable[[Path], Any]], scratch: Path) -> None:
-    """Write a folder of files and rename it into place; a folder that is there already is kept."""
-    temporary = scratch / target.name
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Write a folder of files and rename it into place; one with numbers that is there already is kept.
+
+    A folder that holds a failure is replaced.
+    """
+    temporary, old = scratch / target.name, scratch / f"{target.name}.old"
+    for folder in (temporary, old):
+        shutil.rmtree(folder, ignore_errors=True)
     temporary.mkdir(parents=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -203,9 +226,13 @@ def write_folder(target: Path, files: dict[str, Callable[[Path], Any]], scratch:
             write(temporary / name)
             with (temporary / name).open("rb") as file:
                 os.fsync(file.fileno())
+        if status_of(target) == FAILED:
+            with contextlib.suppress(FileNotFoundError):  # another run has just taken it away
+                target.rename(old)
         temporary.rename(target)
     except OSError:
         if not (target / RESULT).exists():
             raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Example images of the test split, for the report.
 
 Guarantee: which images are shown depends on the store and the tasks alone; one image per patient, positives and
-negatives of every label in turn; of a grounding task one image for each finding.
+negatives of every label in turn; of grounding and segmentation one image for each finding, of report generation a few studies.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from medvlp.store.files import write_atomic
 
 if TYPE_CHECKING:
     from medvlp.store.array_store import Store
+    from medvlp.tasks._study_images import StudyImages
     from medvlp.tasks.base import Samples
 
 MOST = 24
+STUDIES = 6
 
 
 def choose(samples: Samples, most: int = MOST) -> list[int]:
@@ -68,7 +70,7 @@ def write_examples(stores: Sequence[tuple[Store, Sequence[Samples]]], folder: Pa
 
 
 def write_places(tasks: Sequence[tuple[str, Store, Samples]], folder: Path, scratch: Path) -> None:
-    """Write one image for each finding of each grounding task, and `places.json`.
+    """Write one image for each finding of each task of grounding or segmentation, and `places.json`.
 
     Args:
         tasks: Name, store and test samples of each task.
@@ -88,6 +90,31 @@ def write_places(tasks: Sequence[tuple[str, Store, Samples]], folder: Path, scra
             name = _write_image(store.dataset, sample_id, pixels[0], folder, scratch)
             index.append({"task": task, "finding": finding, "sample_id": sample_id, "file": name})
     write_atomic(folder / "places.json", as_json(index).encode(), scratch)
+
+
+def write_studies(tasks: Sequence[tuple[str, Store, Samples, StudyImages]], folder: Path, scratch: Path) -> None:
+    """Write the images of a few studies of each task of report generation, and `studies.json`.
+
+    Args:
+        tasks: Name, store, test samples and images of each task.
+        folder: `RESULTS/examples`.
+        scratch: Folder on the same disk.
+    """
+    index: list[dict[str, Any]] = []
+    for task, store, samples, images in tasks:
+        order = sorted(range(len(samples)), key=lambda i: hashlib.sha256(samples.sample_ids[i].encode()).digest())
+        first = {samples.patient_ids[at]: at for at in reversed(order)}  # each patient once
+        for at in [at for at in order if first[samples.patient_ids[at]] == at][:STUDIES]:
+            rows = images.of(samples.rows[[at]])[0]
+            rows = rows[rows >= 0]
+            pixels = store.read(store.images["index"].to_numpy()[rows])
+            names = store.images["image_id"].astype(str).iloc[rows]
+            files = [
+                _write_image(store.dataset, name, image, folder, scratch)
+                for name, image in zip(names, pixels, strict=True)
+            ]
+            index.append({"task": task, "sample_id": samples.sample_ids[at], "files": files})
+    write_atomic(folder / "studies.json", as_json(index).encode(), scratch)
 
 
 def _write_image(dataset: str, sample_id: str, image: np.ndarray, folder: Path, scratch: Path) -> str:

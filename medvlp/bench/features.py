@@ -1,7 +1,8 @@
 """Features of all images of a store, computed once per encoder hash and store hash.
 
-Guarantee: a cached table is whole or absent. Work is kept in parts of fixed size, so that a killed run loses at most
-one part and the finished table is bit-identical to an uninterrupted one; two runs at a time do not disturb each other.
+Guarantee: a cached table is whole or absent, and finite. Work is kept in parts of fixed size, so that a killed run
+loses at most one part and the finished table is bit-identical to an uninterrupted one; several runs at a time share the
+parts among them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medvlp.bench.baselines import FEATURES
-from medvlp.progress import progress_bar
+from medvlp.bench.finite import check_finite
+from medvlp.bench.locks import POLL_SECONDS, Locks
+from medvlp.progress import Advance, progress_bar
 from medvlp.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -35,10 +39,14 @@ class FeatureCache:
     Args:
         folder: `RESULTS/features`.
         scratch: Folder on the same disk for files in the making.
+        locks: Those of the folder of results.
+        alive: Called after each part, and while another run is waited for.
     """
 
-    def __init__(self, folder: Path, scratch: Path) -> None:
-        self.folder, self.scratch = folder, scratch
+    def __init__(self, folder: Path, scratch: Path, locks: Locks, alive: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.scratch, self.locks, self.alive = folder, scratch, locks, alive
+        self.seconds = 0.0
+        """Spent on features by this process so far, waiting for other runs included."""
 
     def path(self, subject_hash: str, store: Store) -> Path:
         """Return the folder of one table."""
@@ -54,27 +62,61 @@ class FeatureCache:
             subject_hash: Hash of the encoder.
             store: The prepared store.
             name: Name for the progress bar.
+
+        Raises:
+            NotFiniteError: The encoder gives NaN or infinity.
         """
-        folder = self.path(subject_hash, store)
-        if (folder / TABLE).exists():
-            return self._open(folder)
-        places = store.images["index"].to_numpy()
-        starts = range(0, len(places), PART_IMAGES)
-        parts = [folder / PARTS / f"{start:09d}-{start + PART_IMAGES:09d}.npy" for start in starts]
-        with progress_bar(f"features of {name}", len(places), "images") as advance:
-            for start, part in zip(starts, parts, strict=True):
-                chunk = places[start : start + PART_IMAGES]
-                if not part.exists():
-                    self._save(part, load().encode_stored(store.read(chunk)).pooled.float().cpu().numpy())
-                advance(len(chunk))
-        try:
-            self._finish(folder, store, np.concatenate([np.load(part) for part in parts]))
-        except FileNotFoundError:
-            # Another run finished this table just now and removed the parts.
-            if not (folder / TABLE).exists():
-                raise
-        shutil.rmtree(folder / PARTS, ignore_errors=True)
+        folder, started = self.path(subject_hash, store), time.monotonic()
+        if not (folder / TABLE).exists():
+            places = store.images["index"].to_numpy()
+            parts = {start: self._part_file(folder, start) for start in range(0, len(places), PART_IMAGES)}
+
+            def compute(start: int) -> None:
+                found = load().encode_stored(store.read(places[start : start + PART_IMAGES])).pooled
+                table = found.float().cpu().numpy()
+                check_finite(table, "features", f"encoder {name}, data set {store.dataset}")
+                self._save(parts[start], table)
+
+            with progress_bar(f"features of {name}", len(parts), f"parts of {PART_IMAGES} images") as advance:
+                self._all_parts(folder, parts, compute, advance)
+            try:
+                if not (folder / TABLE).exists():
+                    self._finish(folder, store, np.concatenate([np.load(part) for part in parts.values()]))
+            except FileNotFoundError:
+                # Another run finished this table just now and removed the parts.
+                if not (folder / TABLE).exists():
+                    raise
+            self.seconds += time.monotonic() - started
         return self._open(folder)
+
+    def _all_parts(
+        self, folder: Path, parts: Mapping[int, Path], compute: Callable[[int], None], advance: Advance
+    ) -> None:
+        """Make all missing parts, leaving to other runs those that they are at."""
+        waiting = list(parts)
+        while waiting and not (folder / TABLE).exists():
+            others = []
+            for start in waiting:
+                if self._part(folder, start, parts[start], compute):
+                    advance(1)
+                else:
+                    others.append(start)
+            if len(others) == len(waiting):
+                self.alive()
+                time.sleep(POLL_SECONDS)
+            waiting = others
+
+    def _part(self, folder: Path, start: int, part: Path, compute: Callable[[int], None]) -> bool:
+        """Make a part if it is missing; return False where another run is at it."""
+        if part.exists():
+            return True
+        with self.locks.held(f"features-{folder.name}-{start}") as mine:
+            if not mine:
+                return False
+            if not part.exists() and not (folder / TABLE).exists():
+                compute(start)
+        self.alive()
+        return True
 
     def of_baseline(self, name: str, subject_hash: str, store: Store) -> Float32[np.ndarray, "n d"]:
         """Return the features of a baseline, one row per row of the images table."""
@@ -82,6 +124,10 @@ class FeatureCache:
         if not (folder / TABLE).exists():
             self._finish(folder, store, FEATURES[name](store))
         return self._open(folder)
+
+    @staticmethod
+    def _part_file(folder: Path, start: int) -> Path:
+        return folder / PARTS / f"{start:09d}-{start + PART_IMAGES:09d}.npy"
 
     def _finish(self, folder: Path, store: Store, table: np.ndarray) -> None:
         ids = json.dumps(store.images["image_id"].tolist())
@@ -95,4 +141,5 @@ class FeatureCache:
 
     @staticmethod
     def _open(folder: Path) -> Float32[np.ndarray, "n d"]:
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
         return np.load(folder / TABLE)

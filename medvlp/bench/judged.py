@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvlp.bench.baselines import FEATURES, baseline_hash, baseline_names
+from medvlp.bench.encoder_records import EncoderRecords
 from medvlp.bench.plan import Judged
 from medvlp.errors import UserError
 from medvlp.html.private import public
@@ -50,6 +52,14 @@ class EncoderSlot:
             self._key = key
         return self._encoder
 
+    def clear(self) -> None:
+        """Give the memory of the encoder back."""
+        import torch
+
+        self._encoder = self._key = None
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
 
 def shown_spec(spec: str) -> str:
     """Return a spec without the folder in which its path lies."""
@@ -63,23 +73,26 @@ def shown_spec(spec: str) -> str:
 
 
 def with_random(specs: Sequence[str], suite: Suite) -> list[str]:
-    """Return the specs in their order, with a random encoder added where the suite wants one and none is given."""
-    wanted = list(dict.fromkeys(specs))
+    """Return the specs in full, in their order, and a random encoder where the suite wants one and none is given."""
+    from medvlp.zoo.load import full_spec
+
+    wanted = list(dict.fromkeys(map(full_spec, specs)))
     if "random" in suite.config.baselines and not any(spec.startswith("random:") for spec in wanted):
         wanted.append(DEFAULT_RANDOM)
     return wanted
 
 
 def judge(
-    suite: Suite, specs: Sequence[str], slot: EncoderSlot, known: Iterable[dict[str, Any]]
+    suite: Suite, specs: Sequence[str], slot: EncoderSlot, known: Iterable[dict[str, Any]], records: EncoderRecords
 ) -> tuple[list[Judged], list[dict[str, Any]]]:
-    """Load every encoder once, for its name and hash, and add the baselines.
+    """Load every encoder once, for its name and hash, unless it is on record, and add the baselines.
 
     Args:
         suite: The resolved suite.
         specs: Encoder specs as given by the user.
         slot: Where encoders are loaded.
         known: Encoders of earlier runs into the same results (`suite.json`), whose names are taken.
+        records: What is known of encoders that were loaded before.
 
     Returns:
         What is judged on each data set, and the failures.
@@ -91,7 +104,7 @@ def judge(
         owners.setdefault(entry["name"], set()).add(entry["hash"])
     for spec in with_random(specs, suite):
         try:
-            found = _load_all(suite, spec, slot)
+            found = _load_all(suite, spec, slot, records)
         except UserError as error:
             failures.append(_failure(shown_spec(spec), error.what, error.fix))
         except Exception as error:
@@ -104,31 +117,46 @@ def judge(
             if taken and found[0].kind != "random" and not hashes & taken:
                 name = f"{name}@{found[0].hash[:6]}"
             owners.setdefault(name, set()).update(hashes)
-            judged += [Judged(**{**one.__dict__, "name": name}) for one in found]
+            found = [replace(one, name=name) for one in found]
+            # Cells of data sets without a store are planned too, and shown as missing.
+            by_seed = {one.seed: one for one in found}.values()
+            judged += found + [replace(one, dataset=name, hash="") for name in suite.missing for one in by_seed]
     for name in baseline_names(suite.config.baselines):
         judged += [Judged(name, name, baseline_hash(name), dataset, "baseline") for dataset in suite.stores]
     return judged, failures
 
 
-def _load_all(suite: Suite, spec: str, slot: EncoderSlot) -> list[Judged]:
+def seeds_of(suite: Suite, spec: str) -> list[int]:
+    """Return the seeds of an encoder's weights: all of the suite where they are random."""
+    is_random = spec.startswith("random:")
+    return sorted({seed for entry in suite.config.entries for seed in entry.seeds}) if is_random else [0]
+
+
+def _load_all(suite: Suite, spec: str, slot: EncoderSlot, records: EncoderRecords) -> list[Judged]:
     """Return an encoder on every data set; a random one with every seed of the suite."""
     is_random = spec.startswith("random:")
-    seeds = sorted({seed for entry in suite.config.entries for seed in entry.seeds}) if is_random else [0]
     found = []
     for dataset, store in suite.stores.items():
-        for seed in seeds:
-            encoder = slot.get(spec, seed, store)
-            name = encoder.name.partition("#")[0] if is_random else encoder.name
-            kind: Literal["random", "encoder"] = "random" if is_random else "encoder"
-            other = _other_preprocessing(encoder, store)
-            if other:
+        for seed in seeds_of(suite, spec):
+            record = records.get(spec, seed, store.image_config)
+            if record is None:
+                encoder = slot.get(spec, seed, store)
+                record = {
+                    "name": encoder.name.partition("#")[0] if is_random else encoder.name,
+                    "hash": encoder.hash,
+                    "has_text": encoder.has_text,
+                    "offers": _offers(encoder),
+                    "other_preprocessing": _other_preprocessing(encoder, store),
+                }
+                records.put(spec, seed, store.image_config, record)
+            if record["other_preprocessing"]:
                 logger.warning(
                     "%s was trained on images made otherwise than those of the store %s: %s",
-                    *(name, store.path.name, "; ".join(other)),
+                    *(record["name"], store.path.name, "; ".join(record["other_preprocessing"])),
                 )
-            found.append(
-                Judged(name, spec, encoder.hash, dataset, kind, seed, encoder.has_text, _offers(encoder), other)
-            )
+            lists = {key: tuple(record[key]) for key in ("offers", "other_preprocessing")}
+            kind: Literal["random", "encoder"] = "random" if is_random else "encoder"
+            found.append(Judged(spec=spec, dataset=dataset, kind=kind, seed=seed, **record | lists))
     return found
 
 

@@ -86,9 +86,7 @@ class Locks:
         stale_seconds: Age of the last beat at which a lock counts as left behind.
     """
 
-    def __init__(
-        self, folder: Path, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
-    ) -> None:
+    def __init__(self, folder: Path, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS) -> None:
         self.folder, self.beat_seconds, self.stale_seconds = folder, beat_seconds, stale_seconds
         self.me = Holder.current()
         self._held: dict[str, str] = {}

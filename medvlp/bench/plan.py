@@ -16,7 +16,7 @@ from typing import Any, Literal
 from medvlp.bench.baselines import LOCATION_PRIOR
 from medvlp.config.base import json_sha256
 from medvlp.config.suite import SuiteConfig, SuiteEntry
-from medvlp.tasks.base import HEAT_MAPS, ZERO_SHOT, Task
+from medvlp.tasks.base import FROZEN, ZERO_SHOT, Task
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def seeds(entry: SuiteEntry, protocol: str, judged: Judged) -> Sequence[int]:
     """Return the seeds that change a number: those of training, and those of random weights; else the first alone."""
     if judged.kind == "random":
         return [judged.seed] if judged.seed in entry.seeds else []
-    return entry.seeds if protocol == "fine_tune" else entry.seeds[:1]
+    return entry.seeds if protocol in (FROZEN, "fine_tune") and judged.kind != "baseline" else entry.seeds[:1]
 
 
 def lacking(task: Task, protocol: str, judged: Judged) -> str:
@@ -103,18 +103,20 @@ def lacking(task: Task, protocol: str, judged: Judged) -> str:
 def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, task: Task, judged: Judged) -> tuple[str, ...]:
     """Return the protocols of an entry for an encoder or a baseline.
 
-    Baselines stand beside as linear probes; where a task has no linear probe in the suite, with all labels beside its
-    first entry. The location prior stands beside tasks that need heat maps, and nowhere else.
+    Baselines stand beside as linear probes, or as nearest neighbours where a task has no linear probe; where the suite
+    does not ask for that, with all labels beside the task's first entry. The location prior stands beside tasks that it
+    answers, in the first protocol of an entry.
     """
     if judged.kind != "baseline":
         return tuple(entry.protocols)
-    if judged.name == LOCATION_PRIOR or "linear_probe" not in task.protocols:
-        return (ZERO_SHOT,) if judged.name == LOCATION_PRIOR and task.needs == HEAT_MAPS else ()
-    if "linear_probe" in entry.protocols:
-        return ("linear_probe",)
+    if judged.name == LOCATION_PRIOR:
+        return entry.protocols[:1] if task.asks_where else ()
+    probe = next((protocol for protocol in ("linear_probe", "knn") if protocol in task.protocols), None)
+    if probe is None or probe in entry.protocols:
+        return () if probe is None else (probe,)
     same_task = [other for other in suite.entries if other.task == entry.task]
-    probed = any("linear_probe" in other.protocols for other in same_task)
-    return () if probed or entry is not same_task[0] else ("linear_probe",)
+    probed = any(probe in other.protocols for other in same_task)
+    return () if probed or entry is not same_task[0] else (probe,)
 
 
 def settings_of(
@@ -129,7 +131,7 @@ def settings_of(
             for protocol in entry_protocols(suite, entry, task, one):
                 if lacking(task, protocol, one):
                     continue
-                if one.kind == "baseline" and "linear_probe" not in entry.protocols:
+                if one.kind == "baseline" and protocol not in entry.protocols:
                     wanted = [Amount()]
                 else:
                     wanted = amounts(entry, protocol)

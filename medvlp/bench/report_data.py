@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medvlp.bench.cells import OK, read_result, status_of
+from medvlp.bench.gates import LEAKS
+from medvlp.bench.published import Published, published
 from medvlp.bench.report_scores import (
     METRICS,
     PROTOCOL_NAMES,
@@ -69,6 +72,8 @@ class Results:
     aggregate: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
     places: list[dict[str, Any]] = field(default_factory=list)
+    leaks: dict[str, Any] = field(default_factory=dict)
+    published: list[Published] = field(default_factory=list)
 
     @classmethod
     def read(cls, root: Path) -> Results:
@@ -105,6 +110,8 @@ class Results:
             aggregate=aggregate if isinstance(aggregate, list) else aggregate.get("scores", []),
             examples=read_json(root / "examples" / "index.json") or [],
             places=read_json(root / "examples" / "places.json") or [],
+            leaks=public(read_json(root / LEAKS)) or {},
+            published=published(root),
         )
 
     @cached_property
@@ -143,7 +150,14 @@ class Results:
         for row in self.aggregate:
             if row.get("status", "ok") == "ok":
                 summed.setdefault(setting_of(row), []).append(row)
-        groups = {setting: self._group(setting, found, summed.get(setting, [])) for setting, found in cells.items()}
+        marks = self.leaks.get("cells", {})
+        groups = {
+            setting: replace(
+                self._group(setting, found, summed.get(setting, [])),
+                leaks=tuple(dict.fromkeys(text for cell in found for text in marks.get(cell.hash, ()))),
+            )
+            for setting, found in cells.items()
+        }
         for setting in self.planned():
             groups.setdefault(setting, Group(setting, reason=self.reason(setting)))
         order = {name: i for i, name in enumerate(self.encoder_names)}
@@ -158,6 +172,15 @@ class Results:
                 order.get(g.setting.encoder, 99),
             ),
         )
+
+    @cached_property
+    def published_groups(self) -> list[Group]:
+        """Return the published numbers, one group for each setting and source."""
+        found: dict[tuple[Setting, str], list[Score]] = {}
+        for row in self.published:
+            score = score_of({name: getattr(row, name) for name in ("metric", "label", "value", "low", "high", "n")})
+            found.setdefault((setting_of(vars(row)), row.source), []).append(score)
+        return [Group(setting, scores=tuple(scores), source=source) for (setting, source), scores in found.items()]
 
     @staticmethod
     def _group(setting: Setting, cells: list[Cell], rows: list[dict[str, Any]]) -> Group:
@@ -222,8 +245,9 @@ def _is_stale(cell: Cell, stores: dict[str, dict[str, Any]]) -> bool:
 
 def _cells(root: Path) -> Iterator[Cell]:
     for path in sorted(root.glob("cells/*/result.json")):
-        info, result = read_json(path.parent / "cell.json"), read_json(path)
-        if isinstance(info, dict) and isinstance(result, dict):
+        info = read_json(path.parent / "cell.json")
+        result = read_result(path.parent) if status_of(path.parent) == OK else None
+        if isinstance(info, dict) and result is not None:
             run = read_json(path.parent / "run.json")
             times = run if isinstance(run, dict) else {}
             yield Cell(path.parent.name, path.parent, public(info), public(result | times))

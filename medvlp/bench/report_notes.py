@@ -5,6 +5,7 @@ Guarantee: a warning is computed from the results, never written by hand; the me
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,18 +22,57 @@ SHORTCUTS = {
     "location_prior": "the place where a finding usually is, without looking at the image,",
 }
 FEW_PATIENTS, FEW_POSITIVES = 200, 50
+MOST_FINDINGS = 5
+FINDING_NAMES = {
+    "Leak": "The data leak.",
+    "Overlap": "Data sets overlap.",
+    "Conflict": "Labels contradict each other.",
+    "Duplicates": "Images stand twice.",
+}
+"""Kinds of findings of an audit -> headline."""
 
 
 def warnings(results: Results) -> list[tuple[str, str]]:
     """Return (headline, sentence) pairs, the most serious first."""
     return [
+        *_leaks(results),
         *_mixed(results),
         *_preprocessing(results),
         *_shortcuts(results),
         *_subset(results),
         *_small(results),
         *_missing(results),
+        *_not_audited(results),
     ]
+
+
+def _leaks(results: Results) -> Iterator[tuple[str, str]]:
+    """What the audit found in the data, and how many settings it touches."""
+    findings = [str(text) for text in results.leaks.get("audit", {}).get("findings", ())]
+    for text in findings[:MOST_FINDINGS]:
+        kind, _, sentence = text.partition(": ")
+        yield FINDING_NAMES.get(kind, kind), sentence[:1].upper() + sentence[1:]
+    if len(findings) > MOST_FINDINGS:
+        yield "More findings.", f"{len(findings) - MOST_FINDINGS} more stand in leaks.json."
+    marked = [g for g in results.groups if g.leaks]
+    if marked:
+        counts = Counter(text for g in marked for text in g.leaks)
+        said = " ".join(f"{text} ({k} settings)" for text, k in counts.most_common(MOST_FINDINGS))
+        done = sum(bool(g.cells) for g in results.groups)
+        yield "Numbers are touched by leaks.", f"{len(marked)} of {done} settings are marked with ‡: {said}"
+
+
+def _not_audited(results: Results) -> Iterator[tuple[str, str]]:
+    if not results.leaks:
+        yield "The data were not audited.", "Whether test images were seen in training is not known."
+    elif results.leaks.get("audit", {}).get("error"):
+        yield "The data were not audited.", str(results.leaks["audit"]["error"])
+    unknown = [name for name, training in results.leaks.get("encoders", {}).items() if not training.get("known")]
+    if unknown:
+        yield (
+            "Leaks of an encoder cannot be excluded.",
+            f"What {', '.join(unknown)} {'was' if len(unknown) == 1 else 'were'} trained on is not written down.",
+        )
 
 
 def _mixed(results: Results) -> Iterator[tuple[str, str]]:
@@ -208,6 +248,25 @@ def _task_text(name: str, task: dict[str, Any]) -> str:
             "validation split, one for each finding. The location prior is the mean region of the training images, "
             "whatever the image shows."
         )
+    if task.get("type") == "segmentation":
+        return about + _segmentation_text(task)
+    if task.get("type") == "report_generation":
+        config = task.get("reports", {})
+        decoder = {"memory": "R2Gen's memory-driven decoder", "causal": "a causal language model"}
+        references = (
+            "References are cut to that length, and their rare words are unknown, as in BenchX."
+            if config.get("legacy_references")
+            else "References are whole."
+        )
+        return about + (
+            f"A text for each study, from its first {config.get('max_images', '–')} images at most, as in the sections "
+            f"{' and '.join(config.get('sections', []))} of its report, by "
+            f"{decoder.get(config.get('decoder', {}).get('kind'), 'a decoder')} (beam search of width "
+            f"{config.get('beams', '–')}, at most {config.get('max_tokens', '–')} tokens). {references} Findings are "
+            "read from both texts by the rule labeler, statements in doubt counting as made: F1 of each finding that a "
+            "reference has, their mean, and that of all together (micro). k nearest neighbours: the report of the "
+            "training study with the nearest features; without features the most frequent one."
+        )
     labels = []
     for label in task.get("labels", []):
         against = f"against {label['negative']}" if label.get("negative") else "present against absent"
@@ -218,4 +277,26 @@ def _task_text(name: str, task: dict[str, Any]) -> str:
         f"Labels: {', '.join(labels) or '–'}. "
         f"Uncertain labels are {policies.get(str(task.get('uncertain')), ignored)}, labels that are not mentioned "
         f"{policies.get(str(task.get('not_mentioned')), ignored)}."
+    )
+
+
+def _segmentation_text(task: dict[str, Any]) -> str:
+    config, how = task.get("segmentation", {}), task.get("fine_tune", {})
+    head = {"upernet": "UPerNet", "unet": "the decoder of U-Net"}.get(config.get("decoder"), "a dense head")
+    tolerance = f"{config.get('tolerance_mm', '–')} mm, or {config.get('tolerance_pixels', '–')} pixels"
+    chosen = {
+        "dice": "mean Dice of the images with the structure",
+        "pooled_dice": "Dice of all pixels together, background included",
+    }.get(config.get("select"), "score")
+    return (
+        f"Masks of {', '.join(label['name'] for label in task.get('labels', []))} "
+        f"({'filled boxes' if config.get('target') == 'boxes' else 'as drawn'}) by {head} on the encoder's maps, "
+        f"trained with the encoder frozen or tuned (its rate {how.get('encoder_lr_ratio', '–')} times the head's); the "
+        f"state of the best {chosen} on the validation split is kept. Scores are those of the stored square. "
+        "Dice, IoU, the 95th percentile of the Hausdorff distance (HD95) and normalised surface Dice (NSD, within "
+        f"{tolerance} where the spacing of an image is not known) are means over the images with the structure; one "
+        "that is missed altogether counts with 0 and with the diagonal of the square. Specificity is the share of the "
+        "images without the structure in which nothing is outlined. Pooled values add the pixels of all images and "
+        "average structure and background, as BenchX does: with small structures the background makes up nearly half. "
+        "The location prior outlines the same place in every image."
     )

@@ -14,6 +14,7 @@ from typing import Any
 BASELINES = ("random", "metadata", "image_statistics", "majority", "location_prior")
 PROTOCOL_NAMES = {
     "linear_probe": "Linear probe",
+    "frozen": "Frozen encoder",
     "fine_tune": "Fine-tuning",
     "knn": "k nearest neighbours",
     "few_shot": "Few-shot",
@@ -26,17 +27,35 @@ METRICS = {
     "ece": "ECE",
     "brier": "Brier",
     "accuracy": "Accuracy",
+    "pointing": "Pointing",
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95_mm": "HD95 (mm)",
+    "hd95_pixels": "HD95 (pixels)",
+    "nsd_mm": "NSD",
+    "nsd_pixels": "NSD (pixels)",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
-    "pointing": "Pointing",
-    "iou": "IoU",
-    "dice": "Dice",
+    "pooled_dice": "Pooled Dice, with background",
+    "pooled_iou": "Pooled IoU, with background",
     "recall_at_10": "Recall@10",
     "recall_at_5": "Recall@5",
     "recall_at_1": "Recall@1",
     "median_rank": "Median rank",
+    "finding_f1": "Findings F1",
+    "finding_f1_micro": "Findings F1, micro",
+    "finding_precision": "Findings precision",
+    "finding_recall": "Findings recall",
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "meteor": "METEOR",
+    "cider": "CIDEr",
+    "cider_d": "CIDEr-D",
 }
-LOWER_IS_BETTER = ("ece", "brier", "median_rank")
+LOWER_IS_BETTER = ("ece", "brier", "median_rank", "hd95_mm", "hd95_pixels")
 
 
 @dataclass(frozen=True, order=True)
@@ -104,6 +123,15 @@ class Group:
     reason: str = ""
     pooled: bool = True
     """False where the runner has not summed up the seeds yet and the interval spans those of the cells."""
+    leaks: tuple[str, ...] = ()
+    """What the audit says of its cells."""
+    source: str = ""
+    """The publication that its numbers are from; empty where they were measured."""
+
+    @property
+    def name(self) -> str:
+        """Return the encoder as tables name it: published numbers stand in rows of their own."""
+        return f"{self.setting.encoder} ({self.source})" if self.source else self.setting.encoder
 
     def score(self, metric: str, label: str) -> Score | None:
         """Return the score of a metric and label that has a value, or None."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def panels(found: Results) -> Iterator[tuple[str, str, list[Group]]]:
 def headline(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]]:
     """Yield interval plots of the primary metric with all training labels and of the differences to random weights."""
     for task, protocol, groups in panels(found):
-        if protocol not in ("linear_probe", "fine_tune", "zero_shot"):
+        if protocol not in ("linear_probe", "frozen", "fine_tune", "zero_shot"):
             continue
         label, metric = lead_label(groups), found.primary(task)
         # A baseline of another protocol stands beside for orientation; its difference belongs to its own protocol.
@@ -109,20 +110,27 @@ def _delta(found: Results, group: Group, label: str) -> dict[str, Any] | None:
     return None
 
 
-def boards(found: Results) -> Iterator[dict[str, Any]]:
-    """One table per task and metric: encoders down, protocols and amounts of labels across."""
+def boards(found: Results, rank_published: bool = False) -> Iterator[dict[str, Any]]:
+    """One table per task and metric: encoders down, protocols and amounts of labels across.
+
+    Published numbers stand below the measured ones; they are among those of which the best is marked only where
+    `rank_published` says so.
+    """
     for task in dict.fromkeys(g.setting.task for g in found.groups):
         groups = [g for g in found.groups if g.setting.task == task]
         label = lead_label(groups)
-        columns = list(dict.fromkeys((g.setting.protocol, g.setting.amount) for g in groups))
-        at = {(g.setting.encoder, g.setting.protocol, g.setting.amount): g for g in groups}
+        beside = [_led_by(g, label) for g in found.published_groups if g.setting.task == task]
+        columns = list(dict.fromkeys((g.setting.protocol, g.setting.amount) for g in [*groups, *beside]))
+        at = {(g.name, g.setting.protocol, g.setting.amount): g for g in [*groups, *beside]}
+        others = list(dict.fromkeys(g.name for g in beside))
         tables = []
         for metric in found.metrics(task):
-            marks = _marks(at, columns, found.encoder_names, metric, label)
+            ranked = found.encoder_names + (others if rank_published else [])
+            marks = _marks(at, columns, ranked, metric, label)
             rows = [
                 (name, [(at.get((name, *column)), marks.get((name, *column), "")) for column in columns])
-                for name in found.encoder_names
-                if any((name, *column) in at for column in columns)
+                for name in [*found.encoder_names, *others]
+                if any(_belongs(at.get((name, *column)), metric) for column in columns)
             ]
             tables.append({"metric": metric, "rows": rows})
         yield {
@@ -132,6 +140,16 @@ def boards(found: Results) -> Iterator[dict[str, Any]]:
             "tables": tables,
             "config": found.tasks.get(task, {}),
         }
+
+
+def _belongs(group: Group | None, metric: str) -> bool:
+    """Return whether a group is shown in the table of a metric: a published one where it has that metric."""
+    return group is not None and (not group.source or any(score.metric == metric for score in group.scores))
+
+
+def _led_by(group: Group, label: str) -> Group:
+    """Return a published group whose mean over labels is called by the label that leads the task."""
+    return replace(group, scores=tuple(replace(s, label=label) if s.label == "macro" else s for s in group.scores))
 
 
 def all_results(found: Results) -> Iterator[dict[str, Any]]:

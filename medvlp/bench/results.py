@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlp.bench.cells import CELL, RESULT, RUN, Finished
+from medvlp.bench.cells import CELL, FAILED, OK, RESULT, RUN, Finished, status_of
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,15 +14,29 @@ if TYPE_CHECKING:
 
 
 def finished_cells(results: Path) -> list[Finished]:
-    """Return all cells of a folder of results, ordered by hash.
+    """Return all cells with numbers of a folder of results, ordered by hash.
 
     Raises:
         UserError: There is no such folder.
     """
+    return [Finished.read(folder) for folder in _folders(results, OK)]
+
+
+def failed_cells(results: Path) -> list[dict[str, Any]]:
+    """Return `result.json` of all cells that failed, ordered by hash, each with its folder's name as `hash`.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    found = _folders(results, FAILED)
+    return [json.loads((one / RESULT).read_text(encoding="utf-8")) | {"hash": one.name} for one in found]
+
+
+def _folders(results: Path, status: str) -> list[Path]:
     if not (results / "cells").is_dir():
         raise UserError("There are no results.", results, "Run `medvlp bench run SUITE --out RESULTS` first.")
     folders = sorted(path.parent for path in (results / "cells").glob(f"*/{RESULT}"))
-    return [Finished.read(folder) for folder in folders if (folder / CELL).exists()]
+    return [one for one in folders if (one / CELL).exists() and status_of(one) == status]
 
 
 def load_results(results: Path | str) -> pd.DataFrame:

@@ -1,48 +1,99 @@
-"""Runs a suite cell by cell.
+"""Runs a suite: what is planned and has no result yet is run here, by processes, or by jobs of a cluster.
 
-Guarantee: a cell that exists is not run again; a failed cell stops no other and is written down with reason and next
-step; a run that is killed at any moment and started again leaves the same results as one that was not (times aside,
-which are in `run.json`); several runs may write into one folder of results at a time.
+Guarantee: a cell that exists is not run again; a failed cell stops no other and is kept with reason and next step; a
+run that is killed at any moment and started again leaves the same results as one that was not (times aside, which are
+in `run.json`); several runs into one folder of results share the work and disturb nothing.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
-import os
-import shutil
-import socket
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from medvlp.bench.cells import RESULT, Finished, as_json, run_cell
-from medvlp.bench.features import FeatureCache
-from medvlp.bench.judged import EncoderSlot, judge, shown_spec
-from medvlp.bench.plan import Cell, Judged, not_applicable
+from medvlp.bench.cells import OK, Finished, as_json, read_result, status_of
+from medvlp.bench.encoder_records import EncoderRecords
+from medvlp.bench.failures import lost_disk
+from medvlp.bench.gates import Marks, audit_once, write_leaks
+from medvlp.bench.jobs import run_jobs
+from medvlp.bench.judged import judge, shown_spec
+from medvlp.bench.plan import Judged, not_applicable
+from medvlp.bench.pool import Pool
+from medvlp.bench.provenance import trainings_of
+from medvlp.bench.queue import Queue
 from medvlp.bench.schedule import Planned, Schedule
 from medvlp.bench.suite import Suite, resolve_suite
 from medvlp.bench.summary import COLUMNS, append_failure, sum_up
 from medvlp.bench.tracking import SuiteTracker
+from medvlp.bench.work import Bench, Workplace
+from medvlp.config.cluster import ClusterConfig
 from medvlp.config.suite import SuiteConfig
 from medvlp.config.train import TrackConfig
 from medvlp.errors import UserError
 from medvlp.html.private import public
 from medvlp.progress import progress_bar
 from medvlp.store.files import write_atomic
-from medvlp.tasks.base import Subject
 from medvlp.track import run_record
 
-if TYPE_CHECKING:
-    from medvlp.store.array_store import Store
 
-logger = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class Selection:
+    """A part of a suite; a field of None takes all. What is left out is shown as not run, and keeps its hashes."""
 
-SCRATCH = ".tmp"
-_LOST_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+    protocols: Sequence[str] | None = None
+    fractions: Sequence[float] | None = None
+    seeds: Sequence[int] | None = None
+    draws: Sequence[int] | None = None
+    tasks: Sequence[str] | None = None
+
+    def takes(self, planned: Planned) -> bool:
+        """Return whether a cell belongs to the part."""
+        about = planned.about
+        asked = [(self.protocols, "protocol"), (self.fractions, "fraction"), (self.seeds, "seed")]
+        asked += [(self.draws, "draw"), (self.tasks, "task")]
+        return all(wanted is None or about[key] in wanted for wanted, key in asked)
+
+    def __str__(self) -> str:
+        given = [f"{name} {', '.join(map(str, value))}" for name, value in asdict(self).items() if value is not None]
+        return "; ".join(given) or "all"
+
+
+@dataclass(frozen=True)
+class How:
+    """How cells are run.
+
+    Args:
+        jobs: Processes that run cells, side by side on one device; 0 runs them in this process.
+        timeout_minutes: Time for one cell, not counting features that it computes for others too; None: no limit.
+        cluster: A batch system that runs the cells.
+
+    Raises:
+        UserError: A setting has no effect beside the others.
+    """
+
+    jobs: int = 0
+    timeout_minutes: float | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        if self.jobs and self.cluster.kind != "none":
+            raise UserError(
+                "Jobs of a cluster and processes of this machine exclude each other.",
+                f"jobs = {self.jobs}, cluster = {self.cluster.kind}",
+                "Leave --jobs out; cluster.max_jobs says how many run at a time.",
+            )
+        if self.timeout_minutes is not None and not self.jobs and self.cluster.kind == "none":
+            raise UserError(
+                "A cell that runs in the command's own process cannot be stopped.",
+                f"timeout = {self.timeout_minutes:g} minutes",
+                "Give --jobs 1 or more.",
+            )
+
+
+EVERYTHING, HERE = Selection(), How()
 
 
 @dataclass(frozen=True)
@@ -54,7 +105,10 @@ class BenchSummary:
     done: int
     kept: int
     failed: int
+    no_store: int
     not_applicable: int
+    leaked: int
+    """Cells that a leak touches."""
     seconds: float
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
@@ -67,9 +121,11 @@ def run_suite(
     encoders: Sequence[str],
     out: Path,
     track: TrackConfig,
-    protocols: Sequence[str] | None = None,
-    fractions: Sequence[float] | None = None,
+    only: Selection = EVERYTHING,
+    how: How = HERE,
     device: str = "auto",
+    missing_stores: bool = False,
+    audit: bool = True,
 ) -> BenchSummary:
     """Run what is missing of a suite and sum up all of it.
 
@@ -79,150 +135,120 @@ def run_suite(
         encoders: Specs as in `medvlp.load_encoder`.
         out: Folder of the results, new or of an earlier run.
         track: Tracking in MLflow.
-        protocols: Only these protocols; None runs all.
-        fractions: Only these label fractions; None runs all.
+        only: Which part of the suite is run.
+        how: In which processes, and how long a cell may take.
         device: Torch device, or `auto`.
+        missing_stores: Go on without a store for a data set; its cells are shown as missing.
+        audit: Audit the stores before, once for each set of them, and mark the cells that a leak touches.
 
     Raises:
-        UserError: Tasks and stores do not fit, a filter matches nothing, there is no such device, or the folder cannot
-            be written.
+        UserError: Tasks and stores do not fit, the selection matches nothing, there is no such device, or the folder
+            cannot be written.
     """
     started = time.time()
-    from medvlp.models.device import resolve_device
-
-    run = _Run(resolve_suite(suite, stores), Path(out), resolve_device(device))
+    run = _Run(resolve_suite(suite, stores, missing=missing_stores), Path(out).absolute(), device, how)
     try:
-        return run.run(encoders, track, protocols, fractions, started)
-    except OSError as error:
-        if error.errno not in _LOST_DISK:
+        return run.run(encoders, track, only, started, audit)
+    except (OSError, UserError) as error:
+        lost = lost_disk(error)
+        if lost is None:
             raise
         raise UserError(
-            f"The results cannot be written: {error.strerror}.",
+            f"The results cannot be written: {lost.strerror}.",
             out,
             "Free some space or make the folder writable, then run the same command again; what is done is kept.",
         ) from error
     finally:
-        run.clean()
+        run.place.close()
 
 
 class _Run:
     """One run into one folder of results."""
 
-    def __init__(self, suite: Suite, out: Path, device: str) -> None:
-        self.suite, self.out, self.device = suite, out, device
-        self.scratch = _own_scratch(out)
+    def __init__(self, suite: Suite, out: Path, device: str, how: How) -> None:
+        self.suite, self.out, self.how = suite, out, how
+        facts = {key: value for key, value in run_record().items() if key in ("versions", "git")}
+        self.bench = Bench(suite, out, device, facts)
         self.schedule = Schedule(suite)
-        self.slot = EncoderSlot(device)
-        self.features = FeatureCache(out / "features", self.scratch)
-        self.facts = {key: value for key, value in run_record().items() if key in ("versions", "git")}
+        # The machine that submits jobs need not have their device.
+        here = self.bench if how.cluster.kind in ("none", "debug") else Bench(suite, out, "cpu", facts)
+        self.place = Workplace(here, self.schedule)
 
     def run(
-        self,
-        specs: Sequence[str],
-        track: TrackConfig,
-        protocols: Sequence[str] | None,
-        fractions: Sequence[float] | None,
-        started: float,
+        self, specs: Sequence[str], track: TrackConfig, only: Selection, started: float, audit: bool
     ) -> BenchSummary:
         """Run the suite; see `run_suite`."""
         known = self._known_encoders()
-        judged, failures = judge(self.suite, specs, self.slot, known)
+        records = EncoderRecords(self.out, self.place.scratch)
+        judged, failures = judge(self.suite, specs, self.place.slot, known, records)
         plan = list(self.schedule.plan(judged))
-        wanted = [
-            planned
-            for planned in plan
-            if (not protocols or planned.about["protocol"] in protocols)
-            and (not fractions or planned.about["fraction"] in fractions)
-        ]
+        wanted = [one for one in plan if only.takes(one) and one.about["dataset"] in self.suite.stores]
         if not wanted and not failures:
             raise UserError(
-                "Nothing of the suite matches the filters.",
-                f"suite {self.suite.config.name}, protocols {protocols}, fractions {fractions}",
-                "Leave the filters out, or name protocols and fractions that the suite has.",
+                "Nothing of the suite matches the selection.",
+                f"suite {self.suite.config.name}: {only}",
+                "Leave the selection out, or name protocols, fractions, seeds, draws and tasks that the suite has.",
             )
-        encoders = self._write_suite(judged, known)
-        tracker = SuiteTracker(track, self.out, self.suite, self.facts)
+        encoders = self._write_suite(judged)
+        leaks = self._audit(judged, plan) if audit else {}
+        tracker = SuiteTracker(track, self.out, self.suite, self.bench.facts, self.place.locks)
         status: Literal["FINISHED", "KILLED"] = "KILLED"
         done = kept = 0
+        failures += [_unplanned(planned) for planned in wanted if planned.cell is None]
         try:
             with progress_bar(f"suite {self.suite.config.name}", len(wanted), "cells") as advance:
-                for planned in wanted:
-                    finished, failure, is_new = self._one(planned)
-                    done, kept = done + is_new, kept + (finished is not None and not is_new)
-                    if finished is not None:
-                        tracker.cell(finished)
-                    if failure is not None:
-                        failures.append(failure)
-                        append_failure(self.out, failure)
+                advance(len(failures), failed=len(failures))
+                for planned, is_new in self._cells([planned for planned in wanted if planned.cell is not None]):
+                    folder = self.bench.folder(planned)
+                    if status_of(folder) == OK:
+                        done, kept = done + is_new, kept + (not is_new)
+                        tracker.cell(Finished.read(folder))
+                    else:
+                        failures.append(failed_cell(planned.about, folder))
+                        append_failure(self.out, failures[-1])
                     advance(1, failed=len(failures))
-            rows = sum_up(self.out, self.scratch, self.schedule, plan, judged, encoders, failures)
+            rows = sum_up(self.out, self.place.scratch, self.schedule, plan, judged, encoders, failures, leaks)
             tracker.parent.log({"cells": done + kept, "failed": len(failures)}, done + kept + len(failures))
             status = "FINISHED"
         finally:
             tracker.parent.finish(status)
-        skipped = not_applicable(self.suite.config, self.schedule.tasks, judged)
-        seconds = time.time() - started
-        return BenchSummary(self.out, len(wanted), done, kept, len(failures), len(skipped), seconds, COLUMNS, rows)
-
-    def _one(self, planned: Planned) -> tuple[Finished | None, dict[str, Any] | None, bool]:
-        """Return the cell, or why it failed, and whether it was run now."""
-        cell = planned.cell
-        if cell is None:
-            error = planned.reason or UserError("The cell could not be planned.")
-            return None, _failure(planned.about, error.what, error.where, error.fix), False
-        folder = self.out / "cells" / cell.hash
-        if (folder / RESULT).exists():
-            return Finished.read(folder), None, False
-        try:
-            return self._run_cell(planned, cell), None, True
-        except Exception as error:
-            # On a full or lost disk every further cell would fail too: the run ends.
-            cause = error.__cause__ if isinstance(error, UserError) else error
-            if isinstance(cause, OSError) and cause.errno in _LOST_DISK:
-                raise
-            if isinstance(error, UserError):
-                logger.warning("cell %s failed: %s", _shown(planned.about), error.what)
-                failure = _failure(planned.about, error.what, error.where, error.fix)
-            else:
-                logger.exception("cell %s failed", _shown(planned.about))
-                fix = "See the log; run the same command again to try it once more."
-                failure = _failure(planned.about, f"{type(error).__name__}: {error}", "", fix)
-        return None, failure | {"hash": cell.hash}, False
-
-    def _run_cell(self, planned: Planned, cell: Cell) -> Finished:
-        task, one = self.schedule.tasks[planned.key], planned.judged
-        samples = self.schedule.samples(planned.key)
-        train = self.schedule.subset(planned.key, planned.amount)
-        split = self.out / "splits" / f"{cell.hashes['split'][:24]}.json"
-        if not split.exists():
-            ids = {"train": train.sample_ids} | {name: samples[name].sample_ids for name in ("val", "test")}
-            about = {key: planned.about[key] for key in ("task", "fraction", "shots", "draw")}
-            write_atomic(split, json.dumps(about | {"sha256": cell.hashes["split"]} | ids).encode(), self.scratch)
-        return run_cell(
-            cell,
-            task=task,
-            subject=self._subject(one, self.suite.store_of(task.config)),
-            train=train,
-            val=samples["val"],
-            test=samples["test"],
-            suite=self.suite.config,
-            settings=self.schedule.settings(task, cell.protocol),
-            facts=self.facts,
-            out=self.out,
-            scratch=self.scratch,
+        return BenchSummary(
+            self.out,
+            planned=len(wanted),
+            done=done,
+            kept=kept,
+            failed=len(failures),
+            no_store=sum(one.about["dataset"] in self.suite.missing for one in plan),
+            leaked=len(leaks),
+            not_applicable=len(not_applicable(self.suite.config, self.schedule.tasks, judged)),
+            seconds=time.time() - started,
+            columns=COLUMNS,
+            rows=rows,
         )
 
-    def _subject(self, one: Judged, store: Store) -> Subject:
-        if one.kind == "baseline":
-            return Subject(one.name, store, lambda: self.features.of_baseline(one.spec, one.hash, store))
+    def _audit(self, judged: Sequence[Judged], plan: Sequence[Planned]) -> dict[str, list[str]]:
+        """Audit the stores and return the leaks that touch each cell."""
+        encoders = dict.fromkeys((one.name, one.spec) for one in judged if one.kind == "encoder")
+        trainings, further = trainings_of(encoders)
+        stores = [*self.suite.stores.values(), *further]
+        found = audit_once(stores, self.out, self.place.scratch, self.place.locks)
+        marks = Marks(found, self.schedule, trainings)
+        return write_leaks(self.out, self.place.scratch, found, marks, plan, trainings)
 
-        def load() -> Any:
-            return self.slot.get(one.spec, one.seed, store)
-
-        def features() -> Any:
-            return self.features.of_encoder(load, one.hash, store, one.name)
-
-        return Subject(one.name, store, features, load, self.device)
+    def _cells(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, bool]]:
+        """Yield every cell when it has a result, and whether it was run by this command."""
+        how, queue = self.how, Queue(self.bench, planned, self.place.locks)
+        if how.cluster.kind != "none":
+            yield from run_jobs(queue, self.place, how.cluster, how.timeout_minutes)
+        elif how.jobs:
+            self.place.slot.clear()
+            pool = Pool(self.bench, how.jobs, how.timeout_minutes, self.place)
+            try:
+                yield from pool.run(queue)
+            finally:
+                pool.close()
+        else:
+            yield from self.place.run_all(queue)
 
     def _known_encoders(self) -> list[dict[str, Any]]:
         path = self.out / "suite.json"
@@ -232,48 +258,32 @@ class _Run:
             return []
         return [entry for entry in found if {"name", "hash", "kind", "dataset"} <= set(entry)]
 
-    def _write_suite(self, judged: Sequence[Judged], known: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Write `suite.json`, with the encoders of earlier runs into this folder; return all its encoders."""
+    def _write_suite(self, judged: Sequence[Judged]) -> list[dict[str, Any]]:
+        """Write `suite.json`, with the encoders of other runs into this folder; return all its encoders."""
         entries = [asdict(one) | {"spec": shown_spec(one.spec)} for one in judged if one.kind != "baseline"]
         new = {(entry["name"], entry["hash"], entry["dataset"]) for entry in entries}
-        kept = [entry for entry in known if (entry["name"], entry["hash"], entry["dataset"]) not in new]
-        record = {
-            **self.suite.resolved(),
-            "stores": {
-                name: {"hash": store.hash, "path": store.path.name} for name, store in self.suite.stores.items()
-            },
-            "encoders": kept + entries,
-            **self.facts,
-        }
-        write_atomic(self.out / "suite.json", as_json(record).encode(), self.scratch)
+        with self.place.locks.waited_for("suite"):
+            known = self._known_encoders()
+            kept = [entry for entry in known if (entry["name"], entry["hash"], entry["dataset"]) not in new]
+            record = {
+                **self.suite.resolved(),
+                "stores": {
+                    name: {"hash": store.hash, "path": store.path.name} for name, store in self.suite.stores.items()
+                },
+                "encoders": kept + entries,
+                **self.bench.facts,
+            }
+            write_atomic(self.out / "suite.json", as_json(record).encode(), self.place.scratch)
         return kept + entries
 
-    def clean(self) -> None:
-        """Remove the scratch folder."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        if self.scratch.parent.is_dir() and not any(self.scratch.parent.iterdir()):
-            self.scratch.parent.rmdir()
+
+def failed_cell(about: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the line of `failures.jsonl` of a cell that failed."""
+    failure = read_result(folder)["failure"]
+    return {"cell": about, **failure, "hash": folder.name}
 
 
-def _own_scratch(out: Path) -> Path:
-    """Return a scratch folder of this process, after removing those of processes that were killed on this machine."""
-    host = socket.gethostname()
-    for folder in (out / SCRATCH).glob(f"{host}-*"):
-        pid = folder.name.rpartition("-")[2]
-        if pid.isdigit() and int(pid) != os.getpid() and not _alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-    return out / SCRATCH / f"{host}-{os.getpid()}"
-
-
-def _alive(pid: int) -> bool:
-    import psutil
-
-    return bool(psutil.pid_exists(pid))
-
-
-def _failure(about: dict[str, Any], reason: str, where: str, fix: str) -> dict[str, Any]:
-    return {"cell": about} | public({"reason": reason, "where": where, "next": fix})
-
-
-def _shown(about: dict[str, Any]) -> str:
-    return " ".join(str(about[key]) for key in ("task", "protocol", "fraction", "shots", "encoder", "seed", "draw"))
+def _unplanned(planned: Planned) -> dict[str, Any]:
+    error = planned.reason or UserError("The cell could not be planned.")
+    said = {"kind": "input", "reason": error.what, "where": error.where, "next": error.fix}
+    return {"cell": planned.about} | public(said)

@@ -7,17 +7,16 @@ encoder. A task whose samples cannot be made yields cells with the reason instea
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
-from medvlp.bench.cells import Finished
 from medvlp.bench.plan import Amount, Cell, Judged, settings_of
 from medvlp.bench.suite import Suite
 from medvlp.config.base import json_sha256
-from medvlp.config.suite import Protocol
 from medvlp.errors import UserError
+from medvlp.metrics.intervals import RULE as INTERVAL_RULE
 from medvlp.tasks import TASKS
 from medvlp.tasks.base import Samples, Task
 
@@ -43,6 +42,14 @@ class Planned:
         """Task, protocol, fraction, shots, encoder."""
         about = self.about
         return about["task"], about["protocol"], about["fraction"], about["shots"], about["encoder"]
+
+    @property
+    def shown(self) -> str:
+        """The cell in words."""
+        about = self.about
+        amount = f"{about['shots']} shots" if about["shots"] else f"{100 * about['fraction']:g} %"
+        rest = f"seed {about['seed']}, draw {about['draw']}"
+        return f"{about['encoder']} on {about['task']}, {about['protocol']}, {amount}, {rest}"
 
 
 class Schedule:
@@ -121,22 +128,28 @@ class Schedule:
                 seen.add(cell.hash)
                 yield Planned(about, one, key, amount, cell)
 
-    def is_current(self, cell: Finished) -> bool:
-        """Return whether a cell in the folder belongs to this suite with its tasks, settings and stores as they are."""
-        return tuple(cell.record["hashes"][key] for key in ("store", "task", "config")) in self._current
+    def is_current(self, hashes: Mapping[str, str]) -> bool:
+        """Return whether a cell with these hashes belongs to this suite with its tasks, settings and stores as now."""
+        return tuple(hashes[key] for key in ("store", "task", "config")) in self._current
 
     @cached_property
     def _current(self) -> set[tuple[str, str, str]]:
         return {
             (self.suite.store_of(task.config).hash, task.config.sha256(), json_sha256(self.settings(task, protocol)))
             for task in self.tasks.values()
-            for protocol in get_args(Protocol)
+            if task.config.dataset in self.suite.stores
+            for protocol in task.protocols
         }
 
     def settings(self, task: Task, protocol: str) -> dict[str, Any]:
         """Return what decides the numbers of a cell's protocol and intervals; its hash is the cell's `config`."""
         suite = self.suite.config
-        bootstrap = {"resamples": suite.bootstrap_resamples, "seed": suite.bootstrap_seed, "alpha": suite.alpha}
+        bootstrap = {
+            "resamples": suite.bootstrap_resamples,
+            "seed": suite.bootstrap_seed,
+            "alpha": suite.alpha,
+            "rule": INTERVAL_RULE,
+        }
         return task.settings(protocol) | {"bootstrap": bootstrap}
 
 

@@ -13,19 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from medvlp.bench import stats
+from medvlp.bench.analysis import calibration_rows, subgroup_rows
 from medvlp.bench.cells import as_json
-from medvlp.bench.examples import write_examples, write_places
+from medvlp.bench.comparisons import Rules, compare
+from medvlp.bench.examples import write_examples, write_places, write_studies
 from medvlp.bench.plan import Judged, not_applicable
-from medvlp.bench.results import finished_cells
+from medvlp.bench.ranks import rank_table
+from medvlp.bench.results import failed_cells, finished_cells
 from medvlp.bench.schedule import Planned, Schedule
 from medvlp.config.base import json_sha256
 from medvlp.errors import UserError
 from medvlp.metrics.scoring import SCORINGS
 from medvlp.store.files import write_atomic
+from medvlp.tasks._study_images import StudyImages
 from medvlp.tasks.base import Samples
 
 COLUMNS = ("task", "protocol", "labels", "encoder", "metric", "value", "interval", "n", "cells")
 FAILURES = "failures.jsonl"
+ABOUT = ("task", "task_version", "dataset", "encoder", "protocol", "fraction", "seed", "draw", "shots")
+"""What tells a cell from the others of its suite, as in `cell.json`."""
 
 
 def sum_up(
@@ -36,6 +42,7 @@ def sum_up(
     judged: Sequence[Judged],
     encoders: Sequence[dict[str, Any]],
     failures: Sequence[dict[str, Any]],
+    leaks: Mapping[str, Sequence[str]],
 ) -> list[tuple[Any, ...]]:
     """Write the files and return the rows of the terminal's table, under `COLUMNS`.
 
@@ -47,12 +54,16 @@ def sum_up(
         judged: What this run judges.
         encoders: Encoders of `suite.json`, those of earlier runs included; their order decides `a` and `b` of a pair.
         failures: Failures of this run.
+        leaks: Hash of a cell -> sentences about the leaks that touch it.
     """
     suite = schedule.suite
     found = finished_cells(out) if (out / "cells").is_dir() else []
-    cells = [cell for cell in found if schedule.is_current(cell)]
+    cells = [cell for cell in found if schedule.is_current(cell.record["hashes"])]
     rows = stats.aggregate(cells, suite.config.alpha)
-    planned = [(one.setting, one.about["task_version"], _reason(one, failures)) for one in plan]
+    for row in rows:
+        row["leaks"] = list(dict.fromkeys(text for cell in row["cells"] for text in leaks.get(cell, ())))
+    missing = schedule.suite.missing
+    planned = [(one.setting, one.about["task_version"], _reason(one, failures, missing)) for one in plan]
     versions = {task.name: task.version for task in suite.tasks.values()}
     planned += [
         ((task, protocol, 1.0, 0, encoder), versions[task], f"not applicable: {lack}")
@@ -62,10 +73,17 @@ def sum_up(
     rows += stats.missing_rows(planned, {cell.setting for cell in cells}, leading)
     write_atomic(out / "aggregate.json", as_json(rows).encode(), scratch)
     order = list(dict.fromkeys([entry["name"] for entry in encoders] + [one.name for one in judged]))
-    compared = stats.compare(cells, order, suite.config.alpha)
-    write_atomic(out / "comparisons.json", as_json(compared).encode(), scratch)
+    rules = Rules.of(suite.config)
+    beside = {
+        "comparisons.json": compare(cells, order, rules),
+        "ranks.json": rank_table(cells, order, rules),
+        "subgroups.json": subgroup_rows(cells, dict(suite.stores), suite.config),
+        "calibration.json": calibration_rows(cells, suite.config),
+    }
+    for name, content in beside.items():
+        write_atomic(out / name, as_json(content).encode(), scratch)
     _write_examples(out, scratch, schedule)
-    _write_failures(out, scratch, failures, {cell.folder.name for cell in found})
+    _write_failures(out, scratch, failures, {cell.folder.name for cell in found}, schedule)
     return _table(rows, order, leading)
 
 
@@ -75,10 +93,16 @@ def append_failure(out: Path, failure: dict[str, Any]) -> None:
         file.write(json.dumps(failure, ensure_ascii=False) + "\n")
 
 
-def _write_failures(out: Path, scratch: Path, failures: Sequence[dict[str, Any]], finished: set[str]) -> None:
-    """Write the failures of now, and those of earlier runs that are neither mended nor tried again."""
+def _write_failures(
+    out: Path, scratch: Path, failures: Sequence[dict[str, Any]], finished: set[str], schedule: Schedule
+) -> None:
+    """Write the failures of now, and those of other runs that are neither mended nor tried again."""
     path = out / FAILURES
     records = list(failures)
+    for cell in failed_cells(out) if (out / "cells").is_dir() else []:
+        if schedule.is_current(cell["hashes"]):
+            about = {key: cell[key] for key in ABOUT}
+            records.append({"cell": about, **cell["failure"], "hash": cell["hash"]})
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
@@ -94,22 +118,28 @@ def _write_failures(out: Path, scratch: Path, failures: Sequence[dict[str, Any]]
 
 def _write_examples(out: Path, scratch: Path, schedule: Schedule) -> None:
     tests: dict[str, dict[str, list[Samples]]] = {}
-    places = []
+    places, studies = [], []
     for key, task in schedule.tasks.items():
         try:
             samples = schedule.samples(key)["test"]
         except UserError:
             continue
         tests.setdefault(task.scoring, {}).setdefault(task.config.dataset, []).append(samples)
-        if task.scoring == "grounding":
+        if task.scoring in ("grounding", "segmentation"):
             places.append((task.config.name, schedule.suite.store_of(task.config), samples))
+        if task.scoring == "report_generation":
+            store, most = schedule.suite.store_of(task.config), task.config.reports.max_images
+            studies.append((task.config.name, store, samples, StudyImages(store, task.config.views, most)))
     asked = tests.get("classification", {})
     stores = [(store, asked[dataset]) for dataset, store in schedule.suite.stores.items() if dataset in asked]
     write_examples(stores, out / "examples", scratch)
     write_places(places, out / "examples", scratch)
+    write_studies(studies, out / "examples", scratch)
 
 
-def _reason(planned: Planned, failures: Sequence[dict[str, Any]]) -> str:
+def _reason(planned: Planned, failures: Sequence[dict[str, Any]], missing_stores: Sequence[str]) -> str:
+    if planned.about["dataset"] in missing_stores:
+        return f"no store of {planned.about['dataset']}"
     keys = ("task", "protocol", "fraction", "shots", "encoder")
     for failure in failures:
         about = failure.get("cell", {})

@@ -18,6 +18,7 @@ from medvlp.track.mlflow import tracking_uri
 
 if TYPE_CHECKING:
     from medvlp.bench.cells import Finished
+    from medvlp.bench.locks import Locks
     from medvlp.bench.suite import Suite
     from medvlp.config.train import TrackConfig
 
@@ -32,9 +33,11 @@ class SuiteTracker:
         out: Folder of the results.
         suite: The resolved suite.
         facts: Versions and git hash.
+        locks: Those of the folder of results.
     """
 
-    def __init__(self, config: TrackConfig, out: Path, suite: Suite, facts: dict[str, Any]) -> None:
+    def __init__(self, config: TrackConfig, out: Path, suite: Suite, facts: dict[str, Any], locks: Locks) -> None:
+        self.locks = locks
         # The children live deeper than the parent: without an address they would make a database of their own.
         uri = tracking_uri(config, out) if config.mlflow else config.uri
         self.config = config.model_copy(update={"uri": uri, "system_metrics": False})
@@ -46,10 +49,14 @@ class SuiteTracker:
         self.parent: Tracker = open_tracker(self.config, out / FOLDER, name=suite.config.name, params=params, tags=tags)
 
     def cell(self, cell: Finished) -> None:
-        """Track a finished cell once."""
-        folder = cell.folder / FOLDER
-        if (folder / DONE).exists() and (not self.config.mlflow or (folder / RUN_ID_FILE).exists()):
-            return
+        """Track a finished cell once, unless another run is at it."""
+        with self.locks.held(f"track-{cell.folder.name}") as mine:
+            folder = cell.folder / FOLDER
+            done = (folder / DONE).exists() and (not self.config.mlflow or (folder / RUN_ID_FILE).exists())
+            if mine and not done:
+                self._track(cell, folder)
+
+    def _track(self, cell: Finished, folder: Path) -> None:
         record = cell.record
         name = "/".join(str(record[key]) for key in ("task", "protocol", "encoder"))
         tags = {f"medvlp.hash.{key}": str(value) for key, value in record["hashes"].items()}

@@ -37,6 +37,10 @@ JOBS_EACH = 4
 """Jobs made for each that runs at a time, where nothing else is said: small losses, and even ends."""
 
 
+class LostTasksError(UserError):
+    """Some tasks could not be done, however often they were tried; all others are done."""
+
+
 def run_as_jobs(
     function: Callable[[T], R],
     tasks: Sequence[T],
@@ -252,12 +256,12 @@ class _Followed(Generic[T, R]):
                 "Run the same command again later, in another partition, or with a larger start_minutes.",
             )
 
-    def _failure(self) -> UserError:
+    def _failure(self) -> LostTasksError:
         entry, word = self.failed[0]
         count = sum(len(failed.open) for failed, _ in self.failed)
         log = entry.job.paths.stderr
         kept = log if log.exists() else self.logs
-        return UserError(
+        return LostTasksError(
             f"{count} task{'s' if count > 1 else ''} failed {self.config.attempts} times as jobs; the last end of the "
             f"first was: {word or 'no reason known'}. All others are done.",
             kept,

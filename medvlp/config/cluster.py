@@ -95,6 +95,12 @@ class ClusterConfig(Config):
         return self
 
 
+class OnCluster(Config):
+    """Where the work of a command is done that has no other configuration."""
+
+    cluster: ClusterConfig = ClusterConfig()
+
+
 def expand_cluster(tree: Tree) -> Tree:
     """Return the tree with a cluster that is given by its kind alone as a mapping, so that other settings are kept."""
     kind = tree.get("cluster")

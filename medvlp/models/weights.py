@@ -56,19 +56,30 @@ class _InertDict:
 def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weight file, on the CPU.
 
-    A pickle may wrap them once, under `state_dict` or `model`. Objects beside them (hyper-parameters of a training
+    A pickle may wrap them once, under `state_dict`, `model` or `model_state_dict`. Objects beside them (hyper-parameters of a training
     framework) are not made: something without behaviour takes their place.
 
     Raises:
         UserError: Unreadable, or something else among the tensors.
     """
-    from safetensors.torch import load_file
+    return _read(file, "cpu")
 
+
+def read_shapes(file: Path) -> dict[str, torch.Size]:
+    """Return the shapes of the tensors of a weight file without reading their values.
+
+    Raises:
+        UserError: As `read_state`.
+    """
+    return {name: tensor.shape for name, tensor in _read(file, "meta").items()}
+
+
+def _read(file: Path, device: str) -> dict[str, torch.Tensor]:
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else _load_pickle(file)
+        state = _load_safetensors(file, device) if file.suffix == ".safetensors" else _load_pickle(file, device)
     except Exception as error:  # of a broken pickle any kind may come
         raise UserError(*_refusal(error, file)) from error
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
             break
@@ -82,11 +93,22 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def _load_pickle(file: Path) -> Any:
+def _load_safetensors(file: Path, device: str) -> dict[str, torch.Tensor]:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    if device != "meta":
+        return load_file(file, device)
+    with safe_open(file, "pt") as opened:
+        names = opened.keys()
+        return {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in names}
+
+
+def _load_pickle(file: Path, device: str) -> Any:
     import pickle
 
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         try:
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
@@ -96,7 +118,7 @@ def _load_pickle(file: Path) -> Any:
             raise error
     inert: list[Any] = [(_InertDict if name.lower().endswith("dict") else _Inert, name) for name in foreign]
     with torch.serialization.safe_globals(inert):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location=device, weights_only=True)
 
 
 def _refusal(error: Exception, file: Path) -> tuple[str, Path, str]:

@@ -9,7 +9,7 @@ hashed with one salt.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -172,10 +172,12 @@ def exposures(images: pd.DataFrame, groups: Groups, tied: Sequence[tuple[int, in
             found.append(
                 {
                     "image": names(row),
+                    "image_id": ids[row],
                     "store": stores[row],
                     "by": sorted(reason for reason, own in showing.items() if len(own)),
                     "seen_as": [names(other) for other in seen[:20].tolist()],
                     "count": len(seen),
+                    "count_by_store": dict(Counter(stores[seen].tolist())),
                 }
             )
     return found

@@ -18,12 +18,11 @@ def load_encoder(spec: str, *, stored: StoredImageConfig | None = None, device: 
     """Return the encoder that `spec` names, in evaluation mode.
 
     Args:
-        spec: A run folder or its `model/`; `zoo:NAME:FILE` (a released checkpoint of another project, see
-            `medvlp zoo list`; options follow as `?tokenizer=FOLDER&view=VIEW&size=PIXELS`, for MedKLIP and MeDSLIP
-            `?text=FOLDER` of Bio_ClinicalBERT and perhaps `&book=FILE`); `timm:FOLDER`
-            (config.json and model.safetensors as timm's `save_for_hf` writes them); `hf:FOLDER` (a transformers vision
-            model with preprocessor_config.json);
-            `random:NAME` or `random:NAME@SIZE` (an untrained timm backbone).
+        spec: A run folder or its `model/`; `zoo:NAME:FILE`, or `NAME:FILE` for short (a released checkpoint of another
+            project, see `medvlp zoo list`; options follow as `?tokenizer=FOLDER&view=VIEW&size=PIXELS`, for MedKLIP and
+            MeDSLIP `?text=FOLDER` of Bio_ClinicalBERT and perhaps `&book=FILE`); `timm:FOLDER` (config.json and
+            model.safetensors as timm's `save_for_hf` writes them); `hf:FOLDER` (a transformers vision model with
+            preprocessor_config.json); `random:NAME` or `random:NAME@SIZE` (an untrained timm backbone).
         stored: How files become stored squares, for encoders that say nothing about it: pass a store's `image_config`
             so that files and store give the same pixels. A run keeps its own.
         device: Where the encoder computes: a torch device, or `auto` for the GPU where there is one.

@@ -26,17 +26,8 @@ OPTIONS = ("tokenizer", "text", "book", "view", "size", "legacy_pad_mean")
 
 def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encoder:
     """Return the encoder of `NAME:FILE?OPTIONS`; see `medvlp.zoo.load_encoder`."""
-    name, colon, file = rest.partition(":")
-    if not colon or not file:
-        raise UserError(f"'zoo:{rest}' names no checkpoint.", "encoder", f"Write {FORM}.")
-    file, options = _options(file)
-    release = with_processor(read_release(name), Path(file))
-    _check_view(release, options.get("view"), "tokenizer" in options)
-    size, pads = options.get("size"), options.get("legacy_pad_mean", "false").lower()
-    if pads not in ("true", "false"):
-        raise UserError(f"legacy_pad_mean is '{pads}'.", "encoder", "Write true or false.")
-    if size is not None and not size.isdigit():
-        raise UserError(f"The size '{size}' is no number.", "encoder", "Write e.g. size=224.")
+    release, file, options = named_release(rest)
+    size = options.get("size")
     model, _ = load_released(release, file)
     return released_encoder(
         model,
@@ -45,10 +36,30 @@ def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encode
         tokenizer=options.get("tokenizer"),
         text=options.get("text"),
         book=options.get("book"),
-        legacy_pad_mean=pads == "true",
+        legacy_pad_mean=options.get("legacy_pad_mean", "false").lower() == "true",
         stored=stored,
         device=device,
     )
+
+
+def named_release(rest: str) -> tuple[Release, Path, dict[str, str]]:
+    """Return format, file and options of `NAME:FILE?OPTIONS`, before anything is loaded.
+
+    Raises:
+        UserError: There is no such format or option, or an option has a wrong value.
+    """
+    name, colon, named = rest.partition(":")
+    if not colon or not named:
+        raise UserError(f"'zoo:{rest}' names no checkpoint.", "encoder", f"Write {FORM}.")
+    file, options = _options(named)
+    release = with_processor(read_release(name), Path(file))
+    _check_view(release, options.get("view"), "tokenizer" in options)
+    size, pads = options.get("size"), options.get("legacy_pad_mean", "false").lower()
+    if pads not in ("true", "false"):
+        raise UserError(f"legacy_pad_mean is '{pads}'.", "encoder", "Write true or false.")
+    if size is not None and not size.isdigit():
+        raise UserError(f"The size '{size}' is no number.", "encoder", "Write e.g. size=224.")
+    return release, Path(file), options
 
 
 def released_encoder(

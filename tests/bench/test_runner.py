@@ -21,7 +21,7 @@ from medvlp.bench import cells as cells_module
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_notes import warnings
 from medvlp.bench.results import finished_cells, load_results
-from medvlp.bench.runner import BenchSummary, run_suite
+from medvlp.bench.runner import BenchSummary, Selection, run_suite
 from medvlp.config.base import json_sha256
 from medvlp.config.suite import SuiteConfig
 from medvlp.config.train import TrackConfig
@@ -30,6 +30,7 @@ from medvlp.metrics.bootstrap import Resamples, bootstrap_values
 from medvlp.types import Predictions
 
 NO_TRACK = TrackConfig(mlflow=False)
+DEFAULTS: dict[str, Any] = {"track": NO_TRACK, "device": "cpu", "audit": False}
 PROBES = [
     {"protocols": ["linear_probe"], "fractions": [0.5, 1.0], "draws": 2},
     {"protocols": ["knn", "zero_shot"]},
@@ -44,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(suite: SuiteConfig, store: Path, out: Path, *encoders: str, **more: Any) -> BenchSummary:
     specs = list(encoders or [bench_store.RANDOM])
-    return run_suite(suite, stores=[store], encoders=specs, out=out, **{"track": NO_TRACK, "device": "cpu"} | more)
+    return run_suite(suite, stores=[store], encoders=specs, out=out, **DEFAULTS | more)
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +153,7 @@ def test_cells_that_exist_are_not_run_again(
 ) -> None:
     out, first, suite = finished
     before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*.json")}
-    monkeypatch.setattr("medvlp.bench.runner.run_cell", lambda *_, **__: pytest.fail("a cell was run again"))
+    monkeypatch.setattr("medvlp.bench.work.run_cell", lambda *_, **__: pytest.fail("a cell was run again"))
     summary = run(suite, store, out)
     assert (summary.done, summary.failed) == (0, 0)
     assert 0 < summary.kept < first.done
@@ -163,12 +164,13 @@ def test_cells_that_exist_are_not_run_again(
 
 def test_filters_run_a_part_and_refuse_what_is_not_there(store: Path, tmp_path: Path) -> None:
     suite = bench_store.suite(tmp_path, PROBES)
-    summary = run(suite, store, tmp_path / "out", protocols=["linear_probe"], fractions=[1.0])
+    only = Selection(protocols=["linear_probe"], fractions=[1.0])
+    summary = run(suite, store, tmp_path / "out", only=only)
     assert summary.done == 6
     aggregated = json.loads((tmp_path / "out" / "aggregate.json").read_text())
     assert "not run" in {row["status"] for row in aggregated}
     with pytest.raises(UserError, match="Nothing of the suite"):
-        run(suite, store, tmp_path / "out", protocols=["fine_tune"])
+        run(suite, store, tmp_path / "out", only=Selection(protocols=["fine_tune"]))
 
 
 def test_failures_are_recorded_with_the_next_step_and_mended_later(
@@ -218,7 +220,7 @@ def test_a_full_disk_ends_the_run_with_the_next_step(
         with pytest.raises(UserError, match="No space left") as caught:
             run(suite, store, tmp_path / "out")
     assert "what is done is kept" in caught.value.fix
-    assert run(suite, store, tmp_path / "out", protocols=["knn"]).done == 1
+    assert run(suite, store, tmp_path / "out", only=Selection(protocols=["knn"])).done == 1
 
 
 def test_a_missing_store_names_the_data_set(store: Path, tmp_path: Path) -> None:
@@ -229,10 +231,10 @@ def test_a_missing_store_names_the_data_set(store: Path, tmp_path: Path) -> None
 
 def test_a_changed_setting_makes_new_cells_and_leaves_the_old_out_of_the_tables(store: Path, tmp_path: Path) -> None:
     first = bench_store.suite(tmp_path, [{"protocols": ["knn"]}])
-    run(first, store, tmp_path / "out", protocols=["knn"])
+    run(first, store, tmp_path / "out", only=Selection(protocols=["knn"]))
     flipped = [{"name": "Well", "positive": "No Finding", "negative": "Pneumonia"}]
     second = bench_store.suite(tmp_path, [{"protocols": ["knn"], "set": {"knn_k": [3]}}], labels=flipped)
-    assert run(second, store, tmp_path / "out", protocols=["knn"]).done == 1
+    assert run(second, store, tmp_path / "out", only=Selection(protocols=["knn"])).done == 1
     assert len(finished_cells(tmp_path / "out")) == 2
     rows = json.loads((tmp_path / "out" / "aggregate.json").read_text())
     assert [len(row["cells"]) for row in rows if row["status"] == "ok" and row["protocol"] == "knn"] == [1] * 16
@@ -245,7 +247,7 @@ def test_a_changed_setting_makes_new_cells_and_leaves_the_old_out_of_the_tables(
 
 def test_random_seeds_are_different_encoders_of_one_name(store: Path, tmp_path: Path) -> None:
     suite = bench_store.suite(tmp_path, [{"protocols": ["knn"], "seeds": [0, 1]}])
-    run(suite, store, tmp_path / "out", protocols=["knn"])
+    run(suite, store, tmp_path / "out", only=Selection(protocols=["knn"]))
     frame = load_results(tmp_path / "out").drop_duplicates("cell")
     assert frame["encoder"].unique().tolist() == [bench_store.RANDOM]
     assert sorted(frame["seed"]) == [0, 1]
@@ -338,7 +340,7 @@ from medvlp.config.train import TrackConfig
 def run():
     suite = SuiteConfig.model_validate_json({suite!r})
     runner.run_suite(suite, stores=[Path({store!r})], encoders=[bench_store.RANDOM], out=Path({out!r}),
-                     track=TrackConfig(mlflow=False), device="cpu")
+                     track=TrackConfig(mlflow=False), device="cpu", audit=False)
 
 def at_call(number, function, act):
     calls = []

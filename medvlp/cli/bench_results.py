@@ -1,0 +1,78 @@
+"""`medvlp bench diff`, `rescore` and `add-results`: what is done with results that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medvlp.cli._common import Overrides, print_table, say, say_next
+from medvlp.errors import UserError
+
+DIFF_EXAMPLE = "Example: medvlp bench diff results benchmarks/suites/nih_mini.yaml --store-root stores"
+RESCORE_EXAMPLE = "Example: medvlp bench rescore results --metric brier"
+ADD_EXAMPLE = "Example: medvlp bench add-results paper.csv --out results --percent"
+
+Results = Annotated[Path, typer.Argument(help="Folder of results.")]
+
+
+def diff(
+    results: Results,
+    other: Annotated[str, typer.Argument(help="Another folder of results, or a suite file: what would be run now.")],
+    store: Annotated[list[Path] | None, typer.Option(help="With a suite: its prepared stores.")] = None,
+    store_root: Annotated[Path | None, typer.Option(help="With a suite: folder of its prepared stores.")] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="With a suite: encoders; without any, those of the results.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say which cells are new, gone or changed, and which part of their hash changed."""
+    from medvlp.bench.diff import cells_of_results, cells_of_suite, compare_cells, summary
+    from medvlp.bench.suite import choose_stores, load_suite, resolve_suite
+
+    if Path(other).is_dir():
+        if store or store_root or encoder or overrides:
+            raise UserError(
+                "Stores, encoders and overrides belong to a suite.", other, "Leave them out, or name a suite file."
+            )
+        after = cells_of_results(Path(other))
+    else:
+        config = load_suite(other, overrides or [])
+        suite = resolve_suite(config, choose_stores(config, store or [], store_root), missing=True)
+        after, problems = cells_of_suite(suite, results, encoder)
+        for problem in problems:
+            say(f"left out: {problem}")
+    before = cells_of_results(results)
+    found = compare_cells(before, after)
+    if found:
+        print_table("Cells that differ", ("what", "cells", "which", "why"), summary(found))
+    else:
+        say("No cell differs.")
+    say(f"{len(before) - sum(one.kind != 'new' for one in found)} cells are the same.")
+
+
+def rescore(
+    results: Results, metric: Annotated[str, typer.Option(help="Metric of the scoring rule of a task.")]
+) -> None:
+    """Compute a metric from kept predictions, with its intervals; nothing is run again."""
+    from medvlp.bench.rescore import rescore as compute
+
+    found = compute(results, metric)
+    say(f"{metric}: computed for {found.done} cells, {found.kept} had the same numbers.")
+    for reason, count in found.others.items():
+        say(f"{count} cells without it: {reason}.")
+    say_next(["medvlp", "bench", "report", results, "--html", "report.html"])
+
+
+def add_results(
+    table: Annotated[Path, typer.Argument(help="CSV with encoder, task, protocol, metric, value, source, ...")],
+    out: Annotated[Path, typer.Option(help="Folder of results to show them beside.")],
+    percent: Annotated[bool, typer.Option("--percent", help="The numbers of the table are in percent.")] = False,
+) -> None:
+    """Add published numbers, which are shown beside the measured ones and always marked."""
+    from medvlp.bench.published import add_results as add
+
+    new, total = add(table, out, percent=percent)
+    say(f"{new} published numbers added, {total} in {out}")
+    say_next(["medvlp", "bench", "report", out, "--html", "report.html"])
