@@ -24,12 +24,13 @@ from medvlp.html.charts import styles, swatch
 logger = logging.getLogger(__name__)
 
 
-def write_report(results: Path, html: Path) -> None:
+def write_report(results: Path, html: Path, *, rank_published: bool = False) -> None:
     """Write the report of a results folder.
 
     Args:
         results: Folder that `medvlp bench run` wrote, complete or not.
         html: The page to write; it is replaced in one step.
+        rank_published: Let published numbers be marked as best beside measured ones.
 
     Raises:
         UserError: The folder holds no results, or the page cannot be written.
@@ -45,7 +46,8 @@ def write_report(results: Path, html: Path) -> None:
         "facts": list(_facts(found)),
         "warnings": warnings(found),
         "headline": list(parts.headline(found, looks)),
-        "boards": list(parts.boards(found)),
+        "boards": list(parts.boards(found, rank_published)),
+        "sources": list(dict.fromkeys(row.source for row in found.published)),
         "all_results": list(parts.all_results(found)),
         "efficiency": list(parts.efficiency_charts(found, looks)),
         "curves": list(parts.curve_charts(found, looks)),
