@@ -163,7 +163,7 @@ def _settings(old: Any, new: Any) -> Iterator[str]:
     if versions[0] != versions[1]:
         yield f"the code of the task: version {versions[0]} → {versions[1]}"
     parts = [_without(side, "code_version") for side in (old, new)]
-    if parts[0] != parts[1]:
+    if parts[0] != parts[1] or versions[0] == versions[1]:
         yield from _named("settings", *parts)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ def run_jobs(
             place.fail(planned, Failure("died", error.what, error.where, error.fix), queue.since)
             queue.left.remove(planned)
             yield planned, True
+    else:
+        shutil.rmtree(bench.out / JOBS, ignore_errors=True)
     finally:
         close_places()
 

@@ -122,7 +122,8 @@ def judge(
             by_seed = {one.seed: one for one in found}.values()
             judged += found + [replace(one, dataset=name, hash="") for name in suite.missing for one in by_seed]
     for name in baseline_names(suite.config.baselines):
-        judged += [Judged(name, name, baseline_hash(name), dataset, "baseline") for dataset in suite.stores]
+        datasets = [*suite.stores, *suite.missing]
+        judged += [Judged(name, name, baseline_hash(name), dataset, "baseline") for dataset in datasets]
     return judged, failures
 
 

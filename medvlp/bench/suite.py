@@ -191,12 +191,12 @@ def resolve_suite(suite: SuiteConfig, stores: Sequence[Path], *, missing: bool =
     Raises:
         UserError: A store is missing for a task, or two stores hold the same data set.
     """
-    from medvlp.store.array_store import Store
+    from medvlp.bench.reads import SharedReads
 
     tasks = resolve_tasks(suite)
     opened: dict[str, Store] = {}
     for path in stores:
-        store = Store.open(Path(path))
+        store = SharedReads.open(Path(path))
         if store.dataset in opened:
             raise UserError(
                 f"Two stores hold the data set '{store.dataset}'.",

@@ -184,14 +184,22 @@ def test_two_runs_share_the_cells_and_leave_the_same_results(
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
 
 
-@pytest.mark.parametrize("how", [How(jobs=2), How(cluster=ClusterConfig(kind="debug"))], ids=["jobs", "debug"])
+CLUSTERS = {
+    "debug": ClusterConfig(kind="debug"),
+    "local": ClusterConfig(kind="local", max_jobs=1, tasks_per_job=9),
+}
+
+
+@pytest.mark.parametrize(
+    "how", [How(jobs=2), *(How(cluster=kind) for kind in CLUSTERS.values())], ids=["jobs", *CLUSTERS]
+)
 def test_processes_and_jobs_leave_the_same_results(store: Path, tmp_path: Path, how: How) -> None:
     suite = suite_of(tmp_path, PROBE | {"fractions": [0.5, 1.0], "draws": 2}, KNN)
     run(suite, store, tmp_path / "here")
     summary = run(suite, store, tmp_path / "other", how=how)
     assert (summary.done, summary.failed) == (7, 0)
-    other = {name: found for name, found in content(tmp_path / "other").items() if not name.startswith("jobs")}
-    assert other == content(tmp_path / "here")
+    assert content(tmp_path / "other") == content(tmp_path / "here")
+    assert not list((tmp_path / "other").glob("locks/*"))
     assert run(suite, store, tmp_path / "other", how=how).kept == 7
 
 
