@@ -16,6 +16,7 @@ from typing import Any
 from medvlp.bench import report_sections as parts
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_notes import methods_text, warnings
+from medvlp.bench.report_outlines import outlines
 from medvlp.bench.report_places import places
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, PROTOCOL_NAMES, is_baseline, number
 from medvlp.html import render_page, write_page
@@ -55,6 +56,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "prompts": list(parts.prompts(found)),
         "examples": parts.examples(found, looks),
         "places": list(places(found)),
+        "outlines": list(outlines(found)),
         "methods": methods_text(found),
         "swatches": {name: swatch(style) for name, style in looks.items()},
         "protocols": PROTOCOL_NAMES,
@@ -77,6 +79,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("comparisons", "Comparisons"),
         ("prompts", "Prompts"),
         ("places", "Heat maps"),
+        ("outlines", "Outlines"),
         ("examples", "Examples"),
     ]
     kept = [(key, name) for key, name in optional if context[key]]
