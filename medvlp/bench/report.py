@@ -19,6 +19,7 @@ from medvlp.bench.report_notes import methods_text, warnings
 from medvlp.bench.report_outlines import outlines
 from medvlp.bench.report_places import places
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, PROTOCOL_NAMES, is_baseline, number
+from medvlp.bench.report_texts import report_texts
 from medvlp.html import render_page, write_page
 from medvlp.html.charts import styles, swatch
 
@@ -57,6 +58,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "examples": parts.examples(found, looks),
         "places": list(places(found)),
         "outlines": list(outlines(found)),
+        "texts": list(report_texts(found)),
         "methods": methods_text(found),
         "swatches": {name: swatch(style) for name, style in looks.items()},
         "protocols": PROTOCOL_NAMES,
@@ -80,6 +82,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("prompts", "Prompts"),
         ("places", "Heat maps"),
         ("outlines", "Outlines"),
+        ("texts", "Reports"),
         ("examples", "Examples"),
     ]
     kept = [(key, name) for key, name in optional if context[key]]
