@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvlp.bench.cells import as_json
+from medvlp.bench.plan import Amount
 from medvlp.bench.provenance import Training
 from medvlp.bench.schedule import Planned, Schedule
 from medvlp.config.base import json_sha256
@@ -37,7 +38,8 @@ FOLDER, LEAKS = "audit", "leaks.json"
 AUDIT_VERSION = 1
 """Rises with every change of the audit that finds other leaks: then it is made again."""
 _FRONT = ("Leak", "Overlap", "Conflict", "Duplicates")
-"""Kinds of findings that stand on a report's front; shortcuts are measured by the baselines of the suite."""
+"""Kinds of findings that stand on a report's front, beside what stores record of their split lists; shortcuts are
+measured by the baselines of the suite."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ def _audit(named: Mapping[str, Store], scratch: Path) -> dict[str, Any]:
         counts = {names[store]: count for store, count in row["count_by_store"].items()}
         exposed.setdefault(names[row["store"]], {})[row["image_id"]] = counts
     sentences = [_without_patients(text) for text in report.findings if text.split(":")[0] in _FRONT]
+    for name, store in named.items():
+        listed = store.meta.get("source", {}).get("split lists", {})
+        for kind, key in (("Leak", "overlaps"), ("Lists", "faults")):
+            sentences += [f"{kind}: split lists of {name}: {text}." for text in listed.get(key, ())]
     return {
         "stores": {name: store.hash for name, store in named.items()},
         "findings": sentences,
@@ -144,17 +150,25 @@ class Marks:
 
     def __init__(self, audit: Audit, schedule: Schedule, trainings: Mapping[str, Training]) -> None:
         self.audit, self.schedule, self.trainings = audit, schedule, trainings
+        self._of_heads: dict[tuple[str, Amount], list[str]] = {}
+        self._of_encoders: dict[tuple[str, str], list[str]] = {}
 
     def of(self, planned: Planned) -> list[str]:
         """Return a sentence for every leak that touches a cell."""
         store = self.schedule.suite.store_of(self.schedule.tasks[planned.key].config)
         test = self.schedule.samples(planned.key)["test"]
-        found = []
+        found: list[str] = []
         if planned.about["protocol"] != ZERO_SHOT:
-            found += self._own(planned, store, test)
+            head = planned.key, planned.amount
+            if head not in self._of_heads:
+                self._of_heads[head] = list(self._own(planned, store, test))
+            found += self._of_heads[head]
         training = self.trainings.get(planned.judged.name)
         if training is not None and planned.judged.kind == "encoder":
-            found += self._encoder(training, store, test)
+            encoder = planned.key, planned.judged.name
+            if encoder not in self._of_encoders:
+                self._of_encoders[encoder] = list(self._encoder(training, store, test))
+            found += self._of_encoders[encoder]
         return found
 
     def _own(self, planned: Planned, store: Store, test: Samples) -> Iterator[str]:

@@ -47,8 +47,10 @@ def run_jobs(
     """
     yield from queue.settled()
     bench, tasks = queue.bench, [CellJob(queue.bench, one, queue.since, timeout_minutes) for one in queue.left]
+    # Of this command alone: jobs of another one into the same results go on beside, and share the cells.
+    folder = bench.out / JOBS / f"{place.locks.me.name}-{int(queue.since)}"
     try:
-        done = run_tasks(run_cell_job, tasks, cluster, bench.out / JOBS, finished=finished_job)
+        done = run_tasks(run_cell_job, tasks, cluster, folder, finished=finished_job)
         with contextlib.closing(done):
             for job, status in done:
                 queue.left.remove(job.planned)
@@ -59,7 +61,9 @@ def run_jobs(
             queue.left.remove(planned)
             yield planned, True
     else:
-        shutil.rmtree(bench.out / JOBS, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
     finally:
         close_places()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medvlp.bench.baselines import FEATURES, baseline_hash, baseline_names
 from medvlp.bench.encoder_records import EncoderRecords
+from medvlp.bench.failures import lost_disk
 from medvlp.bench.plan import Judged
 from medvlp.errors import UserError
 from medvlp.html.private import public
@@ -106,6 +107,8 @@ def judge(
         try:
             found = _load_all(suite, spec, slot, records)
         except UserError as error:
+            if lost_disk(error):
+                raise
             failures.append(_failure(shown_spec(spec), error.what, error.fix))
         except Exception as error:
             logger.exception("the encoder %s cannot be loaded", shown_spec(spec))

@@ -31,7 +31,13 @@ FILE = "published.json"
 REQUIRED = ("encoder", "task", "protocol", "metric", "value", "source")
 OPTIONAL = ("fraction", "shots", "label", "low", "high", "sd", "runs", "n", "note")
 KEY = ("encoder", "task", "protocol", "fraction", "shots", "metric", "label", "source")
-RANGES = {"median_rank": (1.0, math.inf), "hd95": (0.0, math.inf), "cider": (0.0, 10.0)}
+RANGES = {
+    "median_rank": (1.0, math.inf),
+    "hd95_mm": (0.0, math.inf),
+    "hd95_pixels": (0.0, math.inf),
+    "cider": (0.0, 10.0),
+    "cider_d": (0.0, 10.0),
+}
 """Metrics that are not between 0 and 1."""
 
 

@@ -28,6 +28,7 @@ FINDING_NAMES = {
     "Overlap": "Data sets overlap.",
     "Conflict": "Labels contradict each other.",
     "Duplicates": "Images stand twice.",
+    "Lists": "Split lists have faults.",
 }
 """Kinds of findings of an audit -> headline."""
 

@@ -194,10 +194,11 @@ class _Run:
         tracker = SuiteTracker(track, self.out, self.suite, self.bench.facts, self.place.locks)
         status: Literal["FINISHED", "KILLED"] = "KILLED"
         done = kept = 0
-        failures += [_unplanned(planned) for planned in wanted if planned.cell is None]
+        unplanned = [_unplanned(planned) for planned in wanted if planned.cell is None]
+        failures += unplanned
         try:
             with progress_bar(f"suite {self.suite.config.name}", len(wanted), "cells") as advance:
-                advance(len(failures), failed=len(failures))
+                advance(len(unplanned), failed=len(failures))
                 for planned, is_new in self._cells([planned for planned in wanted if planned.cell is not None]):
                     folder = self.bench.folder(planned)
                     if status_of(folder) == OK:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_store
+import nih_layout as nih
 import pytest
 import yaml
 
@@ -85,6 +86,25 @@ def test_results_without_an_audit_say_so(stores: dict[str, Path], tmp_path: Path
     assert ("The data were not audited.", "Whether test images were seen in training is not known.") in warnings(
         Results.read(tmp_path / "out")
     )
+
+
+def test_split_lists_with_foreign_names_repeats_and_overlaps_stand_on_the_front(tmp_path: Path) -> None:
+    layout = nih.small(patients=24, test_patients=6)
+    root = layout.write(tmp_path / "raw")
+    lists = {"train": [*range(1, 9), 8, 20], "val": [9, 10, 11, 12], "test": [*range(13, 21), 999]}
+    (tmp_path / "lists").mkdir()
+    for name, own in lists.items():
+        (tmp_path / "lists" / f"{name}.txt").write_text("\n".join(map(nih.name, own)) + "\n")
+    options: dict[str, Any] = {"image": {"size": 32}, "num_workers": 1, "split_lists": tmp_path / "lists"}
+    store = tmp_path / "store"
+    prepare(PrepareConfig(source="nih_chestxray14", root=root, out=store, accept_split_overlap=True, **options))
+    summary = run(suite_of(tmp_path, "knn"), store, tmp_path / "out")
+    assert summary.failed == 0
+    front = dict.fromkeys(f"{what} {text}" for what, text in warnings(Results.read(tmp_path / "out")))
+    said = " ".join(front)
+    assert "The data leak. Split lists of nih_chestxray14: 1 names are in both train and test." in said
+    assert "Split lists have faults. Split lists of nih_chestxray14: train: 1 of 10 lines repeat a name." in said
+    assert "test: 1 of 9 names are no image of the data set." in said
 
 
 # What an encoder was trained on

@@ -100,6 +100,16 @@ def test_wrong_columns_and_lines_are_refused(results: Path, tmp_path: Path) -> N
         add_results(table(tmp_path, ROW), tmp_path / "nowhere")
 
 
+def test_the_shipped_tables_fit_the_shipped_tasks(results: Path) -> None:
+    tables = sorted((Path(__file__).parents[2] / "benchmarks" / "published").glob("*.csv"))
+    assert tables
+    for paper in tables:
+        new, total = add_results(paper, results)
+        assert new == len(paper.read_text().splitlines()) - 1
+        assert total >= new
+    assert all(0 < row.value < 1 for row in published(results))
+
+
 def add_better(results: Path, tmp_path: Path) -> None:
     add_results(table(tmp_path, ROW.replace("0.91", "0.999")), results)
 

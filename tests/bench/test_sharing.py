@@ -16,6 +16,7 @@ from typing import Any
 
 import bench_store
 import numpy as np
+import psutil
 import pytest
 
 from medvlp.bench import work
@@ -60,6 +61,13 @@ def forked(function: Callable[[], None]) -> int:
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def content(root: Path) -> dict[str, Any]:
@@ -201,6 +209,42 @@ def test_processes_and_jobs_leave_the_same_results(store: Path, tmp_path: Path, 
     assert content(tmp_path / "other") == content(tmp_path / "here")
     assert not list((tmp_path / "other").glob("locks/*"))
     assert run(suite, store, tmp_path / "other", how=how).kept == 7
+
+
+def test_a_command_that_is_killed_takes_its_processes_along_and_is_gone_on_with(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_of(tmp_path, PROBE | {"fractions": [0.5, 1.0], "draws": 3}, KNN)
+    run(suite, store, tmp_path / "whole")
+    out, workers, run_cell = tmp_path / "out", tmp_path / "workers", work.run_cell
+
+    def slow(cell: Any, **more: Any) -> Any:
+        with workers.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.3)
+        return run_cell(cell, **more)
+
+    def until(ready: Callable[[], object]) -> None:
+        end = time.monotonic() + 200
+        while not ready():
+            assert time.monotonic() < end, "waited too long"
+            time.sleep(0.05)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "run_cell", slow)
+        for kills in range(1, 3):
+            pid = os.fork()
+            if not pid:
+                run(suite, store, out, how=How(jobs=2))
+                os._exit(0)
+            until(lambda: len(list(out.glob("cells/*/result.json"))) >= kills)  # noqa: B023
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    until(lambda: not any(is_alive(int(line)) for line in workers.read_text().split()))
+    before = len(finished_cells(out))
+    summary = run(suite, store, out)
+    assert (summary.kept, summary.done) == (before, 9 - before)
+    assert content(out) == content(tmp_path / "whole")
 
 
 def test_settings_of_processes_that_exclude_each_other_are_refused() -> None:
