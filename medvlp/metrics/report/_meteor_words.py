@@ -71,6 +71,6 @@ class Normaliser:
         word = part[:-1]
         if "." in word and _LETTER.search(word):
             return part.replace(".", "")
-        kept = word in self.anywhere or re.match("[a-z]", following)
-        kept = kept or (word in self.before_numbers and re.match("[0-9]", following))
+        kept = word in self.anywhere or re.match("[a-z]", following) is not None
+        kept = kept or (word in self.before_numbers and re.match("[0-9]", following) is not None)
         return part if kept else f"{word} ."

@@ -1,0 +1,36 @@
+"""Weights made from the names of their keys alone, so that the official code and ours can be given the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def ruled(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """Return the tensor of each key: random, scaled by the width of what it multiplies."""
+    state = {}
+    for name, shape in shapes.items():
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+        z = np.random.Generator(np.random.PCG64(seed)).standard_normal(tuple(shape))
+        if len(shape) >= 2:
+            z = z * np.sqrt(1 / np.prod(shape[1:]))
+        else:
+            z = 1 + 0.02 * z if name.endswith("weight") else 0.02 * z
+        state[name] = torch.from_numpy(np.asarray(z)).float()
+    return state
+
+
+WORDS = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "heart", "is", "normal", "in", "size", "no", "pleural", "or",
+    "effusion", "pneumothorax", "mild", "edema", "seen", "left", "right", "lung", "clear", "opacity", "small", "##s",
+    "##ly", "new", ",", ".", ":", "none", "#", "of", "a", "b", "1", "2",
+]  # fmt: skip
+
+
+def write_vocabulary(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
