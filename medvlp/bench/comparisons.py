@@ -261,7 +261,9 @@ class _Pair:
         if any(one is None or one.digest != read[0].digest for one in read):
             return bootstrap_p(difference, resampled), BOOTSTRAP
         if self.metric != AUROC:
-            return exchange_p(difference, self._exchanged(rules)[:, column]), PERMUTATION
+            exchanged = self._exchanged(rules)
+            exhaustive = len(exchanged) == 2 ** len(set(read[0].answers.patient_ids))
+            return exchange_p(difference, exchanged[:, column], exhaustive), PERMUTATION
         if not all(label in one.influence for one in read):
             return float("nan"), DELONG
         influence = self.weights @ np.stack([one.influence[label] for one in read])

@@ -1,8 +1,8 @@
 """Calibration of probabilities: errors over bins of equal width or equal mass, Brier's parts, reliability, scaling.
 
 Guarantee: labels are 1, 0 or NaN (left out). Equal scores stand in one bin. The parts of the Brier score add up to it
-exactly. Scaling is fitted on the predictions given to it, which must be validation predictions; it keeps the order of
-scores, so that it moves no AUROC.
+exactly. Scaling is fitted on the predictions given to it, which must be validation predictions; it never turns the
+order of scores round.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Binning = Literal["width", "mass"]
 SMALLEST_PROBABILITY = 1e-7
 """Probabilities are kept this far from 0 and 1 before their logit is taken."""
 STEEPEST = 100.0
-"""Largest slope of a fitted scaling: separable validation scores would ask for an infinite one."""
+"""Slopes of a fitted scaling lie between 1 / 100 and 100: separable validation scores would ask for an infinite one."""
 
 
 def bins_of(scores: Float[np.ndarray, " n"], bins: int = ECE_BINS, binning: Binning = "width") -> Int[np.ndarray, " n"]:
@@ -210,7 +210,7 @@ def fit_platt(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) 
     """Fit slope and intercept by maximum likelihood with Platt's softened targets (Platt 1999; Lin, Lin, Weng 2007).
 
     The targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep the fit finite where the classes are separable. The slope is
-    not below 0: where validation scores stand the wrong way round, only the prevalence is left.
+    above 0: scores that stand the wrong way round on validation are flattened.
 
     Args:
         labels: Of validation samples.
@@ -232,7 +232,7 @@ def fit_platt(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) 
 
     start = np.array([1.0, 0.0])
     fitted = optimize.minimize(
-        loss, start, jac=True, bounds=[(0.0, STEEPEST), (None, None)], options={"ftol": 1e-15, "gtol": 1e-10}
+        loss, start, jac=True, bounds=[(1 / STEEPEST, STEEPEST), (None, None)], options={"ftol": 1e-15, "gtol": 1e-10}
     )
     return Scaling(float(fitted.x[0]), float(fitted.x[1]))
 

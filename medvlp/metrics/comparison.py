@@ -43,21 +43,25 @@ def bootstrap_p(difference: float, resampled: Float[np.ndarray, " r"]) -> float:
     return normal_p(difference, float(found.std(ddof=1))) if len(found) > 1 else float("nan")
 
 
-def exchange_p(difference: float, exchanged: Float[np.ndarray, " m"]) -> float:
+def exchange_p(difference: float, exchanged: Float[np.ndarray, " m"], exhaustive: bool = False) -> float:
     """Return the two-sided p of a permutation test.
 
-    It is the share of exchanges that are as extreme, the difference itself counted among them (Phipson and Smyth 2010).
-    Where fewer than ten are, that share says little more than "small": the normal tail with the exchanges' standard
-    deviation stands in, never above the share. Sums of independent signs have lighter tails than the normal.
+    Of all exchanges it is the share that are as extreme; of drawn ones the difference itself is counted among them
+    (Phipson and Smyth 2010). Where fewer than ten drawn ones are, that share says little more than "small": the normal
+    tail with the exchanges' standard deviation stands in, never above the share. Sums of independent signs have lighter
+    tails than the normal.
 
     Args:
         difference: a - b as it is.
         exchanged: a - b after each exchange, NaN where it has no value.
+        exhaustive: Whether these are all exchanges there are, and not some that were drawn.
     """
     found = exchanged[~np.isnan(exchanged)]
     if not len(found) or np.isnan(difference):
         return float("nan")
     extreme = int((np.abs(found) >= abs(difference) - ROUNDING).sum())
+    if exhaustive:
+        return extreme / len(found)
     share = (extreme + 1) / (len(found) + 1)
     if extreme >= FEWEST_AS_EXTREME:
         return share
