@@ -94,10 +94,11 @@ class Outlines:
             frame["patient_id"].tolist(),
             frame["label"].cat.categories.tolist(),
             frame["label"].tolist(),
-            *([np.asarray(runs, dtype=np.int64) for runs in frame[name]] for name in ("reference", "predicted")),
-            side=int(first["side"]),
-            spacing_mm=frame[["row_mm", "column_mm"]].to_numpy(dtype=np.float64),
-            tolerance=(float(first["tolerance_mm"]), float(first["tolerance_pixels"])),
+            [np.asarray(runs, dtype=np.int64) for runs in frame["reference"]],
+            [np.asarray(runs, dtype=np.int64) for runs in frame["predicted"]],
+            int(first["side"]),
+            frame[["row_mm", "column_mm"]].to_numpy(dtype=np.float64),
+            (float(first["tolerance_mm"]), float(first["tolerance_pixels"])),
         )
 
 
