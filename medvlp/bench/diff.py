@@ -96,11 +96,11 @@ def recorded_encoders(results: Path, suite: Suite) -> list[Judged]:
     except (OSError, ValueError, KeyError):
         entries = []
     fields = set(Judged.__dataclass_fields__)
-    found = [
-        Judged(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
-        for entry in entries
-        if set(entry) == fields
-    ]
+    found = []
+    for entry in entries:
+        if set(entry) == fields:
+            values: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in entry.items()}
+            found.append(Judged(**values))
     for name in baseline_names(suite.config.baselines):
         found += [Judged(name, name, baseline_hash(name), dataset, "baseline") for dataset in suite.stores]
     return found

@@ -67,8 +67,8 @@ def _files(spec: str) -> Iterator[Path]:
     named = [spec]
     if colon and kind in ("zoo", "timm", "hf"):
         rest = rest.partition(":")[2] if kind == "zoo" else rest
-        path, _, options = rest.partition("?")
-        named = [rest, path, *(value for _, value in parse_qsl(options))]
+        file, _, options = rest.partition("?")
+        named = [rest, file, *(value for _, value in parse_qsl(options))]
     for text in dict.fromkeys(named):
         path = Path(text)
         folder = path / "model" if (path / "model").is_dir() else path

@@ -212,35 +212,35 @@ def _images(count: int, test: Samples) -> str:
     return f"{count:,} of {len(test):,} test images"
 
 
-def write_leaks(
-    out: Path, scratch: Path, audit: Audit, marks: Marks, plan: Sequence[Planned], trainings: Mapping[str, Training]
-) -> dict[str, list[str]]:
-    """Write `leaks.json` and return the marks: hash of a cell -> sentences.
+def write_leaks(out: Path, scratch: Path, locks: Locks, marks: Marks, plan: Sequence[Planned]) -> dict[str, list[str]]:
+    """Write `leaks.json`, with the cells and encoders of other runs, and return the marks: hash -> sentences.
 
     Args:
         out: Folder of the results.
         scratch: Folder on the same disk.
-        audit: Of the suite's stores.
+        locks: Those of the folder of results.
         marks: What marks cells.
-        plan: All cells of the suite.
-        trainings: Name of an encoder -> what it was trained on.
+        plan: All cells of the suite for the encoders of this run.
     """
     marked = {one.cell.hash: found for one in plan if one.cell is not None and (found := marks.of(one))}
-    record = {
-        "audit": {"stores": dict(audit.stores), "findings": list(audit.findings), "error": audit.error},
-        "encoders": {name: training.record() for name, training in trainings.items()},
-        "cells": _kept(out, plan) | marked,
-        "marked": Counter(text for texts in marked.values() for text in texts),
-    }
-    write_atomic(out / LEAKS, as_json(record).encode(), scratch)
+    own, audit = {one.cell.hash for one in plan if one.cell is not None}, marks.audit
+    with locks.waited_for("leaks"):
+        before = _read_leaks(out)
+        cells = {key: texts for key, texts in before.get("cells", {}).items() if key not in own} | marked
+        trainings = {name: training.record() for name, training in marks.trainings.items()}
+        record = {
+            "audit": {"stores": dict(audit.stores), "findings": list(audit.findings), "error": audit.error},
+            "encoders": before.get("encoders", {}) | trainings,
+            "cells": cells,
+            "marked": dict(Counter(text for texts in cells.values() for text in texts)),
+        }
+        write_atomic(out / LEAKS, as_json(record).encode(), scratch)
     return marked
 
 
-def _kept(out: Path, plan: Sequence[Planned]) -> dict[str, list[str]]:
-    """Return the marks of cells of other runs into the folder."""
+def _read_leaks(out: Path) -> dict[str, Any]:
     try:
-        found = json.loads((out / LEAKS).read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError):
+        found = json.loads((out / LEAKS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    own = {one.cell.hash for one in plan if one.cell is not None}
-    return {key: texts for key, texts in found.items() if key not in own}
+    return found if isinstance(found, dict) else {}

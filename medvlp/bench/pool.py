@@ -78,13 +78,14 @@ class Pool:
 
     def _wait(self, busy: list[_Worker], queue: Queue) -> None:
         """Wait until a process says something, dies or runs out of time, or it is time to look at the queue again."""
-        now = time.monotonic()
-        limits = [self._deadline(worker) - now for worker in busy]
+        if not busy:
+            time.sleep(POLL_SECONDS)
+            return
         idle = len(busy) < len(self.workers) and queue.left
-        patience = min([*limits, POLL_SECONDS if idle else 60.0])
-        ready = wait([worker.connection for worker in busy], max(patience, 0.0)) if busy else time.sleep(POLL_SECONDS)
+        left = min(map(self._deadline, busy)) - time.monotonic()
+        ready = wait([worker.connection for worker in busy], max(min(left, POLL_SECONDS if idle else 60.0), 0.0))
         for worker in busy:
-            if ready and worker.connection in ready:
+            if worker.connection in ready:
                 self._hear(worker, queue)
             elif time.monotonic() >= self._deadline(worker):
                 assert self.timeout_minutes is not None
@@ -126,7 +127,7 @@ class _Worker:
     """A process and what it is at. It is started with its first cell, since starting takes seconds."""
 
     def __init__(self, bench: Bench, threads: int) -> None:
-        context = multiprocessing.get_context(START)
+        context: Any = multiprocessing.get_context(START)
         self.connection, self._theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(self._theirs, bench, threads), name="medvlp-cells")
         self.planned: Planned | None = None

@@ -115,7 +115,8 @@ def _of_run(run: Path) -> tuple[Training, list[Store]]:
 
 def trainings_of(judged: Iterable[tuple[str, str]]) -> tuple[dict[str, Training], Sequence[Store]]:
     """Return name -> training of encoders, given as (name, spec), and the stores among them that can be opened."""
-    found, stores = {}, {}
+    found: dict[str, Training] = {}
+    stores: dict[str, Store] = {}
     for name, spec in judged:
         training, own = training_of(spec)
         found[name] = training

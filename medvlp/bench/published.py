@@ -120,8 +120,8 @@ def add_results(table: Path, out: Path, *, percent: bool = False) -> tuple[int, 
                 )
             known = {row.key for row in before}
             new = [row for _, row in rows if row.key not in known]
-            record = {"rows": [asdict(row) for row in before + new]}
-            write_atomic(out / FILE, as_json(record).encode(), scratch)
+            kept = {"rows": [asdict(row) for row in before + new]}
+            write_atomic(out / FILE, as_json(kept).encode(), scratch)
     finally:
         remove_scratch(out, scratch, locks)
         locks.close()

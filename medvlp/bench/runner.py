@@ -234,7 +234,7 @@ class _Run:
         stores = [*self.suite.stores.values(), *further]
         found = audit_once(stores, self.out, self.place.scratch, self.place.locks)
         marks = Marks(found, self.schedule, trainings)
-        return write_leaks(self.out, self.place.scratch, found, marks, plan, trainings)
+        return write_leaks(self.out, self.place.scratch, self.place.locks, marks, plan)
 
     def _cells(self, planned: Sequence[Planned]) -> Iterator[tuple[Planned, bool]]:
         """Yield every cell when it has a result, and whether it was run by this command."""
