@@ -1,12 +1,13 @@
 """The saved model: a folder that alone rebuilds method, preprocessing and tokenizer on any machine.
 
 Guarantee: the folder appears whole or not at all; no path of the training machine is in what decides the model; loading
-is strict, key by key.
+is strict, key by key. What only training needs (a teacher, queues) is left out.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,10 @@ WEIGHTS, CONFIG, PREPROCESSING, TOKENIZER = "model.safetensors", "config.json", 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A method in evaluation mode with all that its inputs need; `record` says how it was made."""
+    """A method in evaluation mode, without its `training_parts`, and all that its inputs need.
+
+    `record` says how it was made.
+    """
 
     method: Method
     preprocessing: Preprocessing
@@ -76,6 +80,7 @@ def _write(
     from safetensors.torch import save_file
 
     tensors = method.state_dict() if state is None else state
+    tensors = _of_use(tensors, method)
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part / WEIGHTS)
     described = {
         "format": FORMAT,
@@ -130,10 +135,16 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
     context = MethodContext.from_json(described, tokenizer)
     with torch.random.fork_rng(devices=[]):
         method = METHODS.get(config.name)(config, context)
-    state = read_state(folder / WEIGHTS)
+    state = _of_use(read_state(folder / WEIGHTS), method)
+    method.drop_training_parts()
     check_keys(method.state_dict(), state, folder / WEIGHTS)
     method.load_state_dict(state, strict=True)
     return LoadedModel(method.to(device).eval(), preprocessing, tokenizer, context.label_names, described["record"])
+
+
+def _of_use(state: Mapping[str, torch.Tensor], method: Method) -> dict[str, torch.Tensor]:
+    """Return the tensors that are not of `training_parts`; folders of earlier versions hold these, too."""
+    return {name: tensor for name, tensor in state.items() if name.partition(".")[0] not in method.training_parts}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

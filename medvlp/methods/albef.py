@@ -46,6 +46,8 @@ class ALBEF(Method):
     fusion, as in the paper.
     """
 
+    training_parts = ("teacher", "image_queue", "text_queue")
+
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         self.set_scale(self.positive("itc", "temperature"), learnt=True)

@@ -78,6 +78,8 @@ class Method(nn.Module, ABC):
     """How `heat_map` finds evidence: query attention, patch-text similarity, Grad-CAM; None where it cannot."""
     nests: ClassVar[bool] = False
     """Whether `matryoshka` works: its contrast of one vector per side goes through `over_prefixes`."""
+    training_parts: ClassVar[tuple[str, ...]] = ()
+    """Modules, parameters and buffers that only `losses` needs: checkpoints hold them, a saved model does not."""
 
     image_encoder: ImageTower
     text_encoder: TextTower | None
@@ -170,6 +172,11 @@ class Method(nn.Module, ABC):
     def learning_rate_factors(self) -> dict[str, float]:
         """Return beginnings of parameter names -> factor of the learning rate; the longest that fits counts."""
         return {}
+
+    def drop_training_parts(self) -> None:
+        """Remove `training_parts`; encoding and scoring go on."""
+        for name in self.training_parts:
+            delattr(self, name)
 
     # Scale of cosines.
 

@@ -43,6 +43,7 @@ class RadDINO(Method):
     shared_space: ClassVar[bool] = False
     scores_text: ClassVar[bool] = False
     heat_map_kind: ClassVar[str | None] = None
+    training_parts = ("teacher", "class_head", "patch_head", "mask_token", "class_centre", "patch_centre")
 
     class_centre: torch.Tensor
     patch_centre: torch.Tensor

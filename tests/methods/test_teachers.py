@@ -10,16 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from medvlp.config.methods import MethodConfig
+from medvlp.config.preprocessing import Preprocessing
 from medvlp.errors import UserError
 from medvlp.methods import METHODS
+from medvlp.methods._artifact import load_model, save_model
 from medvlp.methods.base import Method, Progress
 from medvlp.methods.context import MethodContext
 from medvlp.objectives.momentum import momentum_itc
 from medvlp.text.tokenizer import Tokenizer
 from medvlp.types import Batch, TextFeatures
+from medvlp.zoo import load_encoder
 
 TEXTS = ["small left effusion", "no effusion", "large heart", "clear lungs and a normal heart"]
 FUSION = {"layers": 1, "heads": 2, "ffn": 16, "dropout": 0.0}
@@ -305,3 +309,40 @@ def test_bad_input_is_refused_in_words(tokenizer: Tokenizer) -> None:
         METHODS.get("rad_dino")(config, MethodContext())
     with pytest.raises(UserError, match="does not fit in a queue"):
         step(method("albef", tokenizer, queue=3), data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_model_holds_nothing_that_only_training_needs(name: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = method(name, tokenizer)
+    step(model, batch(tokenizer))
+    model.eval()
+    texts = None if name == "rad_dino" else tokenizer
+    options: dict[str, Any] = {
+        "preprocessing": Preprocessing(input=model.config.image.input),
+        "tokenizer": texts,
+        "record": {},
+    }
+    save_model(tmp_path / "model", model, **options)
+    state, file = model.state_dict(), tmp_path / "model" / "model.safetensors"
+    saved = load_file(file)
+    left_out = state.keys() - saved.keys()
+    assert {key.partition(".")[0] for key in left_out} == set(model.training_parts)
+    assert {key for key in state if key.startswith("teacher.")} <= left_out
+    loaded, pixels = load_model(tmp_path / "model").method, batch(tokenizer).pixels
+    assert loaded.state_dict().keys() == saved.keys()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.state_dict().items())
+    with torch.inference_mode():
+        ours, theirs = loaded.encode_stored(pixels), model.encode_stored(pixels)
+        assert torch.equal(ours.tokens, theirs.tokens)
+        assert torch.equal(ours.pooled, theirs.pooled)
+        if texts is not None:
+            encode = [
+                lambda prompts, m=m: m.encode_text(m.context.tokenise(list(prompts), 16)) for m in (loaded, model)
+            ]
+            asked = [["small left effusion"]], [["no effusion"]]
+            assert torch.equal(loaded.zero_shot(ours, *asked, encode[0]), model.zero_shot(theirs, *asked, encode[1]))
+    hashes = [load_encoder(str(tmp_path)).hash]
+    save_file(dict(state), file)  # as written before these parts were left out
+    hashes.append(load_encoder(str(tmp_path)).hash)
+    assert hashes[0] == hashes[1]
+    assert load_model(tmp_path / "model").method.state_dict().keys() == saved.keys()
