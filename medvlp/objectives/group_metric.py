@@ -128,3 +128,26 @@ def best_prompts(
     """Return the sum of the `top` classifiers of highest `prompt_scores`, each class of length 1; KEEP has 50."""
     best = prompt_scores(classifiers, images).topk(min(top, len(classifiers))).indices
     return functional.normalize(classifiers[best].sum(0), dim=0)
+
+
+def best_pairs_probability(
+    images: Float[torch.Tensor, "b d"],
+    positives: Float[torch.Tensor, "p d"],
+    negatives: Float[torch.Tensor, "n d"],
+    scale: Scalar,
+    top: int = 50,
+) -> Float[torch.Tensor, " b"]:
+    """Return the probability of the positive prompts, by the best of all pairs of a positive and a negative one.
+
+    A softmax over both columns of `best_prompts`. What an image gets depends on the images beside it: with them the
+    pairs are ranked.
+
+    Args:
+        images: Of any length.
+        positives: Unit vectors of prompts that say the same.
+        negatives: Unit vectors of prompts that say the opposite.
+        scale: Factor of the cosines; KEEP's evaluation has 10, whatever was trained.
+        top: Number of pairs that are summed.
+    """
+    pairs = torch.stack([positives.repeat_interleave(len(negatives), 0), negatives.repeat(len(positives), 1)], dim=2)
+    return (scale * unit(images) @ best_prompts(pairs, images, top)).softmax(1)[:, 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from medvlp.io import read_radiograph
 from medvlp.io.enlarge import to_image, to_square
 from medvlp.io.stored import to_stored
 from medvlp.models.weights import state_sha256
+from medvlp.objectives.group_metric import best_pairs_probability
 from medvlp.types import Features, Radiograph, TextFeatures
-from medvlp.zoo.text_side import Prompts, TextSide, as_texts, questions
+from medvlp.zoo.text_side import Prompts, Reduce, TextSide, as_texts, questions
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, UInt8
@@ -153,7 +154,7 @@ class Encoder:
         images: Iterable[Image],
         texts: Sequence[Prompts],
         negatives: Sequence[Prompts] | None = None,
-        reduce: Literal["max", "mean"] = "mean",
+        reduce: Reduce = "mean",
     ) -> Float[torch.Tensor, "b k"]:
         """Return the probability of each text for each image; see `zero_shot_features`."""
         self._text_side()
@@ -164,7 +165,7 @@ class Encoder:
         pixels: UInt8[np.ndarray, "b h w"],
         texts: Sequence[Prompts],
         negatives: Sequence[Prompts] | None = None,
-        reduce: Literal["max", "mean"] = "mean",
+        reduce: Reduce = "mean",
     ) -> Float[torch.Tensor, "b k"]:
         """As `zero_shot`, of squares from a store."""
         self._text_side()
@@ -176,7 +177,7 @@ class Encoder:
         features: Features,
         texts: Sequence[Prompts],
         negatives: Sequence[Prompts] | None = None,
-        reduce: Literal["max", "mean"] = "mean",
+        reduce: Reduce = "mean",
     ) -> Float[torch.Tensor, "b k"]:
         """Return the probability of each text for each encoded image.
 
@@ -187,7 +188,9 @@ class Encoder:
             features: Encoded images.
             texts: k texts, or k lists of prompts that say the same.
             negatives: Their opposites, in the same order; by default "no " before every prompt.
-            reduce: How the logits of several prompts become one: their mean or their maximum.
+            reduce: How the logits of several prompts become one: their mean or their maximum. With `best` the cosines
+                to the sum of the 50 pairs of prompts that are surest of these images, as in KEEP (arXiv 2412.13126),
+                take the place of the method's own answer: an image's depends on the images beside it.
         """
         positives, opposites = questions(texts, negatives)
         side = self._text_side()
@@ -197,6 +200,13 @@ class Encoder:
                 "zero_shot",
                 "Use a method with zero-shot scores; see `medvlp methods`.",
             )
+        if reduce == "best":
+            images, scale = self.embed_features(features), side.method.logit_scale.float()
+            sides = (
+                (self.embed_text(ours), self.embed_text(theirs))
+                for ours, theirs in zip(positives, opposites, strict=True)
+            )
+            return torch.stack([best_pairs_probability(images, *pair, scale) for pair in sides], dim=1)
         scores = side.method.zero_shot(features.to(self.device), positives, opposites, side.encode, reduce)
         return scores.float()
 

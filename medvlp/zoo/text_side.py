@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Prompts = str | Sequence[str]
 """One text, or several that say the same."""
+Reduce = Literal["max", "mean", "best"]
+"""How several prompts answer one question; see `Encoder.zero_shot_features`."""
 
 
 @dataclass(frozen=True)

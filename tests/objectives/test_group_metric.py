@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medvlp.objectives.group_metric import best_prompts, group_metric, prompt_scores
+from medvlp.objectives.group_metric import best_pairs_probability, best_prompts, group_metric, prompt_scores
 from tests.objectives.official import cases, check, load
 
 VARIANTS = ("hp-hn", "lhp-hn", "hp-lhn", "lhp-lhn")
@@ -40,6 +40,28 @@ def test_prompts_are_ranked_as_the_official_keep(file: Path) -> None:
     merged = best_prompts(case["classifiers"], case["tiles"], int(case["top"]))
     torch.testing.assert_close(merged, case["merged"], rtol=1e-8, atol=1e-12)
     assert torch.equal(best_prompts(case["classifiers"], case["tiles"], 999).isfinite().all(), torch.tensor(True))
+
+
+def test_the_best_pairs_are_found_by_hand_and_one_pair_is_a_plain_softmax() -> None:
+    generator = np.random.default_rng(4)
+    images, positives, negatives = (generator.normal(size=(n, 6)) for n in (5, 3, 4))
+    images, positives, negatives = (v / np.linalg.norm(v, axis=1)[:, None] for v in (images, positives, negatives))
+    ranked = []
+    for positive in positives:
+        for negative in negatives:
+            cosines = np.sort(images @ np.stack([positive, negative], axis=1), axis=1)
+            sure = cosines[:, 1] - cosines[:, 0] - np.abs(cosines.sum(1) - 1)
+            ranked.append((sure.mean(), positive, negative))
+    ranked.sort(key=lambda one: -one[0])
+    first, second = (sum(one[side] for one in ranked[:5]) for side in (1, 2))
+    odds = 7.0 * images @ (first / np.linalg.norm(first) - second / np.linalg.norm(second))
+    tensors = [torch.from_numpy(values) for values in (3 * images, positives, negatives)]
+    found = best_pairs_probability(*tensors, torch.tensor(7.0).double(), top=5)
+    np.testing.assert_allclose(found.numpy(), 1 / (1 + np.exp(-odds)), rtol=1e-10)
+    alone = best_pairs_probability(tensors[0], tensors[1][:1], tensors[2][:1], torch.tensor(7.0).double())
+    np.testing.assert_allclose(
+        alone.numpy(), 1 / (1 + np.exp(7.0 * images @ (negatives[0] - positives[0]))), rtol=1e-10
+    )
 
 
 def by_loops(image: np.ndarray, text: np.ndarray, related: np.ndarray, scale: float, variant: str) -> float:

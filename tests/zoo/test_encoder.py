@@ -15,6 +15,7 @@ from medvlp.config.preprocessing import ModelInputConfig, Preprocessing, StoredI
 from medvlp.data.transforms import normalise, resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.io import read_radiograph, to_stored
+from medvlp.objectives.group_metric import best_prompts
 from medvlp.types import Features, Intensity, Radiograph
 from medvlp.zoo import Encoder, load_encoder
 from medvlp.zoo.text_side import TextSide
@@ -181,6 +182,21 @@ def test_several_prompts_are_reduced_by_mean_or_maximum(encoder: Encoder, images
         expected = 1 / (1 + np.exp(sides[1] - sides[0]))
         ours = encoder.zero_shot(images, texts, opposites, reduce=reduce).numpy()[:, 0]
         np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+def test_the_best_pairs_of_prompts_answer_where_asked(encoder: Encoder, images: list[Path]) -> None:
+    texts = [["pneumonia", "lobe pneumonia", "right lower lobe"], ["effusion"]]
+    opposites = [["no pneumonia", "normal", "the heart"], ["no effusion"]]
+    features = encoder.encode_image(images)
+    found = encoder.zero_shot(images, texts, opposites, reduce="best")
+    vectors, scale = encoder.embed_features(features), encoder._text.method.logit_scale.detach()
+    for k, (ours, theirs) in enumerate(zip(texts, opposites, strict=True)):
+        pairs = torch.stack(
+            [torch.stack(list(encoder.embed_text([one, other]))) for one in ours for other in theirs]
+        ).transpose(1, 2)
+        logits = scale * vectors @ best_prompts(pairs, vectors)
+        torch.testing.assert_close(found[:, k], logits.softmax(1)[:, 0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[:, 1], encoder.zero_shot(images, texts, opposites)[:, 1], rtol=1e-4, atol=1e-6)
 
 
 def test_wrong_questions_are_user_errors(encoder: Encoder, images: list[Path]) -> None:
