@@ -106,6 +106,9 @@ class ReportTuning(Tunable):
         self.images = StudyImages(store, task.views, self.config.max_images)
         self.kept = self._cache(network, len(train)) if self.how.augment == AS_THEY_ARE else None
         self.loader = self._loader(train.rows, seed, self.how.augment)
+        learnt = np.concatenate([train.rows, val.rows])
+        self._place = {row: place for place, row in enumerate(learnt.tolist())}
+        self._ids, self._mask = tokens.encode(references(learnt), self.config.max_tokens)
 
     def _cache(self, network: ReportWriter, studies: int) -> TokenCache | None:
         """Return where tokens are kept; None where the tower changes, or where they are too many."""
@@ -140,10 +143,9 @@ class ReportTuning(Tunable):
 
     def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
         """Return the cross-entropy of each word of the references given the words before it, and their number."""
-        ids, mask = (
-            torch.from_numpy(part).to(self.device)
-            for part in self.tokens.encode(self.references(batch.index.numpy()), self.config.max_tokens)
-        )
+        at = [self._place[row] for row in batch.index.tolist()]
+        longest = int(self._mask[at].sum(axis=1).max())
+        ids, mask = (torch.from_numpy(part[at, :longest]).to(self.device) for part in (self._ids, self._mask))
         logits = network.get_submodule("decoder")(self._visual(network, batch), ids)
         return {"words": captioning(logits, ids, mask)}
 

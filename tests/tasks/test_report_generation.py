@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,17 @@ import phantom_store
 import pytest
 import torch
 
-from medvlp.config.task import TaskConfig
+from medvlp.config.task import PlateauConfig, TaskConfig
 from medvlp.data.texts import report_text
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
 from medvlp.tasks import TASKS
+from medvlp.tasks._fine_tune import FineTuning, Keeping, plateau_factor, seeded
 from medvlp.tasks._report_writer import bleu_4
 from medvlp.tasks._study_images import StudyImages, joined
 from medvlp.tasks.base import Subject
 from medvlp.tasks.report_generation import Reports
+from medvlp.train.checkpoint import load_newest
 from medvlp.zoo import Encoder, load_encoder
 
 DECODER = {"width": 16, "hidden": 16, "layers": 1, "heads": 2, "memory_heads": 2, "dropout": 0.0, "visual_dropout": 0.0}
@@ -147,9 +151,46 @@ def test_training_by_likelihood_and_with_a_tuned_encoder(store: Store, encoder: 
     assert count > 0
     assert all(p.grad is not None for p in tunable.network.decoder.parameters())
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in tunable.network.tower.parameters())
-    terms = [tunable.terms(tunable.network.eval(), b)["words"] for b in tunable._batches(samples["val"])]
+    with torch.no_grad():
+        terms = [tunable.terms(tunable.network.eval(), b)["words"] for b in tunable._batches(samples["val"])]
     mean = sum(float(v * n) for v, n in terms) / sum(float(n) for _, n in terms)
     assert tunable.validate(tunable.network) == pytest.approx(-mean, rel=1e-6)
+
+
+def test_a_training_that_was_stopped_goes_on_with_the_same_bits(store: Store, encoder: Encoder, tmp_path: Path) -> None:
+    made = task({"decoder": DECODER | {"dropout": 0.2}})
+    samples = made.samples(store)
+
+    def tuning(stop: bool, **more: Any) -> FineTuning:
+        keeping = Keeping(tmp_path, 100, 100, {}, lambda metrics, step: None, threading.Event())
+        if stop:
+            keeping.asked.set()
+        tunable = made.tunable(encoder, store, samples["train"], samples["val"], 0)
+        return FineTuning(tunable, made.config.fine_tune, 0, keeping, **more)
+
+    with seeded(0, "cpu"):
+        whole = tuning(False)
+        chosen = whole.run()
+    for folder in tmp_path.iterdir():
+        shutil.rmtree(folder)
+    with seeded(0, "cpu"), pytest.raises(KeyboardInterrupt):
+        tuning(True).run()
+    checkpoint = load_newest(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    with seeded(1, "cpu"):
+        again = tuning(False, checkpoint=checkpoint)
+        assert again.run() == chosen
+    states = (whole.network.state_dict(), again.network.state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_the_rate_falls_when_validation_stands_still() -> None:
+    config = PlateauConfig(factor=0.5, patience=1, min_ratio=0.2)
+    scores = [0.1, 0.2, 0.2, 0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
+    assert [plateau_factor(scores[:n], config) for n in range(len(scores) + 1)] == [
+        *(1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2),
+    ]
 
 
 def test_what_cannot_be_learnt_is_refused(store: Store, encoder: Encoder, tmp_path: Path) -> None:
