@@ -26,3 +26,16 @@ def oracles(test_data: Path) -> Path:
         message = f"reference values are missing: set MEDVLP_ORACLES (looked at {root})"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return root
+
+
+@pytest.fixture(scope="session")
+def own_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with an export of a hospital (`export`), its store with ids kept (`store`), and a fine-tuning (`run`)."""
+    import own_data
+
+    from medvlp.finetune.run import finetune
+
+    folder = tmp_path_factory.mktemp("own")
+    store = own_data.make_store(folder, identifiers={"ids": "keep"})
+    finetune(own_data.config(store, folder / "run"))
+    return folder

@@ -1,34 +1,40 @@
 """Test images that the model is most confidently wrong about.
 
-Guarantee: which ones are shown follows from the predictions alone; one image per patient and label. A caption holds
-label, probability, view, age band and sex, and the row of the image in `predictions/test.parquet`: no id.
+Guarantee: which ones are shown follows from the predictions alone; of a label one image per patient. A caption holds
+label, answer, age band, sex, view and site, and the row of the image in `predictions/test.parquet`: no id.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from medvlp.finetune.outcome import groups_of
 from medvlp.html import data_uri
+from medvlp.html.numbers import decimal
+from medvlp.html.pictures import edge
+from medvlp.metrics.segmentation import SegmentationScoring
 from medvlp.metrics.subgroups import NOT_KNOWN
+from medvlp.tasks.segmentation import Outlines
 
 if TYPE_CHECKING:
-    from medvlp.config.finetune import FinetuneConfig
     from medvlp.finetune.outcome import Outcome
     from medvlp.store.array_store import Store
 
 MOST, EACH = 24, 6
 """Images on the page, and of each label."""
 PIXELS = 224
+REFERENCE, PREDICTED = (62, 201, 255), (255, 176, 0)
+"""Colours of outlines: red, green, blue."""
 
 
-def mistakes(config: FinetuneConfig, outcome: Outcome, store: Store) -> list[dict[str, Any]]:
+def mistakes(outcome: Outcome, store: Store) -> list[dict[str, Any]]:
     """Return the images with their captions, label by label, the most confident mistake first."""
+    if isinstance(outcome.test, Outlines):
+        return _worst_masks(outcome.test, store)
     test, thresholds = outcome.test, outcome.thresholds
-    if config.task != "classification":
-        return []
     each = max(1, min(EACH, MOST // len(test.label_names)))
     chosen: list[tuple[int, int]] = []
     for k, name in enumerate(test.label_names):
@@ -42,16 +48,14 @@ def mistakes(config: FinetuneConfig, outcome: Outcome, store: Store) -> list[dic
                 chosen.append((k, row))
     if not chosen:
         return []
-    position = {image: place for place, image in enumerate(store.images["image_id"])}
-    places = store.images["index"].to_numpy()[[position[test.sample_ids[row]] for _, row in chosen]]
-    pictures = [_picture(image) for image in store.read(places)]
+    pictures = [data_uri(_grey(image)) for image in _stored(store, [test.sample_ids[row] for _, row in chosen])]
     groups = groups_of(store, test.sample_ids)
     return [
         {
             "label": test.label_names[k],
             "row": row,
-            "truth": bool(test.labels[row, k] == 1),
-            "probability": float(test.scores[row, k]),
+            "answer": "missed" if test.labels[row, k] == 1 else "false alarm",
+            "told": f"probability {decimal(float(test.scores[row, k]))}",
             "about": ", ".join(of[row] for of in groups.values() if of[row] != NOT_KNOWN),
             "image": picture,
         }
@@ -59,9 +63,43 @@ def mistakes(config: FinetuneConfig, outcome: Outcome, store: Store) -> list[dic
     ]
 
 
-def _picture(stored: np.ndarray) -> str:
-    import cv2
+def _worst_masks(test: Outlines, store: Store) -> list[dict[str, Any]]:
+    """Return the images whose masks overlap least with the reference, both outlined."""
+    dice = np.nanmax(SegmentationScoring().outcomes(test, {})["dice"], axis=1, initial=-1)
+    each = max(1, min(EACH, MOST // len(test.label_names)))
+    chosen: list[int] = []
+    for label in test.label_names:
+        own = [row for row in np.argsort(dice, kind="stable") if test.labels[row] == label and dice[row] >= 0]
+        chosen += own[:each]
+    images = _stored(store, [test.sample_ids[row] for row in chosen])
+    groups = groups_of(store, test.sample_ids)
+    found = []
+    for row, image in zip(chosen, images, strict=True):
+        (reference,), (predicted,) = test.masks(slice(row, row + 1))
+        shown = np.repeat(_grey(image)[..., None], 3, axis=2) if image.ndim == 2 else _grey(image).copy()
+        for mask, colour in ((reference, REFERENCE), (predicted, PREDICTED)):
+            own = cv2.resize(mask.astype(np.uint8), shown.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+            shown[edge(own)] = colour
+        found.append(
+            {
+                "label": test.labels[row],
+                "row": int(row),
+                "answer": f"Dice {decimal(float(dice[row]), 2)}",
+                "told": "reference blue, model orange",
+                "about": ", ".join(of[row] for of in groups.values() if of[row] != NOT_KNOWN),
+                "image": data_uri(shown),
+            }
+        )
+    return found
 
+
+def _stored(store: Store, image_ids: list[str]) -> np.ndarray:
+    position = {image: place for place, image in enumerate(store.images["image_id"])}
+    return store.read(store.images["index"].to_numpy()[[position[image] for image in image_ids]])
+
+
+def _grey(stored: np.ndarray) -> np.ndarray:
+    """Return a stored square with 8 bits, as large as it is shown."""
     image = stored if stored.dtype == np.uint8 else (stored >> 8).astype(np.uint8)
-    side = min(PIXELS, image.shape[0])
-    return data_uri(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA))
+    enlarge = image.shape[0] < PIXELS
+    return cv2.resize(image, (PIXELS, PIXELS), interpolation=cv2.INTER_LINEAR if enlarge else cv2.INTER_AREA)

@@ -68,7 +68,7 @@ def write_report(
         "curves": list(curves(config, outcome, store.dataset)),
         "balance": _balance(result["balance"]),
         "gaps": _gaps(result["subgroups"]),
-        "mistakes": mistakes(config, outcome, store),
+        "mistakes": mistakes(outcome, store),
         "chosen": list(_chosen(config, result)),
         "style": strip_style(LOOK),
         "record": as_json(public({"config": config.resolved(), **{k: result[k] for k in ("record", "decisions")}})),

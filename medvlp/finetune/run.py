@@ -24,7 +24,7 @@ from medvlp.finetune.card import model_card
 from medvlp.finetune.outcome import Outcome, outcome_of
 from medvlp.finetune.report import write_report
 from medvlp.finetune.scope import scope_of
-from medvlp.finetune.splits import SplitStore
+from medvlp.finetune.splits import SplitStore, shared_pixels
 from medvlp.finetune.task import task_of
 from medvlp.models.device import resolve_device
 from medvlp.store.files import write_atomic
@@ -123,6 +123,7 @@ class _Run:
         self.store.complete(config.data)
         self.task, self.notes = task_of(config, self.store)
         self.samples = self.task.samples(self.store)
+        self.notes += [*self.store.warnings, *shared_pixels(self.store, self.samples)]
         device = resolve_device(config.device)
         self.encoder = load_encoder(config.encoder, stored=self.store.image_config, device=device, seed=config.run.seed)
         self.record = self._record()
@@ -167,7 +168,7 @@ class _Run:
                 tuning = FineTuning(tunable, config.train, seed, keeping, self.checkpoint)
                 chosen = tuning.run()
             outcome = outcome_of(config, self.task, tunable, tuning.network, self.samples, self.store)
-            self.notes += [*self.store.warnings, *outcome.notes]
+            self.notes += outcome.notes
             finished = self._finish(outcome, chosen)
             tracker.log({f"test/{name}": value for name, value in metrics_of(outcome.scores).items()}, tuning.step + 1)
             for path in (self.folder / REPORT, self.folder / MODEL / "model_card.md", self.folder / RESULT):

@@ -7,6 +7,7 @@ is set aside depends on the patients' ids, their labels and the seed alone; ever
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     from medvlp.config.finetune import FinetuneDataConfig
+    from medvlp.tasks.base import Samples
 
 
 class SplitStore(Store):
@@ -70,6 +72,19 @@ class SplitStore(Store):
             self.warnings = (
                 "The store does not say whose some images are: images of one patient may be on both sides of a split.",
             )
+
+
+def shared_pixels(store: Store, samples: Mapping[str, Samples]) -> list[str]:
+    """Return a note where test images are, pixel by pixel, among those of training or validation."""
+    pixels = store.images["pixels_sha256"].to_numpy()
+    known = set(pixels[samples["train"].rows]) | set(pixels[samples["val"].rows])
+    shared = sum(digest in known for digest in pixels[samples["test"].rows].tolist())
+    if not shared:
+        return []
+    return [
+        f"{shared} test images have the same pixels as images of training or validation: the scores are too good. "
+        "`medvlp data audit` names them."
+    ]
 
 
 def _positive(frame: pd.DataFrame, config: FinetuneDataConfig) -> Bool[np.ndarray, "n k"]:

@@ -69,10 +69,10 @@ def _all_labels(config: FinetuneConfig, store: Store) -> tuple[LabelConfig, ...]
 def _taught(task: TaskConfig, store: Store, asked: bool) -> tuple[tuple[LabelConfig, ...], list[str]]:
     """Return the labels of which the training images have both classes; one that was asked for must be among them."""
     frame = store.samples()
-    train = (frame["split"] == "train").to_numpy()
+    train = frame["split"] == "train"
     if task.views:
-        train &= frame["view"].isin(task.views).to_numpy()
-    labels = label_matrix(frame, task)[train]
+        train &= frame["view"].isin(task.views)
+    labels = label_matrix(frame[train], task)
     counts = [(int((column == 1).sum()), int((column == 0).sum())) for column in labels.T]
     bad = {
         label.name: f"{positives} positive and {negatives} negative"

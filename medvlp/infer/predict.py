@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +27,7 @@ from medvlp.infer.images import Bad, list_files, read_ahead, write_quarantine
 from medvlp.io import read_radiograph
 from medvlp.io.stored import to_stored
 from medvlp.progress import progress_bar
+from medvlp.store.files import atomic_folder
 from medvlp.tasks._classifier import logits_of
 from medvlp.tasks._tuned import TunedModel, calibrated, load_tuned
 
@@ -80,7 +81,8 @@ def predict(
     """Answer image files, one row per file, and write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
 
     Columns are `path`, for each label `probability:<label>` and `positive:<label>` (1, 0, or nothing without a
-    threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked).
+    threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked). A
+    segmentation has `mask:<label>` (a file in `masks`), `pixels:<label>` and `area_mm2:<label>` in their place.
     `<out>.json` says which model it was, with its thresholds.
 
     Args:
@@ -101,17 +103,19 @@ def predict(
     if out.suffix.lower() not in SUFFIXES:
         raise UserError(f"The table has the suffix '{out.suffix}'.", out, "Name it .csv or .parquet.")
     model = load_tuned(Path(run), device)
-    answers = _answers(model, masks)
+    _check_masks(model, masks)
     files, bad = list_files(paths)
     if not files and not bad:
-        raise UserError("There is no image to answer.", "", "Give DICOM, PNG or JPEG files, or folders of them.")
-    rows = _rows(model, answers, files, bad, batch_size, num_workers)
+        raise UserError("There is no image to answer.", "paths", "Give DICOM, PNG or JPEG files, or folders of them.")
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        quarantine = write_quarantine(out, bad)
-        if not rows:
-            raise UserError(f"None of the {len(bad)} files got an answer.", quarantine, "Read the reasons there.")
+        with nullcontext() if masks is None else atomic_folder(masks) as scratch:
+            answers: Answers = Probabilities(model) if scratch is None else _masks(model, scratch)
+            rows = _rows(model, answers, files, bad, batch_size, num_workers)
+            quarantine = write_quarantine(out, bad)
+            if not rows:
+                raise UserError(f"None of the {len(bad)} files got an answer.", quarantine, "Read the reasons there.")
         _write_table(rows, part, out.suffix.lower())
         about = json.dumps(_about(model, len(rows), len(bad)), indent=2, ensure_ascii=False) + "\n"
         out.with_name(f"{out.name}.json").write_text(about, encoding="utf-8")
@@ -126,12 +130,21 @@ def predict(
     return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started)
 
 
-def _answers(model: TunedModel, masks: Path | None) -> Answers:
-    if model.task.type == "classification":
-        if masks is not None:
-            raise UserError("A classification has no masks.", "--masks", "Leave --masks out.")
-        return Probabilities(model)
-    raise UserError(f"A model of type {model.task.type} answers no files.", "", "Use a classification.")
+def _check_masks(model: TunedModel, masks: Path | None) -> None:
+    """Raise `UserError` unless there is a new folder for masks where the model makes some."""
+    if (model.task.type == "segmentation") != (masks is not None):
+        what, fix = ("A classification has no masks.", "Leave --masks out.")
+        if masks is None:
+            what, fix = "The model makes masks, and there is no folder for them.", "Give --masks FOLDER."
+        raise UserError(what, "--masks", fix)
+    if masks is not None and masks.exists() and (not masks.is_dir() or any(masks.iterdir())):
+        raise UserError("The folder for masks holds something already.", masks, "Give a new folder.")
+
+
+def _masks(model: TunedModel, folder: Path) -> Answers:
+    from medvlp.infer.masks import Masks
+
+    return Masks(model, folder)
 
 
 def _rows(

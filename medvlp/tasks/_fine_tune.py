@@ -181,12 +181,13 @@ class FineTuning:
                     self._one_step(next(batches))
                     self.step += 1
                     advance(1, **shown)
+                    stop = self.keeping is not None and self.keeping.asked.is_set()
                     seconds = time.perf_counter() - began
-                    metrics = self._after_step((self.step - first) / seconds * self.tunable.loader.batch_size)
+                    metrics = self._after_step((self.step - first) / seconds * self.tunable.loader.batch_size, stop)
                     if metrics is not None:
                         shown = {"loss": metrics["train/loss"]}
                         began, first = time.perf_counter(), self.step
-                    if self.keeping is not None and self.keeping.asked.is_set() and not self.finished:
+                    if stop and not self.finished:
                         raise KeyboardInterrupt
             finally:
                 batches.close()  # type: ignore[attr-defined]
@@ -220,11 +221,11 @@ class FineTuning:
         self._window.add({**terms, GRADIENT: (norm, torch.ones_like(norm))}, self.step + 1)
         self._epoch_loss += torch.stack([loss.detach().double(), torch.ones((), dtype=torch.float64).to(loss.device)])
 
-    def _after_step(self, speed: float) -> dict[str, float] | None:
+    def _after_step(self, speed: float, stop: bool) -> dict[str, float] | None:
         """Validate, log and save where it is time to; return the metrics where there are any."""
         keeping, step = self.keeping, self.step
         judge = step % (self.config.validate_every or self.per_epoch) == 0 or step == self.total
-        save = keeping is not None and (judge or step % keeping.every == 0 or keeping.asked.is_set())
+        save = keeping is not None and (judge or step % keeping.every == 0 or stop)
         if not (judge or save or (keeping is not None and step % keeping.log_every == 0)):
             return None
         try:

@@ -59,6 +59,8 @@ def _without_folder(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     address = urlsplit(value) if "://" in value else None
+    if address is not None and not address.netloc and address.path:  # a file as address, such as sqlite:///FILE
+        return f"{address.scheme}:{PurePosixPath(address.path).name}"
     if address is not None and "@" in address.netloc:
         return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))
     for kind in (PurePosixPath, PureWindowsPath):

@@ -23,6 +23,7 @@ VERBS = [
     ["bench", "run"],
     ["bench", "report"],
     ["bench", "diff"],
+    ["bench", "compare"],
     ["bench", "rescore"],
     ["bench", "add-results"],
     ["embed"],
