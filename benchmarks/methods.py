@@ -91,7 +91,7 @@ def against_random(comparisons: list[dict[str, Any]], encoder: str, tower: str) 
     for row in comparisons:
         if (row["task"], row["protocol"], row["metric"], row["label"]) != (task, protocol, metric, "macro"):
             continue
-        known = {"b": other, "p_holm": row["p_holm"]}
+        known = {"b": other, "p_adjusted": row["p_adjusted"]}
         if (row["a"], row["b"]) == (encoder, other):
             return known | {key: row[key] for key in ("value_b", "difference", "low", "high")}
         if (row["a"], row["b"]) == (other, encoder):

@@ -25,10 +25,10 @@ from medvlp.bench.scored import MACRO
 from medvlp.bench.stats import RULE, columns_of, components_of, group, values_of
 from medvlp.metrics.answers import Answers
 from medvlp.metrics.classification import both_classes
-from medvlp.metrics.comparison import adjusted, bootstrap_p, exchange_p, normal_p, with_components
+from medvlp.metrics.comparison import ROUNDING, adjusted, bootstrap_p, exchange_p, normal_p, with_components
 from medvlp.metrics.delong import auroc_influence
 from medvlp.metrics.exchange import exchanged_differences, exchanges
-from medvlp.metrics.intervals import Interval, interval
+from medvlp.metrics.intervals import Interval, interval, percentile_interval
 from medvlp.metrics.scoring import SCORINGS
 
 if TYPE_CHECKING:
@@ -76,6 +76,17 @@ class _Side:
     @cached_property
     def read(self) -> _Read | None:
         """None where the kind of task has no such tests."""
+        answers = self.answers()
+        if answers is None:
+            return None
+        digest = hashlib.sha256("\n".join(map(str, answers.sample_ids)).encode())
+        digest.update(np.nan_to_num(answers.truth, nan=-2).tobytes())
+        if self.metric == AUROC:
+            return _Read(digest.hexdigest(), _influence(answers), None)
+        return _Read(digest.hexdigest(), {}, answers)
+
+    def answers(self) -> Answers | None:
+        """Read the predictions in the form that tests need."""
         import pandas as pd
 
         frame = pd.read_parquet(self.cell.folder / PREDICTIONS)
@@ -86,14 +97,14 @@ class _Side:
         thresholds = {
             name: np.nan if value is None else float(value) for name, value in self.cell.result["thresholds"].items()
         }
-        answers = scoring.answers(self.metric, scoring.read(frame), thresholds)
-        if answers is None:
-            return None
-        digest = hashlib.sha256("\n".join(map(str, answers.sample_ids)).encode())
-        digest.update(np.nan_to_num(answers.truth, nan=-2).tobytes())
-        if self.metric == AUROC:
-            return _Read(digest.hexdigest(), _influence(answers), None)
-        return _Read(digest.hexdigest(), {}, answers)
+        return scoring.answers(self.metric, scoring.read(frame), thresholds)
+
+    def bounds(self, label: str) -> tuple[float, float]:
+        """Return the interval of the cell's own score."""
+        rows = self.cell.result["scores"]
+        row = next(row for row in rows if (row["metric"], row["label"]) == (self.metric, label))
+        low, high = (np.nan if row[key] is None else float(row[key]) for key in ("low", "high"))
+        return low, high
 
 
 def _influence(answers: Answers) -> dict[str, np.ndarray]:
@@ -181,8 +192,10 @@ def _pair(
     first, metric = sides_a[0].cell, sides_a[0].metric
     rows = []
     for column, label in enumerate(columns_of(first)):
+        own = (row for row in first.result["scores"] if (row["metric"], row["label"]) == (metric, label))
+        if (score := next(own, None)) is None:
+            continue
         found = pair.difference(column, label, rules)
-        score = next(row for row in first.result["scores"] if (row["metric"], row["label"]) == (metric, label))
         rows.append(
             {
                 "task": task,
@@ -215,7 +228,7 @@ class _Pair:
         count = len(set(draws[0]))
         shares = [[1 / (count * own.count(draw)) for draw in own] for own in draws]
         self.weights = np.array([*shares[0], *(-share for share in shares[1])])
-        self._null: np.ndarray | None = None
+        self._null: tuple[np.ndarray, int] | None = None
 
     def difference(self, column: int, label: str, rules: Rules) -> dict[str, Any]:
         """Return values, difference, interval, p and test of one label."""
@@ -229,14 +242,34 @@ class _Pair:
         if np.isnan(difference):
             return found | {"low": np.nan, "high": np.nan, "p": np.nan, "test": None, "left_out": None}
         resampled = np.stack([side.cell.bootstrap[self.metric][:, column] for side in self.all])
-        without = np.stack([side.cell.jackknife[self.metric][:, column] for side in self.all])
-        # Bounds of the difference of two shares are those of a share, mirrored; it has no support of its own.
-        bounds = interval(difference, self.weights @ resampled, self.weights @ without, rules.alpha)
+        without = [side.cell.jackknife[self.metric][:, column] for side in self.all]
+        bounds = self._bounds(difference, values, label, self.weights @ resampled, without, rules)
         p, test = self._over_patients(difference, column, label, self.weights @ resampled, rules)
         if len(self.all) > 2:
             bounds, p = self._with_cells(difference, values, resampled, bounds, p, rules)
             test += WITH_COMPONENTS
         return found | {"low": bounds.low, "high": bounds.high, "p": p, "test": test, "left_out": bounds.left_out}
+
+    def _bounds(
+        self,
+        difference: float,
+        values: np.ndarray,
+        label: str,
+        resampled: np.ndarray,
+        without: Sequence[np.ndarray],
+        rules: Rules,
+    ) -> Interval:
+        """Return the interval over patients."""
+        if np.ptp(resampled) < ROUNDING < abs(difference):
+            # No resample tells more than the scores themselves, such as a perfect one: their own bounds do (MOVER).
+            low, high = np.array([side.bounds(label) for side in self.all]).T
+            a, b, shares = slice(len(self.sides[0])), slice(len(self.sides[0]), None), np.abs(self.weights)
+            down, up = shares * (values - low), shares * (high - values)
+            reach = np.hypot(down[a].sum(), up[b].sum()), np.hypot(up[a].sum(), down[b].sum())
+            return Interval(difference - float(reach[0]), difference + float(reach[1]))
+        if self._same_samples:
+            return interval(difference, resampled, self.weights @ np.stack(without), rules.alpha)
+        return percentile_interval(resampled, rules.alpha)
 
     def _with_cells(
         self,
@@ -258,28 +291,42 @@ class _Pair:
         self, difference: float, column: int, label: str, resampled: np.ndarray, rules: Rules
     ) -> tuple[float, str]:
         read = [side.read for side in self.all]
-        if any(one is None or one.digest != read[0].digest for one in read):
+        if any(one is None for one in read) or not self._same_samples:
             return bootstrap_p(difference, resampled), BOOTSTRAP
-        if self.metric != AUROC:
-            exchanged = self._exchanged(rules)
-            exhaustive = len(exchanged) == 2 ** len(set(read[0].answers.patient_ids))
-            return exchange_p(difference, exchanged[:, column], exhaustive), PERMUTATION
-        if not all(label in one.influence for one in read):
-            return float("nan"), DELONG
-        influence = self.weights @ np.stack([one.influence[label] for one in read])
-        return normal_p(difference, float(np.linalg.norm(influence))), DELONG
+        if self.metric == AUROC:
+            if not all(label in one.influence for one in read if one):
+                return float("nan"), DELONG
+            influence = self.weights @ np.stack([one.influence[label] for one in read if one])
+            error = float(np.linalg.norm(influence))
+            # DeLong sees no variance where one is perfect and the other is constant; an exchange does.
+            if not error < ROUNDING < abs(difference):
+                return normal_p(difference, error), DELONG
+        exchanged, patients = self._exchanged(rules)
+        return exchange_p(difference, exchanged[:, column], len(exchanged) == 2**patients), PERMUTATION
 
-    def _exchanged(self, rules: Rules) -> np.ndarray:
-        """Return the difference of every label after each exchange `[m k+1]`: patients change sides in all cells."""
+    @cached_property
+    def _same_samples(self) -> bool:
+        """Whether all cells answer the same samples; where their kind does not tell, whether as many patients do."""
+        read = [side.read for side in self.all]
+        found = {
+            one.digest if one else str(side.cell.result["patients"]) for one, side in zip(read, self.all, strict=True)
+        }
+        return len(found) == 1
+
+    def _exchanged(self, rules: Rules) -> tuple[np.ndarray, int]:
+        """Return the difference of every label after each exchange `[m k+1]`, and the number of patients.
+
+        Patients change sides in all cells at once.
+        """
         if self._null is None:
-            own, other = self.sides
-            count = len(own)
-            patients = len(set(own[0].read.answers.patient_ids))
+            own, other = ([side.read.answers or side.answers() for side in part] for part in self.sides)
+            patients = len(set(own[0].patient_ids))
             swapped = exchanges(patients, rules.permutations, rules.seed)
-            draws = len({side.cell.record["draw"] for side in own})
-            for (i, one), (j, two) in itertools.product(enumerate(own), enumerate(other, count)):
-                if one.cell.record["draw"] == two.cell.record["draw"]:
-                    share = -draws * self.weights[i] * self.weights[j]
-                    term = share * exchanged_differences(one.read.answers, two.read.answers, swapped)
-                    self._null = term if self._null is None else self._null + term
+            draws = [side.cell.record["draw"] for side in self.all]
+            terms = [
+                -len(set(draws)) * self.weights[i] * self.weights[j] * exchanged_differences(one, two, swapped)
+                for (i, one), (j, two) in itertools.product(enumerate(own), enumerate(other, len(own)))
+                if draws[i] == draws[j]
+            ]
+            self._null = np.sum(terms, axis=0), patients
         return self._null

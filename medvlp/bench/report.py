@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from medvlp.bench import report_analysis as analysis
 from medvlp.bench import report_sections as parts
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_notes import methods_text, warnings
 from medvlp.bench.report_outlines import outlines
 from medvlp.bench.report_places import places
+from medvlp.bench.report_ranks import ranks
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, PROTOCOL_NAMES, is_baseline, number
 from medvlp.bench.report_texts import report_texts
 from medvlp.html import render_page, write_page
@@ -48,12 +50,15 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "facts": list(_facts(found)),
         "warnings": warnings(found),
         "headline": list(parts.headline(found, looks)),
+        "ranks": ranks(found, looks),
         "boards": list(parts.boards(found, rank_published)),
         "sources": list(dict.fromkeys(row.source for row in found.published)),
         "all_results": list(parts.all_results(found)),
         "efficiency": list(parts.efficiency_charts(found, looks)),
         "curves": list(parts.curve_charts(found, looks)),
         "comparisons": list(parts.comparisons(found)),
+        "calibration": analysis.calibration(found),
+        "subgroups": analysis.subgroups(found),
         "prompts": list(parts.prompts(found)),
         "examples": parts.examples(found, looks),
         "places": list(places(found)),
@@ -75,10 +80,13 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
     optional = [
         ("headline", "Main result"),
+        ("ranks", "Ranks"),
         ("boards", "Leaderboard"),
         ("efficiency", "Label efficiency"),
-        ("curves", "ROC and calibration"),
+        ("curves", "Curves"),
         ("comparisons", "Comparisons"),
+        ("calibration", "Calibration"),
+        ("subgroups", "Subgroups"),
         ("prompts", "Prompts"),
         ("places", "Heat maps"),
         ("outlines", "Outlines"),
@@ -86,7 +94,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("examples", "Examples"),
     ]
     kept = [(key, name) for key, name in optional if context[key]]
-    kept.insert(2 if context["headline"] else 1, ("all", "All results"))
+    kept.insert([key for key, _ in kept].index("boards") + 1, ("all", "All results"))
     if context["results"].failures:
         kept.append(("failures", "Failures"))
     return [*kept, ("methods", "Methods"), ("records", "Records")]

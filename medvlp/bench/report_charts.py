@@ -1,12 +1,13 @@
-"""The charts of a report: label efficiency, ROC, reliability, and rows for interval plots.
+"""The charts of a report: label efficiency, ROC, reliability, decision curves, and rows for interval plots.
 
-Guarantee: ROC and reliability curves are computed from the kept predictions and nothing else.
+Guarantee: ROC, reliability and decision curves are computed from the kept predictions and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,17 @@ from markupsafe import Markup
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, Cell, Group, is_baseline
 from medvlp.html.charts import Axis, Series, Style, line_chart, marker_path
 from medvlp.html.numbers import decimal, interval, tick_label, ticks
-from medvlp.metrics.classification import ECE_BINS, ece_bin
+from medvlp.metrics.bootstrap import Resamples
+from medvlp.metrics.calibration import reliability_curve
+from medvlp.metrics.decision import decision_curve
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 _GRID = np.linspace(0.0, 1.0, 201)
+FEW_ENCODERS = 3
+"""Most lines of a plot whose intervals are drawn; of more they would hide each other."""
+DECISION_THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 50))
 
 
 @dataclass(frozen=True)
@@ -85,49 +91,135 @@ def roc_points(truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) 
     return np.r_[0.0, np.interp(_GRID[1:], fpr, tpr)]
 
 
-def reliability_points(
-    truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], bins: int = ECE_BINS
-) -> tuple[list[float], list[float], list[int]]:
-    """Return mean score, share of positives and size of every filled bin, in the bins of the calibration error."""
-    which = ece_bin(scores, bins)
-    sizes = np.bincount(which)
-    filled = sizes > 0
-    mean = np.bincount(which, weights=scores)[filled] / sizes[filled]
-    share = np.bincount(which, weights=truth)[filled] / sizes[filled]
-    return mean.tolist(), share.tolist(), sizes[filled].tolist()
+@dataclass
+class Pooled:
+    """Answers to one label of all cells of a setting; their patients are resampled as the suite says."""
+
+    truth: Float[np.ndarray, " n"]
+    scores: Float[np.ndarray, " n"]
+    patients: Sequence[str]
+    dataset: str
+
+    def resamples(self, suite: Mapping[str, Any]) -> Resamples:
+        """Return the resamples of the patients."""
+        number, seed = int(suite.get("bootstrap_resamples") or 1000), int(suite.get("bootstrap_seed") or 0)
+        return _resamples(tuple(self.patients), number, seed, self.dataset)
 
 
-def curves(groups: Sequence[Group], label: str, looks: Mapping[str, Style]) -> tuple[Markup, Markup] | None:
-    """Draw the ROC and reliability plot of one label; seeds and draws are averaged (ROC) or pooled (reliability)."""
-    roc, reliability = [], []
-    for group in groups:
-        pairs = [
-            label_pairs(f, label)
-            for c in group.cells
-            if (f := read_predictions(c)) is not None and f"score:{label}" in f
-        ]
-        lines = [line for truth, scores in pairs if (line := roc_points(truth, scores)) is not None]
-        if not lines:
-            continue
-        name, style = group.setting.encoder, looks[group.setting.encoder]
-        roc.append(Series(name, _GRID.tolist(), np.mean(lines, axis=0).tolist(), style, points=False))
-        mean, share, sizes = reliability_points(
-            np.concatenate([truth for truth, _ in pairs]), np.concatenate([scores for _, scores in pairs])
-        )
-        notes = [
-            f"score {decimal(m, 2)}, observed {decimal(s, 2)}, n = {k}"
-            for m, s, k in zip(mean, share, sizes, strict=True)
-        ]
-        reliability.append(Series(name, mean, share, style, notes=notes))
-    if not roc:
+@lru_cache(maxsize=4)
+def _resamples(patients: tuple[str, ...], number: int, seed: int, dataset: str) -> Resamples:
+    return Resamples.draw(patients, number, seed, dataset)
+
+
+def _pooled(group: Group, label: str) -> tuple[Pooled, list[Float[np.ndarray, " g"]]] | None:
+    """Return the answers of all cells together, and the ROC curve of each; None where no cell has both classes."""
+    frames = [(cell, frame) for cell in group.cells if (frame := read_predictions(cell)) is not None]
+    pairs = [(cell, frame, *label_pairs(frame, label)) for cell, frame in frames if f"score:{label}" in frame]
+    lines = [line for _, _, truth, scores in pairs if (line := roc_points(truth, scores)) is not None]
+    if not lines:
         return None
+    patients = [
+        str(patient)
+        for _, frame, _, _ in pairs
+        for patient in frame["patient_id"][np.isfinite(frame[f"label:{label}"]) & np.isfinite(frame[f"score:{label}"])]
+    ]
+    truth, scores = (np.concatenate([pair[i] for pair in pairs]) for i in (2, 3))
+    return Pooled(truth, scores, patients, str(pairs[0][0].info.get("dataset", ""))), lines
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Plots of one label."""
+
+    roc: Markup
+    reliability: Markup
+    decision: Markup | None
+
+
+def curves(
+    groups: Sequence[Group], label: str, looks: Mapping[str, Style], suite: Mapping[str, Any] | None = None
+) -> Curves | None:
+    """Draw ROC, reliability and decision curves of one label.
+
+    Seeds and draws are averaged (ROC) or pooled (the others). Shares of the reliability plot have their intervals in
+    their notes, and drawn where there are few encoders; decision curves have theirs as bands.
+
+    Args:
+        groups: Settings with cells.
+        label: The label.
+        looks: Style of each encoder.
+        suite: Resamples, seed and coverage, as in `suite.json`.
+    """
+    suite = suite or {}
+    alpha = float(suite.get("alpha") or 0.05)
+    found = {group.setting.encoder: own for group in groups if (own := _pooled(group, label)) is not None}
+    if not found:
+        return None
+    roc = [
+        Series(name, _GRID.tolist(), np.mean(lines, axis=0).tolist(), looks[name], points=False)
+        for name, (_, lines) in found.items()
+    ]
+    reliability = [
+        _reliability(name, own, looks[name], suite, alpha, drawn=len(found) <= FEW_ENCODERS)
+        for name, (own, _) in found.items()
+    ]
     unit = [
         Axis.linear(text, 0, 1)
         for text in ("False-positive rate", "True-positive rate", "Predicted probability", "Observed share")
     ]
-    return (
+    return Curves(
         line_chart(roc, unit[0], unit[1], f"ROC curves for {label}", diagonal=True),
         line_chart(reliability, unit[2], unit[3], f"Reliability curves for {label}", diagonal=True),
+        _decision({name: own for name, (own, _) in found.items()}, label, looks, suite, alpha),
+    )
+
+
+def _reliability(
+    name: str, own: Pooled, style: Style, suite: Mapping[str, Any], alpha: float, *, drawn: bool
+) -> Series:
+    curve = reliability_curve(own.truth, own.scores, own.resamples(suite), alpha=alpha)
+    notes = [
+        f"score {decimal(score, 2)}, observed {decimal(share, 2)} ({interval(low, high, 2)}), n = {size}"
+        for score, share, low, high, size in zip(
+            curve.score, curve.share, curve.low, curve.high, curve.size, strict=True
+        )
+    ]
+    bounds = (curve.low.tolist(), curve.high.tolist()) if drawn and not np.isnan(curve.low).any() else (None, None)
+    return Series(name, curve.score.tolist(), curve.share.tolist(), style, *bounds, band=False, notes=notes)
+
+
+def _decision(
+    found: Mapping[str, Pooled], label: str, looks: Mapping[str, Style], suite: Mapping[str, Any], alpha: float
+) -> Markup | None:
+    """Draw net benefit over threshold probabilities, with those of treating all and none; None without a useful range.
+
+    The range ends where treating all costs as much as all positives are worth.
+    """
+    lines: list[Series] = []
+    drawn = {
+        name: decision_curve(own.truth, own.scores, own.resamples(suite), DECISION_THRESHOLDS, alpha)
+        for name, own in found.items()
+    }
+    first = next(iter(drawn.values()))
+    prevalence = float(np.mean(next(iter(found.values())).truth))
+    if not 0 < prevalence < 1:
+        return None
+    xs = first.thresholds.tolist()
+    for name, curve in drawn.items():
+        notes = [
+            f"at {x:g}: {decimal(y)} ({interval(low, high)})"
+            for x, y, low, high in zip(xs, curve.model, curve.model_low, curve.model_high, strict=True)
+        ]
+        bounds = (curve.model_low.tolist(), curve.model_high.tolist()) if len(drawn) <= FEW_ENCODERS else (None, None)
+        lines.append(Series(name, xs, curve.model.tolist(), looks[name], *bounds, points=False, notes=notes))
+    lines.append(Series("treat all", xs, first.treat_all.tolist(), Style("var(--ink)", "2 3"), points=False))
+    lines.append(Series("treat none", [xs[0], xs[-1]], [0.0, 0.0], Style("var(--faint)", "8 3"), points=False))
+    bottom = -prevalence / 3
+    return line_chart(
+        lines,
+        Axis.linear("Threshold probability", 0, 1),
+        Axis.linear("Net benefit", bottom, prevalence * 1.05),
+        f"Decision curves for {label}; dotted: treat all, dashed at 0: treat none",
     )
 
 

@@ -22,6 +22,10 @@ SHORTCUTS = {
     "location_prior": "the place where a finding usually is, without looking at the image,",
 }
 FEW_PATIENTS, FEW_POSITIVES = 200, 50
+CORRECTIONS = {
+    "holm": "Holm's method (the chance of any false finding)",
+    "benjamini_hochberg": "Benjamini and Hochberg's method (the share of false findings among those called)",
+}
 MOST_FINDINGS = 5
 FINDING_NAMES = {
     "Leak": "The data leak.",
@@ -209,15 +213,18 @@ def methods_text(results: Results) -> list[str]:
     resamples, seed, alpha = suite.get("bootstrap_resamples"), suite.get("bootstrap_seed"), suite.get("alpha", 0.05)
     level = f"{100 * (1 - float(alpha)):g} %"
     drawn = f" ({count(resamples)} resamples, seed {seed})" if resamples else ""
+    correction = CORRECTIONS.get(str(suite.get("correction")), CORRECTIONS["holm"])
     paragraphs = [
-        f"Every score is computed from kept predictions on the test split. Intervals are {level} percentile intervals "
-        f"of a bootstrap that resamples patients, not images{drawn}: all images of a patient enter or leave together. "
-        "Where a setting has several seeds or label subsets, the value is their mean, and they are drawn again in each "
-        "resample, too.",
-        "Encoders are compared on the same test patients, pair by pair; p values are corrected for the number of "
-        f"comparisons by Holm's method, and a difference counts as shown when the corrected p is below {alpha:g}. In "
-        "the leaderboard, ≈ marks values whose interval overlaps that of the best: overlap is a coarse sign, the "
-        "paired comparison is the test.",
+        f"Every score is computed from kept predictions on the test split. Intervals are {level} bootstrap intervals "
+        f"over patients, not images{drawn}, bias-corrected and accelerated, and widened where few patients carry a "
+        "score: all images of a patient enter or leave together. Where a setting has several seeds or label subsets, "
+        "the value is their mean, and their variance components are added to that of the patients. There is no "
+        "interval where a single patient carries a class.",
+        "Encoders are compared on the same test patients, pair by pair: AUROC by DeLong's test over patients, other "
+        "metrics by a permutation test in which two encoders exchange a patient's answers. p values are corrected for "
+        f"the number of comparisons by {correction}; a difference counts as shown when the corrected p is below "
+        f"{alpha:g}. In the leaderboard, ≈ marks values whose interval overlaps that of the best: overlap is a coarse "
+        "sign, the paired comparison is the test.",
         "Thresholds (F1) and penalties are chosen on the validation split and applied unchanged to the test split. The "
         f"expected calibration error and the reliability curves use {ECE_BINS} bins of equal width. ROC curves of "
         "several seeds are averaged at fixed false-positive rates; reliability curves pool them.",

@@ -104,7 +104,7 @@ def _delta(found: Results, group: Group, label: str) -> dict[str, Any] | None:
                     "value": None if value is None else sign * value,
                     "low": signed[0],
                     "high": signed[1],
-                    "p": row.get("p_holm", row.get("p")),
+                    "p": row.get("p_adjusted", row.get("p")),
                     "against": other,
                 }
     return None
@@ -195,18 +195,19 @@ def efficiency_charts(found: Results, looks: dict[str, Style]) -> Iterator[dict[
 
 
 def curve_charts(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]]:
-    """Yield ROC and reliability plots per task, protocol and label, with all training labels."""
+    """Yield ROC, reliability and decision plots per task, protocol and label, with all training labels."""
     for task, protocol, groups in panels(found):
         labels = [n for n in dict.fromkeys(s.label for g in groups for s in g.scores) if n != "macro"]
         for label in labels:
-            drawn = curves([g for g in groups if g.cells], label, looks)
+            drawn = curves([g for g in groups if g.cells], label, looks, found.suite)
             if drawn:
                 yield {
                     "task": task,
                     "protocol": protocol,
                     "label": label,
-                    "roc": drawn[0],
-                    "reliability": drawn[1],
+                    "roc": drawn.roc,
+                    "reliability": drawn.reliability,
+                    "decision": drawn.decision,
                     "groups": groups,
                 }
 
@@ -224,7 +225,7 @@ def comparisons(found: Results) -> Iterator[dict[str, Any]]:
         yield {
             **{key: row.get(key) for key in ("task", "protocol", "metric", "label", "a", "b", "test")},
             "amount": amount,
-        } | {key: number(row.get(key)) for key in ("difference", "low", "high", "p", "p_holm", "p_delong", "n")}
+        } | {key: number(row.get(key)) for key in ("difference", "low", "high", "p", "p_adjusted", "n")}
 
 
 def prompts(found: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvlp.bench.scored import MACRO
 from medvlp.metrics.components import Components, Design
 from medvlp.metrics.intervals import Interval, interval
 
@@ -41,8 +42,8 @@ def group(cells: Iterable[Finished]) -> dict[Setting, list[Finished]]:
 
 def columns_of(cell: Finished) -> list[str]:
     """Return the labels of a cell in the order of its bootstrap's columns, `macro` last."""
-    scores = cell.result["scores"]
-    return [row["label"] for row in scores if row["metric"] == scores[0]["metric"]]
+    labels = dict.fromkeys(row["label"] for row in cell.result["scores"])  # a metric may have no value for single ones
+    return [*(label for label in labels if label != MACRO), MACRO]
 
 
 def aggregate(cells: Iterable[Finished], alpha: float) -> list[dict[str, Any]]:

@@ -170,5 +170,6 @@ def report(
 
 
 app.command("diff", epilog=bench_results.DIFF_EXAMPLE)(bench_results.diff)
+app.command("compare", epilog=bench_results.COMPARE_EXAMPLE)(bench_results.compare)
 app.command("rescore", epilog=bench_results.RESCORE_EXAMPLE)(bench_results.rescore)
 app.command("add-results", epilog=bench_results.ADD_EXAMPLE)(bench_results.add_results)

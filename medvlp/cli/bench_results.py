@@ -1,4 +1,4 @@
-"""`medvlp bench diff`, `rescore` and `add-results`: what is done with results that are there."""
+"""`medvlp bench diff`, `compare`, `rescore` and `add-results`: what is done with results that are there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from medvlp.cli._common import Overrides, print_table, say, say_next
 from medvlp.errors import UserError
 
 DIFF_EXAMPLE = "Example: medvlp bench diff results benchmarks/suites/nih_mini.yaml --store-root stores"
+COMPARE_EXAMPLE = "Example: medvlp bench compare results --a mgca_vit --b medslip --out compared.csv"
 RESCORE_EXAMPLE = "Example: medvlp bench rescore results --metric brier"
 ADD_EXAMPLE = "Example: medvlp bench add-results paper.csv --out results --percent"
 
@@ -76,3 +77,67 @@ def add_results(
     new, total = add(table, out, percent=percent)
     say(f"{new} published numbers added, {total} in {out}")
     say_next(["medvlp", "bench", "report", out, "--html", "report.html"])
+
+
+def compare(
+    results: Results,
+    a: Annotated[str, typer.Option("--a", help="Name of the first encoder in tables.")],
+    b: Annotated[str, typer.Option("--b", help="Name of the second encoder.")],
+    metric: Annotated[str | None, typer.Option(help="Metric; by default the leading one of each task.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only these tasks.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="Only these protocols.")] = None,
+    all_labels: Annotated[
+        bool, typer.Option("--all-labels", help="Each label, not only the mean over labels.")
+    ] = False,
+    correction: Annotated[
+        str | None, typer.Option(help="holm or benjamini_hochberg; by default that of the suite.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table as .csv or .json, too.")] = None,
+) -> None:
+    """Compare two encoders on the same test patients, with p values corrected for their number."""
+    from typing import get_args
+
+    from medvlp.bench.compare import check_format, compare_encoders, write_comparison
+    from medvlp.bench.report_scores import setting_of
+    from medvlp.config.suite import Correction
+    from medvlp.html.numbers import interval, p_value, signed
+
+    if correction is not None and correction not in get_args(Correction):
+        raise UserError(
+            f"There is no correction '{correction}'.", "--correction", f"Use {' or '.join(get_args(Correction))}."
+        )
+    if out is not None:
+        check_format(out)
+    found = compare_encoders(
+        results,
+        a,
+        b,
+        metric=metric,
+        tasks=task or (),
+        protocols=protocol or (),
+        all_labels=all_labels,
+        correction=correction,  # type: ignore[arg-type]
+    )
+    rows = [
+        (
+            *(row["task"], row["protocol"], setting_of(row | {"encoder": a}).amount, row["metric"], row["label"]),
+            *(row["value_a"], row["value_b"], signed(row["difference"]), interval(row["low"], row["high"])),
+            *(p_value(row["p"]), p_value(row["p_adjusted"]), p_value(row["p_suite"])),
+            row["better"] or "not shown",
+        )
+        for row in found.rows
+    ]
+    names = ("task", "protocol", "labels", "metric", "label", "A", "B", "A - B", "interval")
+    print_table(f"A {a} against B {b}", (*names, "p", "corrected", "in the suite", "better"), rows)
+    for test in dict.fromkeys(row["test"] for row in found.rows if row["test"]):
+        say(f"Test: {test}.")
+    first = found.rows[0]
+    say(
+        f"Corrected: for the {first['comparisons']} comparisons of this table ({first['correction']}). In the suite: "
+        f"for all pairs of the suite; better is said below {found.alpha:g} there, or where the suite has none, here."
+    )
+    for text in found.alone:
+        say(f"left out: {text}")
+    if out is not None:
+        write_comparison(found, out)
+        say(f"Written: {out}")

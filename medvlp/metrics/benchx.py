@@ -225,7 +225,7 @@ def segmentation_scores(counts: Int[np.ndarray, "n c 3"]) -> SegmentationScores:
         }
         overall = float(both.sum() / reference.sum())
     means = {f"m{name}": _rounded_mean(value) for name, value in values.items()}
-    return SegmentationScores(*values.values(), overall_accuracy=overall, means=means)
+    return SegmentationScores(values["Dice"], values["IoU"], values["Fscore"], values["Acc"], overall, means)
 
 
 def _rounded_mean(values: Float[np.ndarray, " c"]) -> float:

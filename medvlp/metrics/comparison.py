@@ -89,7 +89,8 @@ def with_components(difference: float, p: float, random: float, freedom: float) 
 
     def excess(log_p: float) -> float:
         half = np.exp(log_p) / 2
-        return float(stats.norm.isf(half) ** 2 * patients + stats.t.isf(half, freedom) ** 2 * random - difference**2)
+        reach = np.hypot(stats.norm.isf(half) * patients**0.5, stats.t.isf(half, freedom) * random**0.5)
+        return float(reach) - abs(difference)
 
     lowest = np.log(SMALLEST_P)
     return float(np.exp(optimize.brentq(excess, lowest, 0.0))) if excess(lowest) > 0 else SMALLEST_P

@@ -39,7 +39,7 @@ MICRO = "finding_f1_micro"
 class ReportScoring(Scoring[Reports]):
     """Precision, recall and F1 of findings by the rule labeler; BLEU, ROUGE-L, METEOR and CIDEr of words."""
 
-    metrics: ClassVar[tuple[str, ...]] = (*(f"finding_{name}" for name in FINDING_METRICS), MICRO, *WORDS)
+    metrics: ClassVar[tuple[str, ...]] = (MICRO, *(f"finding_{name}" for name in FINDING_METRICS), *WORDS)
 
     def __init__(self) -> None:
         self._of: Reports | None = None
@@ -49,7 +49,7 @@ class ReportScoring(Scoring[Reports]):
         return Reports.from_frame(frame)
 
     def scores(self, predictions: Reports, thresholds: Mapping[str, float]) -> list[Score]:
-        """See `Scoring.scores`; metrics of words have no value for a single finding."""
+        """See `Scoring.scores`; findings together and words have no value for single findings, only one for all."""
         self._prepare(predictions)
         samples, there = len(predictions.sample_ids), self._counts[..., 2].sum(axis=0).tolist()
         words = {metric: np.array([value]) for metric, value in self._words.corpus().items()}
@@ -59,6 +59,7 @@ class ReportScoring(Scoring[Reports]):
             Score(metric, name, float(value), samples, positives)
             for metric in self.metrics
             for name, value, positives in zip(names, values[metric][0], [*there, sum(there)], strict=True)
+            if name == "macro" or metric not in (MICRO, *WORDS)
         ]
 
     def resampled(

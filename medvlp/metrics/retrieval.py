@@ -132,6 +132,7 @@ class RetrievalScoring(OutcomeScoring[Vectors]):
 
     metrics: ClassVar[tuple[str, ...]] = (*(f"recall_at_{k}" for k in RECALL_AT[::-1]), "median_rank")
     medians: ClassVar[frozenset[str]] = frozenset({"median_rank"})
+    shares: ClassVar[frozenset[str]] = frozenset(metrics) - medians
 
     def read(self, frame: pd.DataFrame) -> Vectors:
         """See `Scoring.read`."""

@@ -159,4 +159,3 @@ def _labels_by_row(samples: Samples) -> Float[torch.Tensor, "r k"]:
     table = torch.full((int(samples.rows.max()) + 1, samples.labels.shape[1]), float("nan"))
     table[torch.from_numpy(samples.rows)] = torch.from_numpy(samples.labels).float()
     return table
-

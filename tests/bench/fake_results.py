@@ -206,7 +206,7 @@ def write_results(root: Path, labels: tuple[str, ...] = ("Pneumonia",), n: int =
             "low": d - 0.04,
             "high": d + 0.04,
             "p": p,
-            "p_holm": min(1.0, 6 * p),
+            "p_adjusted": min(1.0, 6 * p),
             "n": n,
             "test": "DeLong",
         }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import timm
 import torch
 import transformers
 
 from medvlp.config.preprocessing import ModelInputConfig
 from medvlp.config.towers import ImageTowerConfig
+from medvlp.errors import UserError
 from medvlp.models.feature_maps import channel_norm, plain_levels
 from medvlp.models.vision2d import ImageTower
 from medvlp.zoo.hub import HubTower
@@ -121,6 +123,26 @@ def test_released_towers_give_the_maps_of_the_same_backbone() -> None:
         torch.testing.assert_close(found[place], wanted[level])
     torch.testing.assert_close(found[-1].flatten(2).transpose(1, 2), vit(pixels).tokens)
     assert vit.feature_maps(torch.randn(1, 3, 96, 96))[0].shape[2:] == (6, 6), "positions are resized"
+
+
+@torch.inference_mode()
+def test_released_transformers_with_windows_or_rotations_give_maps_at_another_size() -> None:
+    torch.manual_seed(0)
+    args = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)}
+    swin, pixels = released("swin", "swin_tiny_patch4_window7_224", args=args), torch.randn(1, 3, 128, 128)
+    with pytest.raises(UserError, match="windows of the checkpoint are those of 224"):
+        swin.feature_maps(pixels)
+    swin.set_input_size(128)
+    maps = swin.feature_maps(pixels)
+    assert [tuple(each.shape[1:]) for each in maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4)]
+    torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), swin(pixels).tokens)
+    eva = released("eva", "eva02_tiny_patch14_224", args={"img_size": 42, "depth": 2})
+    pixels = torch.randn(1, 3, 56, 56)
+    maps = eva.feature_maps(pixels)
+    assert [tuple(each.shape[2:]) for each in maps] == [(4, 4)] * 4
+    torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), eva(pixels).tokens)
+    with pytest.raises(UserError, match="do not divide into patches of 14"):
+        eva.set_input_size(50)
 
 
 @torch.inference_mode()

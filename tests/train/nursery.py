@@ -69,7 +69,7 @@ def kill(store: Path, folder: Path) -> dict[str, object]:
 
 def ranks(store: Path, folder: Path) -> dict[str, object]:
     """Train the same in one process, on 2 ranks with DDP and on 2 ranks with FSDP2."""
-    optimizer = {"name": "sgd", "lr": 0.05, "warmup_steps": 1, "weight_decay": 0.1}
+    optimizer = {"name": "sgd", "lr": 0.05, "warmup_steps": 1, "weight_decay": 0.1, "lookahead": {"steps": 2}}
     method = {"text": {"dropout": 0.0}}
     codes = {}
     for name, world, changes in (

@@ -57,6 +57,7 @@ def test_two_ranks_train_as_one_process(tmp_path):
     for name, world in (("one", 1), ("ddp", 2), ("fsdp2", 2)):
         assert result[name] == [0] * world, result["stderr"]
     one = load_file(tmp_path / "one" / "model" / "model.safetensors")
+    slow = read_checkpoint(list_checkpoints(tmp_path / "one" / "checkpoints")[-1]).tensors["lookahead"]
     curve = read_lines(tmp_path / "one" / "metrics.jsonl")
     for name in ("ddp", "fsdp2"):
         other = load_file(tmp_path / name / "model" / "model.safetensors")
@@ -70,3 +71,6 @@ def test_two_ranks_train_as_one_process(tmp_path):
             assert values == pytest.approx(expected, rel=1e-4)
         saved = read_checkpoint(list_checkpoints(tmp_path / name / "checkpoints")[-1])
         assert all(tensor.shape == one[key].shape for key, tensor in saved.tensors["average"].items())
+        assert saved.tensors["lookahead"].keys() == slow.keys()
+        for key, tensor in saved.tensors["lookahead"].items():
+            torch.testing.assert_close(tensor, slow[key], rtol=1e-4, atol=2e-6)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ _AT_ONCE = 32
 class _Labeler(nn.Module):
     """BERT with fourteen linear heads on the class token, named as in the release."""
 
-    def __init__(self, config: object) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
         from transformers import BertModel
 
@@ -57,7 +57,7 @@ class CheXbert:
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        from transformers import BertConfig, BertTokenizerFast
+        from transformers import BertConfig, BertTokenizer
 
         for name in (CHECKPOINT, VOCABULARY):
             if not (folder / name).is_file():
@@ -75,7 +75,7 @@ class CheXbert:
         check_keys(model.state_dict(), state, folder / CHECKPOINT)
         model.load_state_dict(state)
         self.model, self.device = model.eval().to(device), device
-        self.tokeniser = BertTokenizerFast(vocab=str(folder / VOCABULARY), do_lower_case=True)
+        self.tokeniser = BertTokenizer(vocab=str(folder / VOCABULARY), do_lower_case=True)
 
     @torch.inference_mode()
     def embeddings(self, reports: Sequence[str]) -> Float[np.ndarray, "n d"]:

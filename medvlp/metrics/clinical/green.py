@@ -100,8 +100,9 @@ class Green:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.question = _question(folder / QUESTION)
+        loader: Any = AutoModelForCausalLM
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = loader.from_pretrained(
                 folder,
                 local_files_only=True,
                 output_loading_info=True,

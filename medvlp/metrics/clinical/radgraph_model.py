@@ -9,7 +9,6 @@ are read without running foreign code, and a key that is missing or left over is
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,13 +73,15 @@ class _Layers(nn.ModuleList):
 class _Network(nn.Module):
     """Scores spans of words as entities, and pairs of the best ones as relations."""
 
-    def __init__(self, encoder: nn.Module, config: dict[str, Any], entity_labels: int, relation_labels: int) -> None:
+    encoder: Any
+
+    def __init__(self, encoder: Any, config: dict[str, Any], entity_labels: int, relation_labels: int) -> None:
         super().__init__()
         model = config["model"]
         forward = model["feedforward_params"]
         hidden = forward["hidden_dims"]
         hidden = [hidden] * forward["num_layers"] if isinstance(hidden, int) else list(hidden)
-        span = 2 * encoder.config.hidden_size + model["feature_size"]  # type: ignore[union-attr]
+        span = 2 * encoder.config.hidden_size + model["feature_size"]
         self.longest = int(model["max_span_width"])
         self.spans_per_word = float(model["modules"]["relation"]["spans_per_word"])
         self.encoder = encoder
@@ -101,7 +102,7 @@ class _Network(nn.Module):
         labels = _with_nothing(self.entity_score(self.entity_hidden(embedded))).argmax(dim=-1).tolist()
         entities = [(*span, label - 1) for span, label in zip(spans, labels, strict=True) if label]
         mentions = self.mention_score(self.mention_hidden(embedded))
-        kept = min(max(math.ceil(count * self.spans_per_word), 1), len(spans))
+        kept = int((torch.tensor(float(count)) * self.spans_per_word).ceil())  # in single precision, as in training
         best = mentions[:, 0].topk(kept).indices.sort().values
         one, other = embedded[best][:, None].expand(-1, kept, -1), embedded[best].expand(kept, -1, -1)
         pairs = self.relation_score(self.relation_hidden(torch.cat([one, other, one * other], dim=-1)))
@@ -185,7 +186,7 @@ class RadGraph:
         for at in range(0, len(flat), step):
             ids = torch.tensor([[start, *flat[at : at + step], end]], device=self.device)
             hidden.append(self.network.encoder(input_ids=ids, attention_mask=torch.ones_like(ids))[0][0, 1:-1])
-        every = torch.cat(hidden) if hidden else torch.zeros(0, self.network.encoder.config.hidden_size)  # type: ignore
+        every = torch.cat(hidden) if hidden else torch.zeros(0, self.network.encoder.config.hidden_size)
         parts = every.split([len(word) for word in pieces])
         return torch.stack([part.mean(dim=0) if len(part) else part.new_zeros(part.shape[1]) for part in parts])
 

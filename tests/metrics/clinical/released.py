@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 
-def ruled(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
-    """Return the tensor of each key: random, scaled by the width of what it multiplies."""
+def ruled(shapes: Mapping[str, torch.Size], gains: Mapping[str, float] | None = None) -> dict[str, torch.Tensor]:
+    """Return the tensor of each key: random, scaled by the width of what it multiplies, and by the gain of the key."""
     state = {}
     for name, shape in shapes.items():
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
@@ -20,7 +20,7 @@ def ruled(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
             z = z * np.sqrt(1 / np.prod(shape[1:]))
         else:
             z = 1 + 0.02 * z if name.endswith("weight") else 0.02 * z
-        state[name] = torch.from_numpy(np.asarray(z)).float()
+        state[name] = torch.from_numpy(np.asarray(z)).float() * (gains or {}).get(name, 1.0)
     return state
 
 

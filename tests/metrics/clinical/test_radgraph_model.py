@@ -26,7 +26,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "vocabulary").mkdir()
     for name, labels in REFERENCE["vocabulary"].items():
         (tmp_path / "vocabulary" / name).write_text("\n".join(labels) + "\n")
-    torch.save(ruled({name: torch.Size(shape) for name, shape in REFERENCE["keys"].items()}), tmp_path / "weights.th")
+    shapes = {name: torch.Size(shape) for name, shape in REFERENCE["keys"].items()}
+    torch.save(ruled(shapes, REFERENCE["gains"]), tmp_path / "weights.th")
     write_vocabulary(tmp_path / "encoder")
     BertConfig(
         vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
