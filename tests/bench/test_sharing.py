@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from medvlp.bench import work
+from medvlp.bench.features import FeatureCache
 from medvlp.bench.locks import Holder, Locks
 from medvlp.bench.results import failed_cells, finished_cells
 from medvlp.bench.runner import BenchSummary, How, Selection, run_suite
@@ -177,7 +178,16 @@ def test_two_runs_share_the_cells_and_leave_the_same_results(
         time.sleep(0.2)  # so that neither is through before the other has begun
         return run_cell(cell, **more)
 
+    parts, save = tmp_path / "parts", FeatureCache._save
+
+    def saved(self: FeatureCache, path: Path, table: np.ndarray) -> None:
+        with parts.open("a") as file:
+            file.write(f"{path.relative_to(self.folder)}\n")
+        time.sleep(0.1)
+        save(self, path, table)
+
     monkeypatch.setattr(work, "run_cell", logged)
+    monkeypatch.setattr(FeatureCache, "_save", saved)
     out = tmp_path / "both"
     processes = [multiprocessing.get_context("fork").Process(target=run, args=(suite, store, out)) for _ in range(2)]
     for process in processes:
@@ -188,6 +198,8 @@ def test_two_runs_share_the_cells_and_leave_the_same_results(
     lines = [line.split() for line in log.read_text().splitlines()]
     assert len({pid for pid, _ in lines}) == 2, "one of them did everything"
     assert sorted(cell for _, cell in lines) == sorted(cell.folder.name for cell in finished_cells(tmp_path / "alone"))
+    computed = [line for line in parts.read_text().splitlines() if "/parts/" in line]
+    assert len(computed) == len(set(computed)) == 8, "60 images in parts of 8, each computed once"
     assert content(out) == content(tmp_path / "alone")
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
 
