@@ -59,6 +59,12 @@ class Failure:
         )
 
     @classmethod
+    def unborn(cls, seconds: float) -> Failure:
+        """Return the failure of a cell whose process did not start."""
+        fix = "Look at the load of the machine, or use --jobs 0, then run the same command again."
+        return cls("died", f"The process did not start within {seconds / 60:g} minutes.", "", fix)
+
+    @classmethod
     def died(cls, code: int | None) -> Failure:
         """Return the failure of a cell whose process ended by itself; a negative code is a signal."""
         if code == -9:

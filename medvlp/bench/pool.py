@@ -27,6 +27,8 @@ from medvlp.cluster import cpu_count
 from medvlp.errors import UserError
 
 END_SECONDS = 10.0
+START_SECONDS = 600.0
+"""Until a new process has said its first word; then the time of its cell begins."""
 START = "spawn"
 """How processes start; forked ones could hang on the threads of libraries."""
 _ALIVE, _DONE, _DISK = "alive", "done", "disk"
@@ -88,10 +90,16 @@ class Pool:
             if worker.connection in ready:
                 self._hear(worker, queue)
             elif time.monotonic() >= self._deadline(worker):
-                assert self.timeout_minutes is not None
-                self._fail(worker, Failure.timeout(self.timeout_minutes), queue)
+                self._fail(worker, self._lateness(worker), queue)
+
+    def _lateness(self, worker: _Worker) -> Failure:
+        if worker.is_new or self.timeout_minutes is None:
+            return Failure.unborn(START_SECONDS)
+        return Failure.timeout(self.timeout_minutes)
 
     def _deadline(self, worker: _Worker) -> float:
+        if worker.is_new:
+            return worker.heard + START_SECONDS
         return float("inf") if self.timeout_minutes is None else worker.heard + 60 * self.timeout_minutes
 
     def _hear(self, worker: _Worker, queue: Queue) -> None:
@@ -101,7 +109,7 @@ class Pool:
             worker.process.join(END_SECONDS)
             self._fail(worker, Failure.died(worker.process.exitcode), queue)
             return
-        worker.heard = time.monotonic()
+        worker.heard, worker.is_new = time.monotonic(), False
         if word == _DISK:
             number, text = rest
             raise OSError(number, text)
@@ -131,7 +139,7 @@ class _Worker:
         self.connection, self._theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(self._theirs, bench, threads), name="medvlp-cells")
         self.planned: Planned | None = None
-        self.encoder = ""
+        self.encoder, self.is_new = "", True
         self.heard = self.began = 0.0
 
     def start(self, planned: Planned) -> None:
@@ -140,7 +148,6 @@ class _Worker:
         if self.process.pid is None:
             self.process.start()
             self._theirs.close()
-            self.heard = float("inf")  # the time to start counts from its first word on
         self.connection.send(planned)
         self.planned, self.encoder = planned, planned.judged.hash
 

@@ -295,6 +295,15 @@ def test_a_cell_that_takes_too_long_or_dies_stops_no_other(
     assert not (out / "locks").exists()
 
 
+def test_a_process_that_never_starts_is_given_up(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvlp.bench.pool._serve", lambda *_: time.sleep(600))
+    monkeypatch.setattr("medvlp.bench.pool.START_SECONDS", 0.2)
+    summary = run(suite_of(tmp_path, KNN), store, tmp_path / "out", how=How(jobs=1))
+    assert (summary.done, summary.failed) == (0, 2)
+    assert {cell["failure"]["kind"] for cell in failed_cells(tmp_path / "out")} == {"died"}
+    assert "did not start" in (tmp_path / "out" / "failures.jsonl").read_text()
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")], ids=["cpu", "gpu"]
 )
