@@ -71,6 +71,12 @@ def test_equal_probabilities_are_decided_by_the_order_of_words() -> None:
     table[0, :, END] = -9.0
     assert beam_search(Reader(table), 1, 3, BEGIN, END, 3, CPU).tolist() == [[0, 0, 0]]
     assert greedy_search(Reader(table), 1, BEGIN, END, 3, CPU, False).tolist() == [[0, 0, 0]]
+    table = torch.full((2, WORDS, WORDS), -9.0)
+    table[:, BEGIN, [END, 2]] = -1.0
+    table[0, 2, END] = 0.0
+    table[1, BEGIN, END] = -9.0
+    table[1, 2, 2] = table[1, 2, END] = -1.0
+    assert beam_search(Reader(table), 2, 2, BEGIN, END, 3, CPU).tolist() == [[END, END, END], [2, END, END]]
 
 
 def test_greedy_search_stops_at_the_end_and_fills_up() -> None:
