@@ -9,8 +9,6 @@ family: `macro` (one comparison per pair of encoders and setting), and `label`.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,22 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.bench.baselines import FEATURES
-from medvlp.bench.cells import PREDICTIONS, STAMP
 from medvlp.bench.scored import MACRO
+from medvlp.bench.sides import AUROC, Side
 from medvlp.bench.stats import RULE, columns_of, components_of, group, values_of
-from medvlp.metrics.answers import Answers
-from medvlp.metrics.classification import both_classes
 from medvlp.metrics.comparison import ROUNDING, adjusted, bootstrap_p, exchange_p, normal_p, with_components
-from medvlp.metrics.delong import auroc_influence
 from medvlp.metrics.exchange import exchanged_differences, exchanges
 from medvlp.metrics.intervals import Interval, interval, percentile_interval
-from medvlp.metrics.scoring import SCORINGS
 
 if TYPE_CHECKING:
     from medvlp.bench.cells import Finished
     from medvlp.config.suite import Correction, SuiteConfig
 
-AUROC = "auroc"
 DELONG, PERMUTATION, BOOTSTRAP = "DeLong over patients", "permutation of patients", "bootstrap over patients"
 WITH_COMPONENTS = ", with draws and seeds as variance components"
 FAMILIES = ("macro", "label")
@@ -56,71 +49,6 @@ class Rules:
         return cls(suite.alpha, suite.permutations, suite.bootstrap_seed, suite.correction)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What a test needs of one cell's predictions: of AUROC what each patient adds to it, else the answers."""
-
-    digest: str
-    """Equal where two cells answer the same samples with the same truth."""
-    influence: dict[str, np.ndarray]
-    """Label -> `[p]`, `macro` too; without labels of which one patient carries a class."""
-    answers: Answers | None
-
-
-class _Side:
-    """One cell; its predictions are read when a pair first asks for them."""
-
-    def __init__(self, cell: Finished, metric: str) -> None:
-        self.cell, self.metric = cell, metric
-
-    @cached_property
-    def read(self) -> _Read | None:
-        """None where the kind of task has no such tests."""
-        answers = self.answers()
-        if answers is None:
-            return None
-        digest = hashlib.sha256("\n".join(map(str, answers.sample_ids)).encode())
-        digest.update(np.nan_to_num(answers.truth, nan=-2).tobytes())
-        if self.metric == AUROC:
-            return _Read(digest.hexdigest(), _influence(answers), None)
-        return _Read(digest.hexdigest(), {}, answers)
-
-    def answers(self) -> Answers | None:
-        """Read the predictions in the form that tests need."""
-        import pandas as pd
-
-        frame = pd.read_parquet(self.cell.folder / PREDICTIONS)
-        kind = frame.attrs.get(STAMP, {}).get("kind")
-        if kind is None:
-            return None
-        scoring = SCORINGS.get(kind)()
-        thresholds = {
-            name: np.nan if value is None else float(value) for name, value in self.cell.result["thresholds"].items()
-        }
-        return scoring.answers(self.metric, scoring.read(frame), thresholds)
-
-    def bounds(self, label: str) -> tuple[float, float]:
-        """Return the interval of the cell's own score."""
-        rows = self.cell.result["scores"]
-        row = next(row for row in rows if (row["metric"], row["label"]) == (self.metric, label))
-        low, high = (np.nan if row[key] is None else float(row[key]) for key in ("low", "high"))
-        return low, high
-
-
-def _influence(answers: Answers) -> dict[str, np.ndarray]:
-    patients = np.unique(np.asarray(answers.patient_ids, dtype=str), return_inverse=True)[1]
-    counted = both_classes(answers.truth)
-    found: dict[str, np.ndarray] = {}
-    for k in np.flatnonzero(counted):
-        with contextlib.suppress(ValueError):  # one patient carries a class
-            found[answers.label_names[k]] = auroc_influence(answers.truth[:, k], answers.answers[:, k], patients)[1][
-                :, 0
-            ]
-    if len(found) == counted.sum() > 0:
-        found[MACRO] = np.mean(list(found.values()), axis=0)
-    return found
-
-
 def compare(cells: Iterable[Finished], order: Sequence[str], rules: Rules) -> list[dict[str, Any]]:
     """Return the rows of `comparisons.json`.
 
@@ -135,7 +63,7 @@ def compare(cells: Iterable[Finished], order: Sequence[str], rules: Rules) -> li
     rank = {name: i for i, name in enumerate(order)}
     rows: list[dict[str, Any]] = []
     for setting, encoders in by_setting(cells).items():
-        sides = {name: [_Side(cell, members[0].leading) for cell in members] for name, members in encoders.items()}
+        sides = {name: [Side(cell, members[0].leading) for cell in members] for name, members in encoders.items()}
         names = sorted(encoders, key=lambda name: (rank.get(name, len(rank)), name))
         for a, b in itertools.combinations(names, 2):
             if not (a in FEATURES and b in FEATURES):
@@ -158,9 +86,9 @@ def compare_two(
     rows = []
     for setting, encoders in by_setting(cells).items():
         if a in encoders and b in encoders:
-            sides = [[_Side(cell, metric or cell.leading) for cell in encoders[name]] for name in (a, b)]
+            sides = [[Side(cell, metric or cell.leading) for cell in encoders[name]] for name in (a, b)]
             if metric is None or all((metric, MACRO) in values_of(side.cell) for side in itertools.chain(*sides)):
-                rows += _pair(setting, *sides, rules)
+                rows += _pair(setting, sides[0], sides[1], rules)
     return corrected(rows, rules.correction)
 
 
@@ -182,7 +110,7 @@ def corrected(rows: list[dict[str, Any]], correction: Correction) -> list[dict[s
 
 
 def _pair(
-    setting: tuple[str, str, float, int], sides_a: list[_Side], sides_b: list[_Side], rules: Rules
+    setting: tuple[str, str, float, int], sides_a: list[Side], sides_b: list[Side], rules: Rules
 ) -> list[dict[str, Any]]:
     draws = sorted({side.cell.record["draw"] for side in sides_a} & {side.cell.record["draw"] for side in sides_b})
     if not draws:
@@ -220,7 +148,7 @@ def _pair(
 class _Pair:
     """The cells of two encoders over their common draws; a draw counts once, however many seeds it has."""
 
-    def __init__(self, sides: list[list[_Side]]) -> None:
+    def __init__(self, sides: list[list[Side]]) -> None:
         self.sides = sides
         self.metric = sides[0][0].metric
         self.all = [*sides[0], *sides[1]]
@@ -319,7 +247,7 @@ class _Pair:
         Patients change sides in all cells at once.
         """
         if self._null is None:
-            own, other = ([side.read.answers or side.answers() for side in part] for part in self.sides)
+            own, other = ([side.exchangeable for side in part] for part in self.sides)
             patients = len(set(own[0].patient_ids))
             swapped = exchanges(patients, rules.permutations, rules.seed)
             draws = [side.cell.record["draw"] for side in self.all]

@@ -184,17 +184,14 @@ def _reliability(
             curve.score, curve.share, curve.low, curve.high, curve.size, strict=True
         )
     ]
-    bounds = (curve.low.tolist(), curve.high.tolist()) if drawn and not np.isnan(curve.low).any() else (None, None)
-    return Series(name, curve.score.tolist(), curve.share.tolist(), style, *bounds, band=False, notes=notes)
+    low, high = (bound.tolist() if drawn and not np.isnan(bound).any() else None for bound in (curve.low, curve.high))
+    return Series(name, curve.score.tolist(), curve.share.tolist(), style, low, high, band=False, notes=notes)
 
 
 def _decision(
     found: Mapping[str, Pooled], label: str, looks: Mapping[str, Style], suite: Mapping[str, Any], alpha: float
 ) -> Markup | None:
-    """Draw net benefit over threshold probabilities, with those of treating all and none; None without a useful range.
-
-    The range ends where treating all costs as much as all positives are worth.
-    """
+    """Draw net benefit over threshold probabilities, with those of treating all and none; None with one class alone."""
     lines: list[Series] = []
     drawn = {
         name: decision_curve(own.truth, own.scores, own.resamples(suite), DECISION_THRESHOLDS, alpha)
@@ -210,11 +207,17 @@ def _decision(
             f"at {x:g}: {decimal(y)} ({interval(low, high)})"
             for x, y, low, high in zip(xs, curve.model, curve.model_low, curve.model_high, strict=True)
         ]
-        bounds = (curve.model_low.tolist(), curve.model_high.tolist()) if len(drawn) <= FEW_ENCODERS else (None, None)
-        lines.append(Series(name, xs, curve.model.tolist(), looks[name], *bounds, points=False, notes=notes))
-    lines.append(Series("treat all", xs, first.treat_all.tolist(), Style("var(--ink)", "2 3"), points=False))
+        few = len(drawn) <= FEW_ENCODERS
+        lower, upper = (bound.tolist() if few else None for bound in (curve.model_low, curve.model_high))
+        lines.append(Series(name, xs, curve.model.tolist(), looks[name], lower, upper, points=False, notes=notes))
+    # Down to the worst encoder, but no further than as many false alarms as there are positives.
+    lowest = min(float(curve.model.min()) for curve in drawn.values())
+    bottom = min(-prevalence / 3, max(lowest, -prevalence))
+    shown = int((first.treat_all >= bottom).sum())
+    lines.append(
+        Series("treat all", xs[:shown], first.treat_all[:shown].tolist(), Style("var(--ink)", "2 3"), points=False)
+    )
     lines.append(Series("treat none", [xs[0], xs[-1]], [0.0, 0.0], Style("var(--faint)", "8 3"), points=False))
-    bottom = -prevalence / 3
     return line_chart(
         lines,
         Axis.linear("Threshold probability", 0, 1),

@@ -191,7 +191,7 @@ def fit_temperature(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, "
         scores: Their probabilities.
 
     Returns:
-        The scaling, its slope between 1/100 and 100; None where a class is missing.
+        The scaling; None where a class is missing, or where the scores do not rise with the label.
     """
     labels, scores = _known(labels, scores)
     if len(np.unique(labels)) < 2:
@@ -203,21 +203,20 @@ def fit_temperature(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, "
 
     edge = np.log(STEEPEST)
     fitted = optimize.minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-10})
-    return Scaling(float(np.exp(fitted.x)))
+    return _rising(Scaling(float(np.exp(fitted.x))))
 
 
 def fit_platt(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> Scaling | None:
     """Fit slope and intercept by maximum likelihood with Platt's softened targets (Platt 1999; Lin, Lin, Weng 2007).
 
-    The targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep the fit finite where the classes are separable. The slope is
-    above 0: scores that stand the wrong way round on validation are flattened.
+    The targets (N+ + 1) / (N+ + 2) and 1 / (N- + 2) keep the fit finite where the classes are separable.
 
     Args:
         labels: Of validation samples.
         scores: Their probabilities.
 
     Returns:
-        The scaling; None where a class is missing.
+        The scaling; None where a class is missing, or where the scores do not rise with the label.
     """
     labels, scores = _known(labels, scores)
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
@@ -234,7 +233,12 @@ def fit_platt(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) 
     fitted = optimize.minimize(
         loss, start, jac=True, bounds=[(1 / STEEPEST, STEEPEST), (None, None)], options={"ftol": 1e-15, "gtol": 1e-10}
     )
-    return Scaling(float(fitted.x[0]), float(fitted.x[1]))
+    return _rising(Scaling(float(fitted.x[0]), float(fitted.x[1])))
+
+
+def _rising(fitted: Scaling) -> Scaling | None:
+    """Return a scaling, None for the flattest there is: the best one would turn the scores round."""
+    return fitted if fitted.slope > 1.01 / STEEPEST else None
 
 
 def _negative_log_likelihood(at: Float[np.ndarray, " n"], targets: Float[np.ndarray, " n"]) -> float:

@@ -65,6 +65,16 @@ def test_the_suite_s_correction_over_all_pairs_stands_beside_and_decides(results
         assert row["better"] == ("good" if row["p_suite"] < 0.05 else None)
 
 
+def test_a_pair_that_only_its_own_table_shows_is_not_called_better(tmp_path: Path) -> None:
+    root = made_cells.write_results(tmp_path / "out", {"good": 2.0, "poor": 0.6})
+    assert compare_encoders(root, "good", "poor").rows[0]["better"] == "good"
+    rows = json.loads((root / "comparisons.json").read_text())
+    (root / "comparisons.json").write_text(json.dumps([row | {"p_adjusted": 0.2} for row in rows]))
+    row = compare_encoders(root, "good", "poor").rows[0]
+    assert row["p_adjusted"] < 0.05 < row["p_suite"]
+    assert row["better"] is None
+
+
 def test_a_metric_of_which_less_is_better_is_read_the_right_way_round(results: Path) -> None:
     row = compare_encoders(results, "good", "poor", metric="brier").rows[-1]
     assert row["difference"] < 0

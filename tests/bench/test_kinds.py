@@ -22,6 +22,7 @@ from medvlp.config.suite import SuiteConfig
 from medvlp.config.train import TrackConfig
 from medvlp.errors import UserError
 from medvlp.metrics.bootstrap import Resamples
+from medvlp.metrics.intervals import interval
 from medvlp.metrics.scoring import SCORINGS
 
 PROMPTS = {"positive": ["effusion"], "negative": ["no effusion"]}
@@ -81,7 +82,10 @@ def test_every_number_follows_from_the_kept_predictions(finished: tuple[Path, Be
         )
         thresholds = scoring.thresholds(val)
         assert cell.result["thresholds"] == pytest.approx(thresholds, nan_ok=True)
-        values = scoring.resampled(test, Resamples.draw(test.patient_ids, 40, 0), thresholds)
+        resamples = Resamples.draw(test.patient_ids, 40, 0, cell.record["dataset"])
+        values, without = (
+            scoring.resampled(test, each, thresholds) for each in (resamples, Resamples.jackknife(test.patient_ids))
+        )
         columns = [*test.label_names, "macro"]
         for score, row in zip(scoring.scores(test, thresholds), cell.result["scores"], strict=True):
             assert (score.metric, score.label) == (row["metric"], row["label"])
@@ -89,10 +93,10 @@ def test_every_number_follows_from_the_kept_predictions(finished: tuple[Path, Be
                 assert np.isnan(score.value)
                 continue
             assert row["value"] == pytest.approx(score.value, abs=1e-6)
-            own = values[score.metric][:, columns.index(score.label)]
+            own, left = (part[score.metric][:, columns.index(score.label)] for part in (values, without))
             if row["low"] is not None:
-                bounds = np.nanquantile(own, [0.025, 0.975])
-                assert [row["low"], row["high"]] == pytest.approx(bounds.tolist(), abs=1e-6)
+                bounds = interval(score.value, own, left, 0.05, row["support"])
+                assert [row["low"], row["high"]] == pytest.approx([bounds.low, bounds.high], abs=1e-6)
 
 
 def test_each_kind_leads_with_its_own_metric(finished: tuple[Path, BenchSummary]) -> None:
@@ -109,7 +113,7 @@ def test_each_kind_leads_with_its_own_metric(finished: tuple[Path, BenchSummary]
     }
     row = next(row for row in places if row["b"] == "two")
     assert (row["difference"], row["p"]) == (0.0, 1.0), "the same weights twice"
-    assert row["p_delong"] is None
+    assert row["test"] == "permutation of patients"
     aggregated = json.loads((out / "aggregate.json").read_text())
     chances = {
         row["task"]: row["chance"] for row in aggregated if row["metric"] in set(leading.values()) and row.get("chance")

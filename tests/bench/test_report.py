@@ -11,10 +11,12 @@ from fake_results import PATH, write_results
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from medvlp.bench.report import write_report
-from medvlp.bench.report_charts import reliability_points, roc_points
+from medvlp.bench.report_charts import roc_points
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_notes import warnings
 from medvlp.errors import UserError
+from medvlp.metrics.bootstrap import Resamples
+from medvlp.metrics.calibration import reliability_curve
 from medvlp.metrics.classification import ece
 
 
@@ -122,9 +124,9 @@ def test_reliability_bins_are_those_of_the_calibration_error():
     rng = np.random.default_rng(2)
     scores = np.r_[rng.random(500), 0.0, 1.0]
     truth = (rng.random(502) < scores**2).astype(float)
-    mean, share, sizes = reliability_points(truth, scores)
-    assert sum(sizes) == 502
-    gap = np.abs(np.subtract(mean, share)) * sizes / 502
+    curve = reliability_curve(truth, scores, Resamples.draw([str(i) for i in range(502)], 20, 0))
+    assert curve.size.sum() == 502
+    gap = np.abs(curve.score - curve.share) * curve.size / 502
     assert gap.sum() == pytest.approx(ece(truth, scores))
 
 

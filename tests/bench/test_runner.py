@@ -27,6 +27,7 @@ from medvlp.config.suite import SuiteConfig
 from medvlp.config.train import TrackConfig
 from medvlp.errors import UserError
 from medvlp.metrics.bootstrap import Resamples, bootstrap_values
+from medvlp.metrics.intervals import interval
 from medvlp.types import Predictions
 
 NO_TRACK = TrackConfig(mlflow=False)
@@ -79,9 +80,15 @@ def test_every_number_follows_from_the_predictions(finished: tuple[Path, BenchSu
         score = {(row["metric"], row["label"]): row for row in cell.result["scores"]}
         row = score["auroc", "Pneumonia"]
         assert row["value"] == pytest.approx(roc_auc_score(test.labels[:, 0], test.scores[:, 0]), abs=1e-12)
-        resamples = Resamples.draw(test.patient_ids, suite.bootstrap_resamples, suite.bootstrap_seed)
-        values = bootstrap_values(test, resamples, metrics=["auroc"])["auroc"][:, 0]
-        assert [row["low"], row["high"]] == pytest.approx(np.nanquantile(values, [0.025, 0.975]).tolist(), abs=1e-12)
+        resamples = Resamples.draw(
+            test.patient_ids, suite.bootstrap_resamples, suite.bootstrap_seed, cell.record["dataset"]
+        )
+        values, without = (
+            bootstrap_values(test, each, metrics=["auroc"])["auroc"][:, 0]
+            for each in (resamples, Resamples.jackknife(test.patient_ids))
+        )
+        bounds = interval(row["value"], values, without, suite.alpha, row["support"])
+        assert [row["low"], row["high"]] == pytest.approx([bounds.low, bounds.high], abs=1e-12)
         threshold = cell.result["thresholds"]["Pneumonia"]
         assert threshold in val.scores[:, 0]
         called, truth = test.scores[:, 0] >= threshold, test.labels[:, 0] == 1
@@ -124,10 +131,13 @@ def test_aggregate_is_the_mean_over_draws_with_the_interval_of_that_mean(
     assert len(cells) == row["draws"] == 2
     points = [next(s["value"] for s in c.result["scores"] if s["metric"] == "auroc") for c in cells]
     assert row["value"] == pytest.approx(np.mean(points))
-    resamples = [cell.bootstrap["auroc"][:, -1] for cell in cells]
-    chosen = np.random.default_rng(2).integers(0, 2, size=(len(resamples[0]), 2))
-    means = [(resamples[i][r] + resamples[j][r]) / 2 for r, (i, j) in enumerate(chosen)]
-    assert [row["low"], row["high"]] == pytest.approx(np.nanquantile(means, [0.025, 0.975]).tolist())
+    values, without = (
+        np.mean([getattr(cell, name)["auroc"][:, -1] for cell in cells], axis=0) for name in ("bootstrap", "jackknife")
+    )
+    over_patients = interval(row["value"], values, without, 0.05, row["support"])
+    assert set(row["components"]) == {"patients", "draws"}
+    assert row["low"] <= over_patients.low
+    assert row["high"] >= over_patients.high or row["high"] == 1
     skipped = [r for r in rows if r["protocol"] == "zero_shot" and r["encoder"] == bench_store.RANDOM]
     assert skipped[0]["value"] is None
     assert "not applicable" in skipped[0]["status"]
@@ -143,8 +153,8 @@ def test_comparisons_pair_encoders_and_never_baselines_with_baselines(
     assert row["a"] == "trial"
     assert row["difference"] == pytest.approx(row["value_a"] - row["value_b"])
     assert row["low"] <= row["difference"] <= row["high"]
-    assert row["p_delong"] is not None
-    assert all(r["p_holm"] is None or r["p_holm"] >= r["p"] for r in rows)
+    assert row["test"] == "DeLong over patients"
+    assert all(r["p_adjusted"] is None or r["p_adjusted"] >= r["p"] for r in rows)
     assert next(r for r in rows if r["label"] == "macro")["comparisons"] == sum(r["label"] == "macro" for r in rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +23,7 @@ def load_coverage() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -119,13 +120,12 @@ def test_extreme_acceleration_stops_at_the_last_resample() -> None:
     assert 0 <= found.low < 0.5 < found.high <= 1
 
 
-SCENARIOS = ("auroc", "mean")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SCENARIOS)
+@pytest.mark.parametrize("kind", ["auroc", "mean"])
 def test_intervals_hold_the_truth_as_often_as_they_say(kind: str) -> None:
     coverage = load_coverage()
-    for scenario in itertools.chain(s for s in coverage.SCENARIOS if s.kind == kind):
+    wanted = [scenario for scenario in coverage.SCENARIOS if scenario.required and scenario.kind == kind]
+    assert wanted
+    for scenario in wanted:
         found = coverage.simulate(scenario, draws=2000, resamples=1000, seed=0)
         assert abs(found.coverage - 0.95) <= 0.015, (scenario, found)

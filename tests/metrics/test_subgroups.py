@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from medvlp.metrics.bootstrap import Resamples
+from medvlp.metrics.bootstrap import Resamples, bootstrap_values
 from medvlp.metrics.classification import ClassificationScoring
+from medvlp.metrics.intervals import interval
 from medvlp.metrics.subgroups import NOT_KNOWN, Group, age_bands, subgroups
 from medvlp.types import Predictions
 
@@ -38,6 +39,11 @@ def found_in(
     }
 
 
+def masked(predictions: Predictions, kept: np.ndarray) -> Predictions:
+    labels = np.where(kept[:, None], predictions.labels, np.nan)
+    return Predictions(predictions.sample_ids, predictions.patient_ids, ["x"], labels, predictions.scores)
+
+
 def test_values_and_counts_are_those_of_the_samples_taken_out() -> None:
     predictions, sex = make()
     found = found_in(predictions, sex)
@@ -62,6 +68,18 @@ def test_the_gap_is_to_the_largest_group_and_has_its_own_interval() -> None:
     assert other.gap == pytest.approx(other.value - found[reference].value)
     assert found["F"].value < found["M"].value
     assert not other.gap_bounds.low < 0 < other.gap_bounds.high, "a gap of this size is seen"
+    inside = np.array(sex) == "F"
+    drawn = [
+        np.subtract(
+            *(
+                bootstrap_values(own, each, metrics=["auroc"])["auroc"][:, 0]
+                for own in (masked(predictions, inside), masked(predictions, np.array(sex) == "M"))
+            )
+        )
+        * (1 if reference == "M" else -1)
+        for each in (Resamples.draw(predictions.patient_ids, 400, 0), Resamples.jackknife(predictions.patient_ids))
+    ]
+    assert other.gap_bounds == interval(other.gap, *drawn)
     equal, sex = make(worse=0.0, seed=3)
     gap = found_in(equal, sex)
     alike = gap["F"] if gap["F"].gap else gap["M"]
