@@ -46,7 +46,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BenchSumma
     (folder / "outlines.yaml").write_text(yaml.safe_dump(TASK))
     entry = {"task": str(folder / "outlines.yaml"), "protocols": ["frozen"], "fractions": [0.5, 1.0]}
     suite = SuiteConfig.model_validate({"name": "s", "version": 1, "entries": [entry], "bootstrap_resamples": 40})
-    options: dict[str, Any] = {"out": folder / "out", "track": TrackConfig(mlflow=False), "device": "cpu"}
+    options: dict[str, Any] = {
+        "out": folder / "out",
+        "track": TrackConfig(mlflow=False),
+        "device": "cpu",
+        "audit": False,
+    }
     vit = str(bench_store.make_run(folder / "vit"))
     return folder / "out", run_suite(suite, stores=[store], encoders=[RESNET, vit], **options)
 

@@ -136,7 +136,7 @@ def test_released_transformers_with_windows_or_rotations_give_maps_at_another_si
     maps = swin.feature_maps(pixels)
     assert [tuple(each.shape[1:]) for each in maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4)]
     torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), swin(pixels).tokens)
-    eva = released("eva", "eva02_tiny_patch14_224", args={"img_size": 42, "depth": 2})
+    eva = released("eva", "eva02_tiny_patch14_224", args={"img_size": 42, "depth": 2, "dynamic_img_size": True})
     pixels = torch.randn(1, 3, 56, 56)
     maps = eva.feature_maps(pixels)
     assert [tuple(each.shape[2:]) for each in maps] == [(4, 4)] * 4
