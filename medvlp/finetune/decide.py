@@ -71,7 +71,7 @@ def _threshold(
     positive, negative = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
     if not len(positive) or not len(negative):
         return None
-    levels = np.unique(scores)
+    levels, target = np.unique(scores), config.target or 0.0
     sensitivity = 1 - np.searchsorted(positive, levels, side="left") / len(positive)
     specificity = np.searchsorted(negative, levels, side="left") / len(negative)
     if config.threshold == "f1":
@@ -79,9 +79,9 @@ def _threshold(
     elif config.threshold == "youden":
         chosen = levels[np.argmax(sensitivity + specificity)]
     elif config.threshold == "sensitivity":
-        chosen = levels[np.flatnonzero(sensitivity >= config.target)[-1]]
+        chosen = levels[np.flatnonzero(sensitivity >= target)[-1]]
     else:
-        reached = np.flatnonzero(specificity >= config.target)
+        reached = np.flatnonzero(specificity >= target)
         if not len(reached):
             return None
         chosen = levels[reached[0]]

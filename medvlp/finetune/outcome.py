@@ -94,6 +94,8 @@ def outcome_of(
     """
     decisions: tuple[Decision, ...] = ()
     raw, notes = None, list[Note]()
+    validation: Kept
+    test: Kept
     if config.task == "classification":
         logits = {split: _finite(tunable.logits(network, samples[split])) for split in ("val", "test")}
         decisions, notes = decide(samples["val"], logits["val"], config.decision)

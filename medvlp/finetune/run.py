@@ -114,7 +114,7 @@ class _Run:
 
     def __init__(self, config: FinetuneConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.store = SplitStore.open(config.data.store)
+        self.store = SplitStore(config.data.store)
         _check_kind(folder)
         self.checkpoint = load_newest(folder / CHECKPOINTS)
         if self.checkpoint is None:
