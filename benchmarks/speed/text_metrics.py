@@ -1,5 +1,6 @@
 """Time of BLEU, ROUGE-L and CIDEr of 3,000 reports, beside the COCO caption scorers (pycocoevalcap), on one core.
 
+    pip install pycocoevalcap
     python benchmarks/speed/text_metrics.py [--out benchmarks/results/text_metrics.json]
 
 Both see the same tokenised texts and must agree to 1e-6, per report and over all. Times are seconds of the processor:

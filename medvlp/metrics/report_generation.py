@@ -81,7 +81,7 @@ class ReportScoring(Scoring[Reports]):
             [" ".join(split(text).split()) for text in texts]
             for texts in (predictions.generated, predictions.references)
         )
-        self._words = ReportStatistics(TextPairs(generated, [[text] for text in references]), _computable())
+        self._words = ReportStatistics(TextPairs(generated, [[text] for text in references]), computable())
         self._of = predictions
 
     def _values(
@@ -104,7 +104,8 @@ def _alone(values: Float[np.ndarray, " r"], findings: int) -> Float[np.ndarray, 
     return table
 
 
-def _computable() -> tuple[str, ...]:
+def computable() -> tuple[str, ...]:
+    """Return the metrics of words that can be computed here: METEOR needs its official files."""
     try:
         meteor_folder()
     except UserError as error:

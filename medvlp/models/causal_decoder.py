@@ -131,16 +131,16 @@ def folder_model(folder: Path) -> Any:
         raise UserError(
             "The folder of the decoder has no config.json.", folder, "Give a local Hugging Face folder of a decoder."
         )
+    how: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **how)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"The folder holds no causal language model that can be loaded: {str(error).splitlines()[0]}",
             folder,
             "Give config.json and model.safetensors of GPT-2, Llama, Qwen, Gemma or a decoder like them.",
         ) from error
+    model, info = loaded
     check_hub_loading(info, folder, ("lm_head.",) if model.config.tie_word_embeddings else ())
     _check_causal(model.eval(), folder)
     return model

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -147,11 +147,13 @@ class MemoryDecoder(ReportDecoder):
         super().__init__()
         self.width, self.block_trigrams = width, block_trigrams
         self.visual = nn.Sequential(nn.Linear(visual_width, width), nn.ReLU(), nn.Dropout(visual_dropout))
-        self.encoder = nn.ModuleList(VisualLayer(width, hidden, heads, dropout) for _ in range(layers))
+        self.encoder: Any = nn.ModuleList(VisualLayer(width, hidden, heads, dropout) for _ in range(layers))
         self.encoder_norm = UnbiasedNorm(width)
         self.words = nn.Embedding(vocab_size, width)
         self.memory = RelationalMemory(slots, width, memory_heads, dropout)
-        self.decoder = nn.ModuleList(MemoryLayer(width, hidden, heads, slots * width, dropout) for _ in range(layers))
+        self.decoder: Any = nn.ModuleList(
+            MemoryLayer(width, hidden, heads, slots * width, dropout) for _ in range(layers)
+        )
         self.decoder_norm = UnbiasedNorm(width)
         self.dropout = nn.Dropout(dropout)
         self._initialise()
@@ -163,8 +165,9 @@ class MemoryDecoder(ReportDecoder):
                 nn.init.xavier_uniform_(parameter)
         for module in self.modules():
             if isinstance(module, MemoryNorm):
-                for part in (module.to_scale[0], module.to_scale[2], module.to_shift[0], module.to_shift[2]):
-                    nn.init.constant_(part.bias, MLP_BIAS)
+                for part in (*module.to_scale, *module.to_shift):
+                    if isinstance(part, nn.Linear):
+                        nn.init.constant_(part.bias, MLP_BIAS)
 
     def encode(self, visual: Visual) -> Float[torch.Tensor, "b p d"]:
         """Return the visual tokens as the decoder sees them."""
@@ -216,7 +219,7 @@ class MemoryDecoder(ReportDecoder):
         """Read one more token of each text; return the logits of the next one."""
         states = self._embed(last[:, None], reading.place)
         memory, reading.memory = self.memory(states, reading.memory)
-        before = reading.words or [None] * len(self.decoder)
+        before: Sequence[KeysValues | None] = reading.words or [None] * len(self.decoder)
         reading.words = []
         for layer, image, own in zip(self.decoder, reading.image, before, strict=True):
             states, known = layer(states, memory, image, reading.image_seen, None, own)

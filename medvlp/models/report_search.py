@@ -92,7 +92,7 @@ def beam_search(
         better = finished_sum > best_sum
         best = torch.where(better[:, None], tokens[torch.arange(rows, device=device), which], best)
         best_sum = torch.where(better, finished_sum, best_sum)
-        sums = sums.masked_fill(ended, -torch.inf)
+        # What goes on from an ended text has no higher sum than the text: it crowds out only what cannot win either.
         if (sums.max(dim=1).values <= best_sum).all():
             break
         found = step(word.flatten(), (first_beam * width + parent).flatten())

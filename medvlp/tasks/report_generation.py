@@ -77,8 +77,11 @@ class Reports:
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Reports:
         """Inverse of `to_frame`."""
-        columns = (frame[name].tolist() for name in ("sample_id", "patient_id", "generated", "reference"))
-        return cls(*columns, words=str(frame["words"].iloc[0]) if len(frame) else SCORED_WORDS)
+        samples, patients, generated, references = (
+            frame[name].tolist() for name in ("sample_id", "patient_id", "generated", "reference")
+        )
+        words = str(frame["words"].iloc[0]) if len(frame) else SCORED_WORDS
+        return cls(samples, patients, generated, references, words)
 
 
 class ReportGeneration(Task):

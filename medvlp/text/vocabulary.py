@@ -61,7 +61,7 @@ class WordVocabulary:
         self._split = split
         self.size = len(self._words) + 1
         self.begin_id = self.end_id = 0
-        self.banned = (self._number[UNKNOWN],)
+        self.banned: tuple[int, ...] = (self._number[UNKNOWN],)
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int, split: Callable[[str], str] = sentence_text) -> WordVocabulary:
@@ -128,7 +128,7 @@ class FolderTokens:
         self.size = len(loaded)
         self.end_id: int = loaded.eos_token_id
         self.begin_id: int = self.end_id if loaded.bos_token_id is None else loaded.bos_token_id
-        self.banned = tuple(sorted(set(loaded.all_special_ids) - {self.end_id}))
+        self.banned: tuple[int, ...] = tuple(sorted(set(loaded.all_special_ids) - {self.end_id}))
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
         """See `ReportTokens.encode`; line breaks become blanks."""

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
+from medvlp.metrics import report_generation
 from medvlp.metrics.bootstrap import Resamples
 from medvlp.metrics.report.pairs import TextPairs
 from medvlp.metrics.report.statistics import ReportStatistics
-from medvlp.metrics.report_generation import ReportScoring
+from medvlp.metrics.report_generation import WORDS, ReportScoring
 from medvlp.metrics.scoring import SCORINGS
 from medvlp.tasks.report_generation import Reports
 from medvlp.text.labeler import FINDINGS, label_report
@@ -23,6 +24,12 @@ STATED = (
     "Cardiomegaly with pulmonary edema.",
     "The lungs are clear.",
 )
+
+
+@pytest.fixture(autouse=True)
+def without_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """METEOR reads its tables anew for every set of texts; `tests/metrics/report` tests it."""
+    monkeypatch.setattr(report_generation, "computable", lambda: tuple(name for name in WORDS if name != "meteor"))
 
 
 def reports(samples: int = 12) -> Reports:
@@ -96,6 +103,14 @@ def test_equal_texts_score_all_and_empty_ones_nothing() -> None:
     silent = by_name(Reports(kept.sample_ids, kept.patient_ids, [""] * len(kept.generated), kept.references, "simple"))
     assert silent["finding_f1", "macro"] == silent["finding_f1_micro", "macro"] == 0
     assert silent["bleu_4", "macro"] == silent["rouge_l", "macro"] == 0
+
+
+def test_without_its_files_meteor_has_no_value_and_the_others_have() -> None:
+    kept = reports()
+    found, values = by_name(kept), ReportScoring().resampled(kept, Resamples.draw(kept.patient_ids, 3, 0), {})
+    assert np.isnan(found["meteor", "macro"])
+    assert np.isnan(values["meteor"]).all()
+    assert not np.isnan(found["cider_d", "macro"])
 
 
 def test_the_task_names_this_rule_and_kept_tables_come_back() -> None:

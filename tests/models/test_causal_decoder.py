@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,27 @@ def test_greedy_search_takes_the_most_probable_word_given_all_before() -> None:
         assert torch.equal(again, decoder.generate(visual, 6, beams=beams, banned=[banned]))
 
 
+def with_absolute_positions() -> CausalDecoder:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "vocab_size": WORDS.size}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+    with torch.no_grad():
+        for table in (model.transformer.wte, model.transformer.wpe):
+            table.weight *= 20
+    return CausalDecoder(6, model, WORDS).eval()
+
+
+@pytest.mark.parametrize("make", [small, with_absolute_positions])
 @torch.no_grad()
-def test_missing_tokens_are_not_there_and_a_place_sees_nothing_that_follows() -> None:
-    decoder, visual = small(), shown(torch.tensor([[True, False, True, False]] * 3))
+def test_missing_tokens_are_not_there_and_a_place_sees_nothing_that_follows(make: Callable[[], CausalDecoder]) -> None:
+    decoder, visual = make(), shown(torch.tensor([[True, False, True, False]] * 3))
     logits = decoder(visual, IDS)
     assert logits.shape == (3, 5, WORDS.size)
-    torch.testing.assert_close(decoder(Visual(visual.tokens[:, ::2]), IDS), logits, rtol=1e-4, atol=1e-4)
+    there = Visual(visual.tokens[:, ::2])
+    torch.testing.assert_close(decoder(there, IDS), logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(decoder.generate(there, 6, beams=3), decoder.generate(visual, 6, beams=3))
     changed = IDS.clone()
     changed[0, 2] = 7
     other = decoder(visual, changed)

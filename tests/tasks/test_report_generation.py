@@ -143,7 +143,12 @@ def test_training_by_likelihood_and_with_a_tuned_encoder(store: Store, encoder: 
     samples = made.samples(store)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tunable = made.tunable(encoder, store, samples["train"], samples["val"], 0)
+        frozen, tunable = (
+            made._by(protocol).tunable(encoder, store, samples["train"], samples["val"], 0)
+            for protocol in ("frozen", "fine_tune")
+        )
+    assert not any(p.requires_grad for p in frozen.network.tower.parameters())
+    assert not frozen.network.train().tower.training
     assert tunable.kept is None
     batch = next(iter(tunable.loader.epoch(0)))
     value, count = tunable.terms(tunable.network, batch)["words"]

@@ -10,7 +10,7 @@ from medvlp.text.marks import marked
 from medvlp.types import ABSENT, PRESENT, UNCERTAIN
 
 REPORT = (
-    "INDICATION: Rule out pneumothorax.\n\nFINDINGS: The heart is enlarged.  Small LEFT\npleural effusion; "
+    "INDICATION: Pneumothorax.\n\nFINDINGS: The heart is enlarged.  Small LEFT\npleural effusion; "
     "no pneumothorax. Possible pneumonia.\nIMPRESSION: Emphysema."
 )
 

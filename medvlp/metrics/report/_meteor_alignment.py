@@ -44,6 +44,10 @@ class Lexicon(Protocol):
     def paraphrases(self) -> Mapping[tuple[str, ...], Sequence[tuple[str, ...]]]:
         """Phrase -> phrases that stand for it, in the order of the table."""
 
+    @property
+    def longest(self) -> int:
+        """Words of the longest phrase among them."""
+
 
 def align(text: Sequence[str], reference: Sequence[str], lexicon: Lexicon) -> list[Match]:
     """Return the matches of the best alignment, in the order of the reference."""
@@ -79,9 +83,8 @@ def _paraphrases(words: Sequence[str], others: Sequence[str], lexicon: Lexicon) 
     places: dict[str, list[int]] = {}
     for place, word in enumerate(others):
         places.setdefault(word, []).append(place)
-    longest = max(map(len, lexicon.paraphrases), default=0)
     for start in range(len(words)):
-        for length in range(1, min(longest, len(words) - start) + 1):
+        for length in range(1, min(lexicon.longest, len(words) - start) + 1):
             for phrase in lexicon.paraphrases.get(tuple(words[start : start + length]), ()):
                 for place in places.get(phrase[0], ()):
                     if tuple(others[place : place + len(phrase)]) == phrase:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -97,6 +98,7 @@ class Meteor:
         self.stem = cache(EnglishStemmer().stem)
         self.meanings = cache(self._meanings)
         self.paraphrases: Mapping[tuple[str, ...], list[tuple[str, ...]]] = _paraphrases(folder / TABLE, set(words))
+        self.longest = max(map(len, self.paraphrases), default=0)
 
     def _meanings(self, word: str) -> frozenset[str]:
         own = self._synsets.get(word, frozenset())
@@ -142,13 +144,17 @@ def meteor_counts(pairs: TextPairs, folder: Path | None = None) -> Float[np.ndar
     matched words of both.
 
     Raises:
-        UserError: See `meteor_folder`.
+        UserError: See `meteor_folder`, or a file is broken.
     """
     folder = meteor_folder(folder)
-    split = read_normaliser(folder).words
-    texts = [split(text) for text in pairs.generated]
-    references = [split(text) for text in pairs.reference_texts]
-    lexicon = Meteor({word for words in (*texts, *references) for word in words}, folder)
+    try:
+        split = read_normaliser(folder).words
+        texts = [split(text) for text in pairs.generated]
+        references = [split(text) for text in pairs.reference_texts]
+        lexicon = Meteor({word for words in (*texts, *references) for word in words}, folder)
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        fix = f"Copy {JAR} and {TABLE} of METEOR 1.5 again."
+        raise UserError(f"The files of METEOR cannot be read: {error}.", folder, fix) from error
     counts = np.zeros((len(texts), 4 + 4 * _STAGES + 2))
     best = np.full(len(texts), -1.0)
     for sample, reference in zip(pairs.owner, references, strict=True):

@@ -109,6 +109,13 @@ def test_a_resample_is_the_metric_of_repeated_samples(seed: int) -> None:
             assert values[metric][row] == pytest.approx(expected[metric], rel=1e-9, nan_ok=True), metric
 
 
+def test_of_two_equally_near_references_the_shorter_one_sets_the_length() -> None:
+    pairs = TextPairs(["w1 w2 w3"], [["w1 w2 w3 w4", "w1 w2"]])
+    assert ReportStatistics(pairs, ("bleu_1",)).corpus()["bleu_1"] == pytest.approx(1)
+    pairs = TextPairs(["w1 w2 w3"], [["w1 w2 w3 w4", "w1"]])
+    assert ReportStatistics(pairs, ("bleu_1",)).corpus()["bleu_1"] == pytest.approx(np.exp(1 - 4 / 3))
+
+
 def test_identical_texts_have_the_largest_values() -> None:
     texts = ["the lungs are clear", "a small effusion is seen", "mild cardiomegaly and edema persist"]
     whole = ReportStatistics(TextPairs(texts, [[text] for text in texts]), PLAIN).corpus()
