@@ -1,5 +1,4 @@
-"""What may stand in a configuration file, by kind: `prepare`, `knowledge`, `collection`, `pretrain`,
-`finetune`, `task`, `suite`.
+"""What may stand in a configuration file, by its `kind`.
 
 Guarantee: importing this module imports no torch. Every field has a range and a default or is required; rules that join
 two fields are checked by its class, so that a bad file starts nothing.

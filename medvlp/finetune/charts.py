@@ -14,6 +14,7 @@ from medvlp.html.charts import Axis, Series, Style, line_chart
 from medvlp.html.numbers import decimal
 from medvlp.metrics.bootstrap import Resamples
 from medvlp.metrics.calibration import reliability_curve
+from medvlp.types import Predictions
 
 if TYPE_CHECKING:
     from medvlp.config.finetune import FinetuneConfig
@@ -45,9 +46,9 @@ def progress(lines: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> list[tu
 
 def curves(config: FinetuneConfig, outcome: Outcome, dataset: str) -> Iterator[dict[str, Any]]:
     """Yield ROC and reliability of each label on test, before and after calibration."""
-    if outcome.raw is None:
-        return
     test = outcome.test
+    if outcome.raw is None or not isinstance(test, Predictions):
+        return
     resamples = Resamples.draw(test.patient_ids, config.bootstrap_resamples, config.bootstrap_seed, dataset)
     unit = [
         Axis.linear(text, 0, 1)

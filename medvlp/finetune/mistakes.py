@@ -18,6 +18,7 @@ from medvlp.html.pictures import edge
 from medvlp.metrics.segmentation import SegmentationScoring
 from medvlp.metrics.subgroups import NOT_KNOWN
 from medvlp.tasks.segmentation import Outlines
+from medvlp.types import Predictions
 
 if TYPE_CHECKING:
     from medvlp.finetune.outcome import Outcome
@@ -32,9 +33,10 @@ REFERENCE, PREDICTED = (62, 201, 255), (255, 176, 0)
 
 def mistakes(outcome: Outcome, store: Store) -> list[dict[str, Any]]:
     """Return the images with their captions, label by label, the most confident mistake first."""
-    if isinstance(outcome.test, Outlines):
-        return _worst_masks(outcome.test, store)
     test, thresholds = outcome.test, outcome.thresholds
+    if isinstance(test, Outlines):
+        return _worst_masks(test, store)
+    assert isinstance(test, Predictions)
     each = max(1, min(EACH, MOST // len(test.label_names)))
     chosen: list[tuple[int, int]] = []
     for k, name in enumerate(test.label_names):

@@ -6,7 +6,7 @@ over patients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from medvlp.bench.scored import scored
 from medvlp.config.preprocessing import Preprocessing
 from medvlp.errors import UserError
 from medvlp.finetune.decide import decide
+from medvlp.finetune.notes import Note, sentences
 from medvlp.finetune.task import balance
 from medvlp.metrics.bootstrap import Resamples
 from medvlp.metrics.scoring import SCORINGS
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 GAPS = {"classification": ("auroc", "sensitivity", "specificity"), "segmentation": ("dice",)}
 """Metrics that are looked at group by group."""
 FEW_PATIENTS = 10
-"""Test patients with the rarer class below which a score is called uncertain."""
+"""Test patients with the rarer class, or with the structure, below which a score is doubtful."""
+CHANCE = {"auroc": 0.5}
+"""What guessing gets."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def outcome_of(
         UserError: The network gives numbers that are not finite.
     """
     decisions: tuple[Decision, ...] = ()
-    raw, notes = None, []
+    raw, notes = None, list[Note]()
+    validation: Kept
+    test: Kept
     if config.task == "classification":
         logits = {split: _finite(tunable.logits(network, samples[split])) for split in ("val", "test")}
         decisions, notes = decide(samples["val"], logits["val"], config.decision)
@@ -111,7 +116,7 @@ def outcome_of(
         found.rows,
         gaps(config, scoring, test, thresholds, groups_of(store, test.sample_ids), store.dataset),
         balance(task.config, {split: own.labels for split, own in samples.items()}),
-        notes + _uncertain(found.rows),
+        sentences([*_doubtful(found.rows), *notes]),
     )
 
 
@@ -121,14 +126,15 @@ def _finite(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return logits
 
 
-def _uncertain(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a note for each label whose leading score hangs on few patients."""
+def _doubtful(rows: Sequence[dict[str, Any]]) -> Iterator[Note]:
+    """Yield what is to be doubted of the leading score of each label."""
     leading = [row for row in rows if row["metric"] == rows[0]["metric"] and row["label"] != "macro"]
-    return [
-        f"{row['label']}: the test scores hang on {row['support']} patients of the rarer class."
-        for row in leading
-        if row["support"] is not None and row["support"] < FEW_PATIENTS
-    ]
+    for row in leading:
+        if row["metric"] in CHANCE and not row["low"] > CHANCE[row["metric"]]:
+            yield "No better than chance, as far as the test patients tell", row["label"]
+    for row in leading:
+        if row["support"] is not None and row["support"] < FEW_PATIENTS:
+            yield f"Test scores that hang on fewer than {FEW_PATIENTS} patients", f"{row['label']} ({row['support']})"
 
 
 def groups_of(store: Store, sample_ids: Sequence[str]) -> dict[str, list[str]]:

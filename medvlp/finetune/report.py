@@ -19,6 +19,7 @@ from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS
 from medvlp.finetune.card import rule_of
 from medvlp.finetune.charts import curves, progress
 from medvlp.finetune.mistakes import mistakes
+from medvlp.finetune.outcome import CHANCE
 from medvlp.html import render_page, write_page
 from medvlp.html.charts import Style
 from medvlp.html.numbers import count, decimal
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from medvlp.tasks._tuned import TunedModel
 
 LOOK = Style("var(--series-1)")
-CHANCE = {"auroc": 0.5}
 
 
 def write_report(
@@ -153,7 +153,12 @@ def _gaps(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["metric"] not in table["metrics"]:
             table["metrics"].append(row["metric"])
         table["groups"].setdefault(row["name"], {})[row["metric"]] = row
-    return list(tables.values())
+    return [table for table in tables.values() if _comparable(table)]
+
+
+def _comparable(table: dict[str, Any]) -> bool:
+    """Return whether two groups or more have a score."""
+    return sum(rows[table["metrics"][0]]["value"] is not None for rows in table["groups"].values()) > 1
 
 
 def _chosen(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -21,6 +21,7 @@ from medvlp.config.finetune import FinetuneConfig
 from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
 from medvlp.finetune.card import model_card
+from medvlp.finetune.notes import sentences
 from medvlp.finetune.outcome import Outcome, outcome_of
 from medvlp.finetune.report import write_report
 from medvlp.finetune.scope import scope_of
@@ -113,7 +114,7 @@ class _Run:
 
     def __init__(self, config: FinetuneConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.store = SplitStore.open(config.data.store)
+        self.store = SplitStore(config.data.store)
         _check_kind(folder)
         self.checkpoint = load_newest(folder / CHECKPOINTS)
         if self.checkpoint is None:
@@ -121,7 +122,8 @@ class _Run:
         else:
             check_same_run(config, self.checkpoint, FREE)
         self.store.complete(config.data)
-        self.task, self.notes = task_of(config, self.store)
+        self.task, about_labels = task_of(config, self.store)
+        self.notes = sentences(about_labels)
         self.samples = self.task.samples(self.store)
         self.notes += [*self.store.warnings, *shared_pixels(self.store, self.samples)]
         device = resolve_device(config.device)

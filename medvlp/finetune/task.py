@@ -6,12 +6,14 @@ images cannot teach, and they are named.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medvlp.config.task import LabelConfig, TaskConfig
 from medvlp.errors import UserError
+from medvlp.finetune.notes import Note
 from medvlp.tasks import TASKS
 from medvlp.tasks._samples import label_matrix
 
@@ -21,13 +23,13 @@ if TYPE_CHECKING:
     from medvlp.tasks.base import Task
 
 
-def task_of(config: FinetuneConfig, store: Store) -> tuple[Task, list[str]]:
+def task_of(config: FinetuneConfig, store: Store) -> tuple[Task, list[Note]]:
     """Return the task, and what has to be said about its labels.
 
     Raises:
         UserError: The store has no labels, none of that name, or training images of one class only.
     """
-    notes: list[str] = []
+    notes: list[Note] = []
     labels = config.data.labels or _all_labels(config, store)
     task = _task(config, store, labels)
     if config.task == "classification":
@@ -53,11 +55,12 @@ def _task(config: FinetuneConfig, store: Store, labels: tuple[LabelConfig, ...])
 
 def _all_labels(config: FinetuneConfig, store: Store) -> tuple[LabelConfig, ...]:
     """Return a question for each label column, or for each structure that is outlined."""
-    names = store.label_names
+    what, names = "labels", store.label_names
     if config.task == "segmentation":
-        names = sorted(store.masks["label"].unique())
+        what = config.segmentation.target
+        boxes = (box["label"] for text in store.studies["boxes"].dropna() for box in json.loads(text))
+        names = sorted(set(store.masks["label"] if what == "masks" else boxes))
     if not names:
-        what = "masks" if config.task == "segmentation" else "labels"
         raise UserError(
             f"The store has no {what}.",
             config.data.store,
@@ -66,7 +69,7 @@ def _all_labels(config: FinetuneConfig, store: Store) -> tuple[LabelConfig, ...]
     return tuple(LabelConfig(name=name, positive=name) for name in names)
 
 
-def _taught(task: TaskConfig, store: Store, asked: bool) -> tuple[tuple[LabelConfig, ...], list[str]]:
+def _taught(task: TaskConfig, store: Store, asked: bool) -> tuple[tuple[LabelConfig, ...], list[Note]]:
     """Return the labels of which the training images have both classes; one that was asked for must be among them."""
     frame = store.samples()
     train = frame["split"] == "train"
@@ -88,8 +91,7 @@ def _taught(task: TaskConfig, store: Store, asked: bool) -> tuple[tuple[LabelCon
             f"{fix} data.uncertain and data.not_mentioned.",
         )
     kept = tuple(label for label in task.labels if label.name not in bad)
-    notes = [f"Left out: {name}, of which the training images have {found}." for name, found in bad.items()]
-    return kept, notes
+    return kept, [("Left out, because the training images have one class only", name) for name in bad]
 
 
 def balance(task: TaskConfig, samples: dict[str, np.ndarray]) -> list[dict[str, object]]:

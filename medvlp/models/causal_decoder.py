@@ -146,6 +146,14 @@ def folder_model(folder: Path) -> Any:
     return model
 
 
+def shaped_model(folder: Path) -> Any:
+    """Return a causal language model of the shape of a folder's config.json, its weights still random."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+
+
 def check_places(model: Any, vocab_size: int, places: int, folder: Path) -> None:
     """Refuse a model whose tables are too small.
 

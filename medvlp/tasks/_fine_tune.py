@@ -174,7 +174,8 @@ class FineTuning:
         """
         with progress_bar(f"fine-tune {self.tunable.name}", self.total - self.step, "steps") as advance:
             batches = self.tunable.loader.stream(self.step)
-            began, first, shown = time.perf_counter(), self.step, {}
+            began, first = time.perf_counter(), self.step
+            shown: dict[str, float] = {}
             self.network.train()
             try:
                 while not self.finished:

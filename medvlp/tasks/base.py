@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -184,6 +185,20 @@ class Task(ABC):
         """
         raise self._no_fine_tuning()
 
+    def rebuilt(self, tower: nn.Module, dim: int, taken: ModelInputConfig, parts: Path) -> nn.Module:
+        """Return `network` for weights that were saved, with what `save_parts` wrote.
+
+        Args:
+            tower: As for `network`.
+            dim: As for `network`.
+            taken: Pixels that the network takes.
+            parts: Folder that `save_parts` wrote into.
+        """
+        return self.network(tower, dim, taken)
+
+    def save_parts(self, tunable: Any, folder: Path) -> None:  # noqa: B027 - most tasks have nothing to write
+        """Write what beside weights and configuration decides the answers of a fine-tuned network."""
+
     def tunable(
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
     ) -> Tunable:
@@ -217,7 +232,7 @@ class Task(ABC):
 
     def _no_fine_tuning(self) -> UserError:
         return UserError(
-            f"A task of type {self.config.type} is not fine-tuned.", "task.type", "Use classification or segmentation."
+            f"A task of type {self.config.type} is not fine-tuned.", "task.type", "Use classification, segmentation or report_generation."
         )
 
     @abstractmethod

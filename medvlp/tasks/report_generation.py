@@ -168,9 +168,34 @@ class ReportGeneration(Task):
             tunable = task.tunable(encoder, subject.store, train, val, seed)
             tuning = FineTuning(tunable, task.config.fine_tune, seed)
             chosen = tuning.run()
-        said = self._references(subject.store, tunable.tokens)
         facts = {"tokens": tunable.tokens.size, "tokens_hash": tunable.tokens.hash}
-        return Head(lambda samples: self._kept(samples, tunable.texts(tuning.network, samples), said), chosen | facts)
+        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen | facts)
+
+    def kept(self, tunable: ReportTuning, network: nn.Module, samples: Samples) -> Reports:
+        """Return generated reports beside the references; see `Task.kept`."""
+        said = self._references(tunable.store, tunable.tokens)
+        return self._kept(samples, tunable.texts(network, samples), said)
+
+    def save_parts(self, tunable: ReportTuning, folder: Path) -> None:
+        """Write the decoder's words, or the tokenizer and shape of a decoder that came from a folder."""
+        tunable.tokens.save(folder)
+        if self.config.reports.decoder.folder is not None:
+            tunable.network.get_submodule("decoder").model.config.save_pretrained(folder / DECODER)
+
+    def rebuilt(self, tower: nn.Module, dim: int, taken: ModelInputConfig, parts: Path) -> ReportWriter:
+        """Return a writer for weights that were saved; see `Task.rebuilt`."""
+        from medvlp.models.causal_decoder import CausalDecoder, shaped_model
+        from medvlp.tasks._report_writer import ReportWriter
+        from medvlp.text.vocabulary import load_tokens
+
+        tokens = load_tokens(parts, tokeniser(self.config.reports.words))
+        shown = tower(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
+        decoder: ReportDecoder
+        if (parts / DECODER).is_dir():
+            decoder = CausalDecoder(shown.shape[2], shaped_model(parts / DECODER), tokens)
+        else:
+            decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
+        return ReportWriter(tower, decoder, self.config.fine_tune.freeze_encoder)
 
     def _by(self, protocol: str) -> ReportGeneration:
         """Return the task with its encoder frozen or not, as a protocol has it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
 UNKNOWN = "<unk>"
+WORDS, TOKENIZER = "words.json", "tokenizer"
+"""Where tokens are saved."""
 _BEFORE_MARK = re.compile(r" (?=[.,;:](?:\s|$))")
 
 
@@ -45,6 +48,9 @@ class ReportTokens(Protocol):
     @property
     def hash(self) -> str:
         """SHA-256 of everything that decides the tokens."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `load_tokens` reads."""
 
 
 class WordVocabulary:
@@ -100,6 +106,11 @@ class WordVocabulary:
         """See `ReportTokens.hash`."""
         return hashlib.sha256("\n".join(self._words).encode()).hexdigest()
 
+    def save(self, folder: Path) -> None:
+        """See `ReportTokens.save`."""
+        text = json.dumps({"words": self._words, "hash": self.hash}, ensure_ascii=False)
+        (folder / WORDS).write_text(text + "\n", encoding="utf-8")
+
 
 class FolderTokens:
     """Tokens of a local Hugging Face folder.
@@ -146,6 +157,33 @@ class FolderTokens:
         """See `ReportTokens.hash`."""
         content = self._tokenizer.backend_tokenizer.to_str()
         return hashlib.sha256(f"{content}|{self.begin_id}|{self.end_id}".encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """See `ReportTokens.save`."""
+        self._tokenizer.save_pretrained(str(folder / TOKENIZER))
+
+
+def load_tokens(folder: Path, split: Callable[[str], str]) -> ReportTokens:
+    """Return the tokens that `save` wrote.
+
+    Args:
+        folder: Where.
+        split: Rule of the words.
+
+    Raises:
+        UserError: They are missing or damaged.
+    """
+    if (folder / TOKENIZER).is_dir():
+        return FolderTokens(folder / TOKENIZER)
+    try:
+        described = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+        tokens = WordVocabulary(described["words"], split)
+        damaged = tokens.hash != described["hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        damaged = True
+    if damaged:
+        raise UserError("The words of the decoder are missing or damaged.", folder / WORDS, "Copy the folder again.")
+    return tokens
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:

@@ -97,7 +97,7 @@ def test_the_section_runs_as_it_stands_within_five_minutes(tmp_path: Path) -> No
     check(work, len(list((work / "NEW").rglob("IM*"))))
     result = json.loads((work / "runs/ours/result.json").read_text())
     macro = next(row for row in result["scores"] if (row["metric"], row["label"]) == ("auroc", "macro"))
-    assert macro["value"] > 0.55, "something was learnt"
+    assert macro["value"] > 0.8, "something was learnt"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from medvlp.config.finetune import DecisionConfig
 from medvlp.finetune.decide import decide
+from medvlp.finetune.notes import sentences
 from medvlp.tasks.base import Samples
 
 
@@ -84,11 +85,21 @@ def test_what_validation_cannot_tell_is_left_and_said() -> None:
     found, notes = decide(samples(labels), logits, DecisionConfig())
     assert all((one.slope, one.intercept) == (1.0, 0.0) for one in found)
     assert [one.threshold is None for one in found] == [False, True, False, True]
-    text = "\n".join(notes)
-    assert "l0 is not calibrated: validation has 3 samples" in text
-    assert "l2 is not calibrated: on validation its score does not rise" in text
-    assert "l1 has no threshold" in text
-    assert "l3 has no threshold" in text
+    assert sentences(notes) == [
+        "Not calibrated, because validation has fewer than 5 images of a class: l0, l1, l3.",
+        "Without yes and no, because on validation no threshold can be chosen: l1, l3.",
+        "Not calibrated, because on validation the score does not rise with the label: l2.",
+    ]
+
+
+def test_a_validation_without_a_mistake_fits_no_temperature() -> None:
+    labels = np.tile([0.0, 1.0], 20)[:, None]
+    (one,), notes = decide(samples(labels), 4 * labels - 1, config(calibration="temperature"))
+    assert one.slope == 1
+    assert notes == [("Not calibrated, because validation is told apart without a mistake", "l0")]
+    (one,), notes = decide(samples(labels), 4 * labels - 1, config(calibration="platt"))  # whose targets are softened
+    assert notes == []
+    assert 0.9 < one.probabilities(np.array([3.0]))[0] < 1
 
 
 def test_a_specificity_that_nothing_reaches_gives_no_threshold() -> None:
@@ -96,4 +107,4 @@ def test_a_specificity_that_nothing_reaches_gives_no_threshold() -> None:
     (one,), notes = decide(samples(labels), logits, config(threshold="specificity", target=0.9))
     assert one.threshold is None
     assert one.positive(np.array([0.5])) is None
-    assert "none reaches the target" in notes[0]
+    assert "no threshold can be chosen" in notes[0][0]

@@ -53,7 +53,7 @@ def test_a_run_leaves_all_that_use_needs(own_run: Path) -> None:
     result = result_of(run)
     assert [one["label"] for one in result["decisions"]] == ["Blob", "Bar"]
     assert all(one["slope"] != 1 and one["threshold"] for one in result["decisions"])
-    assert any("Left out: Rare, of which the training images have 0 positive" in note for note in result["notes"])
+    assert "Left out, because the training images have one class only: Rare." in result["notes"]
     counted = {split: found["images"] for split, found in result["record"]["samples"].items()}
     assert counted == {"train": 48, "val": 24, "test": 24}
     assert "96 patients 24 for val and 24 for test set aside" in result["record"]["split_rule"]

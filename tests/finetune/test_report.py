@@ -29,7 +29,7 @@ def test_the_page_shows_what_the_run_found(own_run: Path) -> None:
         forest = page.locator("#headline table.forest tbody tr")
         assert forest.count() == 3
         assert f"{scores['auroc', 'Blob']['value']:.3f}" in forest.nth(0).inner_text()
-        assert "Left out: Rare" in page.locator("header ul.notes").inner_text()
+        assert "one class only: Rare." in page.locator("header ul.notes").inner_text()
         assert page.locator("#curves svg.chart").count() == 4
         assert page.locator("#progress svg.chart").count() == 2
         rows = page.locator("#chosen tbody tr").all_inner_texts()

@@ -111,7 +111,7 @@ def test_a_failed_save_leaves_the_old_model_and_no_rest(
     monkeypatch.setattr(Tokenizer, "save", full)
     with torch.no_grad():
         method.log_scale.fill_(1.0)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="The disk is full"):
         save(folder, method, tokenizer)
     assert (folder / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
