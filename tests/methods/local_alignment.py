@@ -49,10 +49,10 @@ def batch(rows: int = 4, pads: int = 0, views: int = 0) -> Batch:
 
 
 def encode(model: Method) -> Any:
-    """Prompts "0", "1", ... are the rows of `texts`."""
+    """Prompts "0", "1", ... are the rows of `texts`, counted from the end for their opposites "no 0", "no 1", ..."""
 
     def prompts(rows: Any) -> TextFeatures:
-        chosen = torch.tensor([int(row) for row in rows])
+        chosen = torch.tensor([-1 - int(row[3:]) if row.startswith("no ") else int(row) for row in rows])
         given = texts()
         return model.encode_text(TextBatch(given.ids[chosen], given.mask[chosen], word_ids=given.word_ids[chosen]))
 
