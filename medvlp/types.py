@@ -241,6 +241,10 @@ class Features:
     cls_attention: Float[torch.Tensor, "b heads p"] | None = None
     embedding: Float[torch.Tensor, "b d"] | None = None
 
+    def to(self, device: torch.device | str) -> Features:
+        """Return the features with every tensor on a device."""
+        return _moved(self, device)
+
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
@@ -313,9 +317,10 @@ class Batch:
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:
-    """Return a copy of a batch, or of what is in it, with every tensor on the device."""
+    """Return a copy of a record, or of what is in it, with every tensor on the device."""
     if hasattr(value, "to") and not is_dataclass(value):
-        return value.to(device, non_blocking=True)
+        # A copy to the host that nobody waits for could be read before it is there.
+        return value.to(device, non_blocking=not str(device).startswith("cpu"))
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
     if isinstance(value, dict):

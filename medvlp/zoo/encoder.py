@@ -7,9 +7,9 @@ one saved preprocessing and gives the same features as its square in a store tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,28 +23,14 @@ from medvlp.io import read_radiograph
 from medvlp.io.enlarge import to_image, to_square
 from medvlp.io.stored import to_stored
 from medvlp.models.weights import state_sha256
-from medvlp.objectives.zero_shot import opposite
-from medvlp.types import Features, Radiograph, TextBatch, TextFeatures
+from medvlp.types import Features, Radiograph, TextFeatures
+from medvlp.zoo.text_side import Prompts, TextSide, as_texts, questions
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, UInt8
 
-    from medvlp.methods.base import Method
-    from medvlp.text.tokenizer import Tokenizer
-    from medvlp.zoo.released import ReleasedModel
-
 Image = str | Path | Radiograph
-Prompts = str | Sequence[str]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TextSide:
-    """The method, or the model of a released checkpoint, and the tokenizer that texts go through."""
-
-    method: Method | ReleasedModel
-    tokenizer: Tokenizer
-    max_tokens: int
+Items = TypeVar("Items", list[Image], list[str], np.ndarray)
 
 
 class Encoder:
@@ -139,14 +125,7 @@ class Encoder:
     @torch.inference_mode()
     def encode_stored(self, pixels: UInt8[np.ndarray, "b h w"]) -> Features:
         """Return the features of squares from a store, resized to the model input and normalised."""
-        config = self.preprocessing.input
-        if not len(pixels):
-            return _concatenate([])
-        parts = [
-            self.image_tower(normalise(to_tensor(resize_pixels(chunk, config.size)).to(self.device), config))
-            for chunk in np.array_split(pixels, range(self.batch_size, len(pixels), self.batch_size))
-        ]
-        return _concatenate(parts)
+        return _concatenate([self.image_tower(part) for part in self._inputs(pixels)])
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> TextFeatures:
@@ -155,20 +134,19 @@ class Encoder:
         Raises:
             UserError: The encoder has no text side.
         """
-        return self._encode_text(texts)[0]
+        return self._text_side().encode(texts)
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of texts in the space that images are projected to."""
-        method = self._space_side().method
-        chunks = list(_chunks(_texts(texts), self.batch_size))
-        return torch.cat([method.project_text(self._encode_text(chunk)[0]).float() for chunk in chunks])
+        side = self._space_side()
+        chunks = _chunks(as_texts(texts), self.batch_size)
+        return torch.cat([side.method.project_text(side.encode(chunk)).float() for chunk in chunks])
 
     @torch.inference_mode()
     def embed_features(self, features: Features) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of encoded images in the space that texts are projected to."""
-        method = self._space_side().method
-        return method.project_image(_to(features, self.device)).float()
+        return self._space_side().method.project_image(features.to(self.device)).float()
 
     def zero_shot(
         self,
@@ -211,28 +189,16 @@ class Encoder:
             negatives: Their opposites, in the same order; by default "no " before every prompt.
             reduce: How the logits of several prompts become one: their mean or their maximum.
         """
-        positives = [_prompts(text) for text in texts]
-        opposites = (
-            [[opposite(p) for p in ps] for ps in positives] if negatives is None else [_prompts(n) for n in negatives]
-        )
-        if not positives or len(opposites) != len(positives):
-            raise UserError(
-                f"{len(positives)} texts and {len(opposites)} negatives do not make questions.",
-                "zero_shot",
-                "Give one text or more, and as many negatives or none.",
-            )
-        method = self._text_side().method
-        if not method.scores_text:
+        positives, opposites = questions(texts, negatives)
+        side = self._text_side()
+        if not side.method.scores_text:
             raise UserError(
                 f"The encoder '{self.name}' cannot score images by texts.",
                 "zero_shot",
                 "Use a method with zero-shot scores; see `medvlp methods`.",
             )
-
-        def encode(prompts: Sequence[str]) -> TextFeatures:
-            return self._encode_text(prompts)[0]
-
-        return method.zero_shot(_to(features, self.device), positives, opposites, encode, reduce).float()
+        scores = side.method.zero_shot(features.to(self.device), positives, opposites, side.encode, reduce)
+        return scores.float()
 
     def heat_maps(self, images: Iterable[Image], texts: Sequence[str]) -> list[Float32[np.ndarray, "t h w"]]:
         """Return where each image shows what each text says, on the pixels of the image: larger is more evidence.
@@ -269,16 +235,10 @@ class Encoder:
         self, pixels: UInt8[np.ndarray, "b s s"], texts: Sequence[str]
     ) -> Float[torch.Tensor, "b t g w"]:
         """As `heat_maps_stored`, on the encoder's own grid, whose cells cover the square evenly."""
-        method = self.check_heat_maps(texts).method
-
-        def encode(prompts: Sequence[str]) -> TextFeatures:
-            return self._encode_text(prompts)[0]
-
-        config = self.preprocessing.input
-        chunks = np.array_split(pixels, range(self.batch_size, len(pixels), self.batch_size))
-        inputs = (normalise(to_tensor(resize_pixels(part, config.size)).to(self.device), config) for part in chunks)
+        side = self.check_heat_maps(texts)
         with torch.no_grad():
-            return torch.cat([method.heat_map(part, list(texts), encode).float() for part in inputs])
+            maps = [side.method.heat_map(part, list(texts), side.encode) for part in self._inputs(pixels)]
+            return torch.cat(maps).float()
 
     def check_heat_maps(self, texts: Sequence[str]) -> TextSide:
         """Return the text side.
@@ -314,43 +274,23 @@ class Encoder:
             )
         return self._text
 
-    def _encode_text(self, texts: Sequence[str]) -> tuple[TextFeatures, TextSide]:
-        side = self._text_side()
-        ids, mask, word_ids = side.tokenizer.encode(_texts(texts), side.max_tokens)
-        batch = TextBatch(torch.from_numpy(ids), torch.from_numpy(mask), word_ids=torch.from_numpy(word_ids))
-        return side.method.encode_text(batch.to(self.device)), side
+    def _inputs(self, pixels: UInt8[np.ndarray, "b s s"]) -> Iterator[Float[torch.Tensor, "b c h w"]]:
+        """Yield squares from a store as the tower takes them, a batch at a time."""
+        if not len(pixels):
+            raise UserError("There are no images to encode.", "encoder", "Give one image or more.")
+        config = self.preprocessing.input
+        for chunk in _chunks(pixels, self.batch_size):
+            yield normalise(to_tensor(resize_pixels(chunk, config.size)).to(self.device), config)
 
 
-def _prompts(text: Prompts) -> list[str]:
-    prompts = [text] if isinstance(text, str) else list(text)
-    if not prompts:
-        raise UserError("A text to score has no prompt.", "zero_shot", "Give each text at least one prompt.")
-    return prompts
-
-
-def _texts(texts: Sequence[str]) -> list[str]:
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
-        raise UserError("There are no texts to encode.", "encoder", "Give one text or more.")
-    return texts
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def _chunks(items: Items, size: int) -> Iterator[Items]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _to(features: Features, device: torch.device) -> Features:
-    embedding = None if features.embedding is None else features.embedding.to(device)
-    return Features(features.tokens.to(device), features.pooled.to(device), features.grid, embedding=embedding)
-
-
 def _concatenate(parts: Sequence[Features]) -> Features:
+    """Return the features of all images; a field that is no tensor (the grid) is the same in every part."""
     if not parts:
         raise UserError("There are no images to encode.", "encoder", "Give one image or more.")
-    embeddings = [part.embedding for part in parts if part.embedding is not None]
-    return Features(
-        torch.cat([part.tokens for part in parts]),
-        torch.cat([part.pooled for part in parts]),
-        parts[0].grid,
-        embedding=torch.cat(embeddings) if embeddings else None,
-    )
+    names = [field.name for field in fields(Features) if isinstance(getattr(parts[0], field.name), torch.Tensor)]
+    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **joined)

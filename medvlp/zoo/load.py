@@ -17,7 +17,8 @@ from medvlp.errors import UserError
 from medvlp.methods._artifact import CONFIG, load_model, portable_config
 from medvlp.models.device import resolve_device
 from medvlp.models.vision2d import ImageTower, load_timm_weights
-from medvlp.zoo.encoder import Encoder, TextSide
+from medvlp.zoo.encoder import Encoder
+from medvlp.zoo.text_side import TextSide
 
 FORMS = "RUN (a run folder or its model/), zoo:NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME or random:NAME@SIZE"
 RANDOM_NORM = {"mean": (0.5,), "std": (0.25,)}

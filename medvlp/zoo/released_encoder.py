@@ -12,12 +12,13 @@ from urllib.parse import parse_qsl
 
 from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
 from medvlp.errors import UserError, nearest
-from medvlp.zoo.encoder import Encoder, TextSide
+from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.hub import PROCESSOR, processor_norm
 from medvlp.zoo.load import model_input, read_json
 from medvlp.zoo.query_model import QueryModel
 from medvlp.zoo.release import Release, read_release
 from medvlp.zoo.released import ReleasedModel, load_released
+from medvlp.zoo.text_side import TextSide
 
 FORM = "zoo:NAME:FILE, or with options zoo:NAME:FILE?tokenizer=FOLDER&view=VIEW&size=PIXELS"
 OPTIONS = ("tokenizer", "text", "book", "view", "size", "legacy_pad_mean")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import medvlp
+from medvlp.config.preprocessing import ModelInputConfig, Preprocessing, StoredImageConfig
 from medvlp.data.transforms import normalise, resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.io import read_radiograph, to_stored
-from medvlp.types import Features
+from medvlp.types import Features, Intensity, Radiograph
 from medvlp.zoo import Encoder, load_encoder
+from medvlp.zoo.text_side import TextSide
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,56 @@ def test_squares_of_any_size_and_16_bits_are_taken(encoder: Encoder) -> None:
     same(encoder.encode_stored(large), encoder.encode_stored(small), rtol=0, atol=0)
 
 
+class Filled(nn.Module):
+    """A tower whose features have a value in every field, whatever fields there are."""
+
+    def forward(self, pixels: torch.Tensor) -> Features:
+        values = {field.name: pixels.flatten(1)[:, :12].unflatten(1, (4, 3)) for field in fields(Features)}
+        return Features(**{**values, "grid": (2, 2)})
+
+
+class Asked:
+    """Stands for a method: keeps what it is asked about."""
+
+    shared_space = scores_text = True
+
+    def to(self, device: torch.device) -> Asked:
+        return self
+
+    def eval(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def project_image(self, features: Features) -> torch.Tensor:
+        self.features = features
+        return features.pooled
+
+    def zero_shot(self, features: Features, *_: object) -> torch.Tensor:
+        return self.project_image(features)
+
+
+def test_no_field_of_the_features_is_lost_on_the_way() -> None:
+    method, rng = Asked(), np.random.default_rng(3)
+    preprocessing = Preprocessing(stored=StoredImageConfig(size=16), input=ModelInputConfig(size=16))
+    encoder = Encoder("filled", Filled(), 3, preprocessing, {}, text=TextSide(method, None, 8), batch_size=2)
+    squares = rng.integers(0, 256, (5, 16, 16)).astype(np.uint8)
+    whole = Filled()(normalise(to_tensor(squares), preprocessing.input))
+
+    def check(found: Features) -> None:
+        for field in fields(Features):
+            torch.testing.assert_close(getattr(found, field.name), getattr(whole, field.name), rtol=0, atol=0)
+
+    encoded = encoder.encode_stored(squares)
+    check(encoded)
+    check(encoder(normalise(to_tensor(squares), preprocessing.input)))
+    check(encoder.encode_image([Radiograph(s, None, Intensity.UNIT, {}) for s in squares / np.float32(255)]))
+    for ask in (encoder.embed_features, lambda features: encoder.zero_shot_features(features, ["a"])):
+        ask(encoded)
+        check(method.features)
+
+
 def test_no_gradient_and_no_training_mode(encoder: Encoder) -> None:
     features = encoder(torch.randn(1, 1, 48, 48))
     assert not features.pooled.requires_grad
@@ -138,6 +192,8 @@ def test_wrong_questions_are_user_errors(encoder: Encoder, images: list[Path]) -
         encoder.encode_image([])
     with pytest.raises(UserError, match="no images"):
         encoder.encode_stored(np.zeros((0, 64, 64), np.uint8))
+    with pytest.raises(UserError, match="no images"):
+        encoder.heat_maps_stored(np.zeros((0, 64, 64), np.uint8), ["effusion"])
     with pytest.raises(UserError, match="no texts"):
         encoder.encode_text([])
     with pytest.raises(UserError):

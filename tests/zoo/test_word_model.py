@@ -46,7 +46,7 @@ def word_vectors(model: ReleasedModel, encoder: Encoder, text: str) -> tuple[tor
 @torch.inference_mode()
 def test_heat_maps_are_cosines_of_regions_and_words(built: tuple[ReleasedModel, Encoder]) -> None:
     model, encoder = built
-    found = encoder._text.method.heat_map(pixels(), TEXTS[:2], lambda prompts: encoder._encode_text(prompts)[0])
+    found = encoder._text.method.heat_map(pixels(), TEXTS[:2], encoder._text.encode)
     assert found.shape == (2, 2, 5, 5)
     assert encoder.heat_map_kind == "patch-text similarity"
     regions = model.head("image_tokens")(model.encode_image(pixels(), "native").tokens)
