@@ -22,7 +22,8 @@ from medvlp.bench.runner import run_suite
 from medvlp.config.about import describe
 from medvlp.config.base import json_sha256
 from medvlp.config.load import load_config
-from medvlp.config.schema import PretrainConfig, SuiteConfig, TrackConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.train import PretrainConfig, TrackConfig
 from medvlp.store.array_store import Store
 from medvlp.track import run_record
 

@@ -11,8 +11,11 @@ import numpy as np
 import torch
 import yaml
 
+from medvlp.config.methods import MethodConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
-from medvlp.config.schema import MethodConfig, PrepareConfig, SuiteConfig, TaskConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.task import TaskConfig
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import save_model
 from medvlp.methods.context import MethodContext

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.sources.phantom import write_phantom
 from medvlp.store.prepare import prepare
 

@@ -8,7 +8,8 @@ from typing import Any
 import nih_layout as nih
 import pandas as pd
 
-from medvlp.config.schema import PrepareConfig, PretrainConfig
+from medvlp.config.prepare import PrepareConfig
+from medvlp.config.train import PretrainConfig
 from medvlp.store.prepare import prepare
 
 SICK = (

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.sources.base import Source
 from medvlp.sources.phantom.write import nifti
 from medvlp.store.prepare import PrepareSummary, prepare

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 import made_ct
 import numpy as np
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.config.volumes import CropConfig
 from medvlp.data import VolumeLoader
 from medvlp.sources.base import Source

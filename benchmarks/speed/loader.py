@@ -55,7 +55,7 @@ def reference(files: list[Path]):
 
 def ours(store_path: Path):
     """Batches of `ImageLoader`, epoch after epoch, uint8."""
-    from medvlp.config.schema import AugmentConfig
+    from medvlp.config.data import AugmentConfig
     from medvlp.data import ImageLoader
     from medvlp.store.array_store import Store
 
@@ -78,7 +78,7 @@ def speed(batches, seconds: float) -> float:
 
 def prepare_store(root: Path, out: Path) -> Path:
     """Prepare a 256² store of the data set."""
-    from medvlp.config.schema import PrepareConfig
+    from medvlp.config.prepare import PrepareConfig
     from medvlp.store.prepare import prepare
 
     prepare(PrepareConfig(source="nih_chestxray14", root=root, out=out))

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from medvlp.config.load import load_config
-from medvlp.config.schema import PretrainConfig
+from medvlp.config.train import PretrainConfig
 from medvlp.knowledge.books import anatomy_book, finding_book
 from medvlp.knowledge.table import ConceptTable
 from medvlp.methods import METHODS

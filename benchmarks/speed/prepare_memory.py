@@ -25,7 +25,7 @@ import made_ct
 import numpy as np
 import psutil
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.sources.base import Source
 from medvlp.store import prepare as preparing
 from medvlp.types import ImageRef, Study

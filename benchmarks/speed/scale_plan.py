@@ -30,8 +30,8 @@ import made_ct
 import numpy as np
 
 from medvlp.cluster.jobs import JOBS_EACH
+from medvlp.config.prepare import PrepareConfig
 from medvlp.config.preprocessing import StoredImageConfig, StoredVolumeConfig
-from medvlp.config.schema import PrepareConfig
 from medvlp.sources.base import Source
 from medvlp.sources.phantom import generate_study
 from medvlp.store.finish import finish

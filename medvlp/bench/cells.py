@@ -25,7 +25,7 @@ from medvlp.metrics.scoring import SCORINGS, Score
 
 if TYPE_CHECKING:
     from medvlp.bench.plan import Cell
-    from medvlp.config.schema import SuiteConfig
+    from medvlp.config.suite import SuiteConfig
     from medvlp.tasks.base import Samples, Subject, Task
     from medvlp.types import Predictions
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from medvlp.bench.baselines import LOCATION_PRIOR
 from medvlp.config.base import json_sha256
-from medvlp.config.schema import SuiteConfig, SuiteEntry
+from medvlp.config.suite import SuiteConfig, SuiteEntry
 from medvlp.tasks.base import HEAT_MAPS, ZERO_SHOT, Task
 
 

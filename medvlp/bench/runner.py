@@ -27,7 +27,8 @@ from medvlp.bench.schedule import Planned, Schedule
 from medvlp.bench.suite import Suite, resolve_suite
 from medvlp.bench.summary import COLUMNS, append_failure, sum_up
 from medvlp.bench.tracking import SuiteTracker
-from medvlp.config.schema import SuiteConfig, TrackConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.train import TrackConfig
 from medvlp.errors import UserError
 from medvlp.html.private import public
 from medvlp.progress import progress_bar

@@ -16,7 +16,7 @@ from medvlp.bench.cells import Finished
 from medvlp.bench.plan import Amount, Cell, Judged, settings_of
 from medvlp.bench.suite import Suite
 from medvlp.config.base import json_sha256
-from medvlp.config.schema import Protocol
+from medvlp.config.suite import Protocol
 from medvlp.errors import UserError
 from medvlp.tasks import TASKS
 from medvlp.tasks.base import Samples, Task

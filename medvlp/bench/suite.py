@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvlp.config.load import load_config
-from medvlp.config.schema import SuiteConfig, TaskConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.task import TaskConfig
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from medvlp.track.mlflow import tracking_uri
 if TYPE_CHECKING:
     from medvlp.bench.cells import Finished
     from medvlp.bench.suite import Suite
-    from medvlp.config.schema import TrackConfig
+    from medvlp.config.train import TrackConfig
 
 FOLDER, DONE = "track", "finished"
 

@@ -32,7 +32,8 @@ def run(
     """Run a suite; cells that exist are kept, a failed cell never stops the others, but ends in exit status 1."""
     from medvlp.bench.runner import run_suite
     from medvlp.config.load import load_config
-    from medvlp.config.schema import SuiteConfig, TrackConfig
+    from medvlp.config.suite import SuiteConfig
+    from medvlp.config.train import TrackConfig
 
     summary = run_suite(
         load_config(suite, (), SuiteConfig),

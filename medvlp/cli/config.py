@@ -17,7 +17,7 @@ def check(file: File, overrides: Overrides = None) -> None:
     """List every mistake of a configuration; exit status 1 if there is one."""
     from medvlp.bench.suite import resolve_tasks
     from medvlp.config.load import check_config
-    from medvlp.config.schema import SuiteConfig
+    from medvlp.config.suite import SuiteConfig
 
     loaded = check_config(file, overrides or [])
     if isinstance(loaded.config, SuiteConfig):

@@ -81,7 +81,7 @@ def prepare(
 ) -> None:
     """Turn a raw data set into a prepared store; run it again to go on after an interruption."""
     from medvlp.config.load import load_config
-    from medvlp.config.schema import CollectionConfig, PrepareConfig
+    from medvlp.config.prepare import CollectionConfig, PrepareConfig
     from medvlp.store.collection import prepare_collection
     from medvlp.store.prepare import prepare as prepare_store
 

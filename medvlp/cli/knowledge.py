@@ -25,8 +25,8 @@ def build(
     overrides: Overrides = None,
 ) -> None:
     """Join ontologies into one concept book and graph, and read the reports of stores into concepts and triplets."""
+    from medvlp.config.knowledge import KnowledgeConfig
     from medvlp.config.load import load_config
-    from medvlp.config.schema import KnowledgeConfig
     from medvlp.store.knowledge_bank import build_bank
 
     given = {

@@ -25,7 +25,7 @@ def pretrain(
 ) -> None:
     """Pre-train a method; run it again to resume from the last checkpoint."""
     from medvlp.config.load import load_config
-    from medvlp.config.schema import PretrainConfig
+    from medvlp.config.train import PretrainConfig
     from medvlp.train import pretrain as run
 
     config = load_config(file, overrides or [], PretrainConfig)
@@ -43,7 +43,7 @@ def _suite_for(store: Path) -> str:
     from medvlp.bench.suite import resolve_tasks
     from medvlp.config.load import load_config
     from medvlp.config.resources import shipped
-    from medvlp.config.schema import SuiteConfig
+    from medvlp.config.suite import SuiteConfig
     from medvlp.store.array_store import Store
 
     dataset = Store.open(store).dataset

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from medvlp.config.base import Config
 from medvlp.config.cluster import expand_cluster
-from medvlp.config.methods import expand_method, merge_method
+from medvlp.config.methods import MethodConfig, expand_method, merge_method
 from medvlp.config.resources import locate
-from medvlp.config.schema import KINDS, MethodConfig
+from medvlp.config.schema import KINDS
 from medvlp.config.tree import Tree, merge, parse_override, read_yaml
 from medvlp.errors import UserError, nearest
 

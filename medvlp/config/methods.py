@@ -8,9 +8,13 @@ it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, model_validator
+
+from medvlp.config.base import Config
 from medvlp.config.resources import shipped
+from medvlp.config.towers import ImageTowerConfig, ProjectionConfig, TextTowerConfig
 from medvlp.config.tree import Tree, merge, read_yaml
 from medvlp.errors import UserError, nearest
 from medvlp.registry import Registry
@@ -18,6 +22,39 @@ from medvlp.registry import Registry
 METHODS: Registry[Any] = Registry(
     "method", "medvlp.methods", "medvlp.methods.base:Method", "medvlp.methods", helpers=("context",)
 )
+
+
+class MatryoshkaConfig(Config):
+    """Matryoshka learning (arXiv 2205.13147): the loss also of the first dimensions of the shared space alone."""
+
+    prefixes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Numbers of leading dimensions, rising, e.g. [8, 16, 32, 64, 128]; empty is off."
+    )
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field((), description="One per prefix; empty is 1 each.")
+
+    @model_validator(mode="after")
+    def _rising_with_a_weight_each(self) -> MatryoshkaConfig:
+        if list(self.prefixes) != sorted(set(self.prefixes)):
+            raise ValueError(f"prefixes must rise: {list(self.prefixes)}")
+        if self.weights and len(self.weights) != len(self.prefixes):
+            raise ValueError(f"{len(self.weights)} weights do not belong to {len(self.prefixes)} prefixes")
+        return self
+
+
+class MethodConfig(Config):
+    """Towers, objectives and switches of a method.
+
+    What may stand in `objectives` and `options` is what the method's own YAML in `configs/methods` declares; the loader
+    checks it.
+    """
+
+    name: str
+    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig | None = TextTowerConfig()
+    projection: ProjectionConfig = ProjectionConfig()
+    matryoshka: MatryoshkaConfig = MatryoshkaConfig()
+    objectives: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Term -> weight and its constants.")
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 def method_file(name: str) -> Path:

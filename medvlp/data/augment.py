@@ -17,7 +17,7 @@ from medvlp.data.transforms import MAX_BILINEAR_SHRINK, resize_filter
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt8, UInt16
 
-    from medvlp.config.schema import AugmentConfig
+    from medvlp.config.data import AugmentConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:
-    from medvlp.config.schema import PretrainConfig
+    from medvlp.config.train import PretrainConfig
     from medvlp.data.demands import Demands
 
 

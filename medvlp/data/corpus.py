@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int
 
-    from medvlp.config.schema import PretrainConfig
+    from medvlp.config.train import PretrainConfig
     from medvlp.store.array_store import Store
     from medvlp.text.tokenizer import Tokenizer
 

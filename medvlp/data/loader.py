@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Int
 
-    from medvlp.config.schema import AugmentConfig
+    from medvlp.config.data import AugmentConfig
 
 
 class PixelStore(Protocol):

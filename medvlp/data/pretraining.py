@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Int
 
-    from medvlp.config.schema import PretrainConfig
+    from medvlp.config.train import PretrainConfig
     from medvlp.knowledge.table import ConceptTable
     from medvlp.store.array_store import Store
 

@@ -21,7 +21,7 @@ from medvlp.text.masking import whole_unit_mask
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from medvlp.config.schema import AugmentConfig
+    from medvlp.config.data import AugmentConfig
     from medvlp.text.tokenizer import Tokenizer
     from medvlp.types import TextBatch
 

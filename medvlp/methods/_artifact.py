@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvlp.config.methods import MethodConfig
 from medvlp.config.preprocessing import Preprocessing
-from medvlp.config.schema import MethodConfig
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods.base import Encode, Method, Term

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods._fused import FusedMethod, hidden_share

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from medvlp.config.methods import merge_method
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig, merge_method
 from medvlp.data.demands import Demands
 from medvlp.data.transforms import normalise
 from medvlp.errors import UserError

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.objectives.contrastive import info_nce

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
-from medvlp.config.schema import MethodConfig, ProjectionConfig
+from medvlp.config.methods import MethodConfig
+from medvlp.config.towers import ProjectionConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods.base import Encode, Method, Term

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.knowledge.books import finding_book
 from medvlp.methods._queries import QueryMethod
 from medvlp.methods.base import Term

@@ -11,7 +11,7 @@ import math
 import torch
 from jaxtyping import Bool
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods.base import Method, Term

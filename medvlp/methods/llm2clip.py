@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.language_model import LanguageModelTower

@@ -6,7 +6,7 @@ gives each; only what was hidden counts.
 
 from __future__ import annotations
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.methods._fused import FusedMethod
 from medvlp.methods.base import Term
 from medvlp.methods.context import MethodContext

@@ -6,7 +6,7 @@ the un-normalised features are taken in float32.
 
 from __future__ import annotations
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.objectives.redundancy import alignment, orthogonality

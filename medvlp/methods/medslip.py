@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.methods._choices import chosen
 from medvlp.methods._queries import PlaceMethod
 from medvlp.methods.base import Term

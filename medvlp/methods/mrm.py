@@ -13,7 +13,7 @@ from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 from torch.nn import functional
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods._fused import hidden_share

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.errors import UserError
 from medvlp.methods._fused import FusedMethod
 from medvlp.methods.base import Method, Term

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.data.demands import Demands, View
 from medvlp.errors import UserError
 from medvlp.methods.base import Method, Term

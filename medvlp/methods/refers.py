@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods._choices import TEXT_UNITS, chosen

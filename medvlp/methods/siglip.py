@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.projection import UnitLength

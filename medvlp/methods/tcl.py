@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.data.demands import Demands, View
 from medvlp.errors import UserError
 from medvlp.methods.albef import ALBEF

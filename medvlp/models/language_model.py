@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from medvlp.config.schema import TextTowerConfig
+from medvlp.config.towers import TextTowerConfig
 from medvlp.errors import UserError
 from medvlp.models.text import TextTower
 from medvlp.models.text_families import check_hub_loading

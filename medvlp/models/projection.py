@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medvlp.config.schema import ProjectionConfig
+from medvlp.config.towers import ProjectionConfig
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:

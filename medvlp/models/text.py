@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medvlp.config.schema import TextTowerConfig
+from medvlp.config.towers import TextTowerConfig
 from medvlp.errors import UserError
 from medvlp.models.text_families import (
     Family,

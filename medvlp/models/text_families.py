@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medvlp.config.schema import TextTowerConfig
+from medvlp.config.towers import TextTowerConfig
 from medvlp.errors import UserError
 
 Family = Literal["bert", "clip", "siglip"]

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from medvlp.config.schema import ImageTowerConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.errors import UserError, nearest
 from medvlp.models.vit import require_class_token, require_vit, vit_embedded, vit_encoded, vit_states
 from medvlp.models.weights import check_keys, find_weights, read_state

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from medvlp.config.schema import CollectionConfig
+from medvlp.config.prepare import CollectionConfig
 from medvlp.errors import UserError
 from medvlp.store.prepare import PrepareSummary, prepare
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import medvlp
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.sources.base import Problem, Source
 from medvlp.store import manifest
 from medvlp.store.boxes import boxes_that_fit

@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from medvlp.config.base import json_sha256
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.base import Problem, Source
 from medvlp.sources.splits import apply_split_lists, read_split_lists

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlp.cluster import cpu_count
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.progress import progress_bar
 from medvlp.sources import SOURCES

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from medvlp.cluster import run_tasks
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.store.shards import PROGRESS, ShardTask, finished, write_shard
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from medvlp.config.preprocessing import ModelInputConfig
-    from medvlp.config.schema import FineTuneConfig
+    from medvlp.config.task import FineTuneConfig
     from medvlp.store.array_store import Store
     from medvlp.zoo import Encoder
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float
 
-    from medvlp.config.schema import TaskConfig
+    from medvlp.config.task import TaskConfig
     from medvlp.store.array_store import Store
 
 SUBSET_SEED = 20_171

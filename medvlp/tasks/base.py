@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Float, Int
 
-    from medvlp.config.schema import TaskConfig
+    from medvlp.config.task import TaskConfig
     from medvlp.store.array_store import Store
     from medvlp.zoo import Encoder
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Bool, Float
 
-    from medvlp.config.schema import LabelConfig
+    from medvlp.config.task import LabelConfig
     from medvlp.store.array_store import Store
 
 IMAGES_AT_ONCE = 64

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from medvlp.config.schema import TrackConfig
+from medvlp.config.train import TrackConfig
 from medvlp.track.jsonl import JsonLines
 from medvlp.track.mlflow import MlflowRun
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from medvlp.config.schema import TrackConfig
+from medvlp.config.train import TrackConfig
 
 logger = logging.getLogger(__name__)
 

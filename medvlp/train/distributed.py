@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from medvlp.config.schema import TrainConfig
+from medvlp.config.train import TrainConfig
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import torch.distributed as dist
 import yaml
 
 from medvlp.config.preprocessing import Preprocessing
-from medvlp.config.schema import PretrainConfig
+from medvlp.config.train import PretrainConfig
 from medvlp.data.counter import MODEL, hash_key
 from medvlp.data.pretraining import PretrainData, load_data
 from medvlp.errors import UserError

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlp.config.schema import OptimizerConfig
+from medvlp.config.train import OptimizerConfig
 from medvlp.train.distributed import shard_like, whole
 
 

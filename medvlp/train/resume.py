@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from medvlp.config.schema import PretrainConfig
+from medvlp.config.train import PretrainConfig
 from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
 from medvlp.train.checkpoint import Checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from medvlp.config.preprocessing import ModelInputConfig, Preprocessing, StoredImageConfig
-from medvlp.config.schema import ImageTowerConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.errors import UserError
 from medvlp.methods._artifact import CONFIG, load_model, portable_config
 from medvlp.models.device import resolve_device

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from medvlp.config.schema import TextTowerConfig
+from medvlp.config.towers import TextTowerConfig
 from medvlp.errors import UserError
 from medvlp.knowledge.books import anatomy_book, finding_book
 from medvlp.methods._queries import PlaceAnswers, QueryMethod

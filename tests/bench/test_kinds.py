@@ -18,7 +18,8 @@ from medvlp.bench.report import write_report
 from medvlp.bench.report_data import Results
 from medvlp.bench.results import finished_cells, load_results
 from medvlp.bench.runner import BenchSummary, run_suite
-from medvlp.config.schema import SuiteConfig, TrackConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.train import TrackConfig
 from medvlp.errors import UserError
 from medvlp.metrics.bootstrap import Resamples
 from medvlp.metrics.scoring import SCORINGS

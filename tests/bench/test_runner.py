@@ -23,7 +23,8 @@ from medvlp.bench.report_notes import warnings
 from medvlp.bench.results import finished_cells, load_results
 from medvlp.bench.runner import BenchSummary, run_suite
 from medvlp.config.base import json_sha256
-from medvlp.config.schema import SuiteConfig, TrackConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.train import TrackConfig
 from medvlp.errors import UserError
 from medvlp.metrics.bootstrap import Resamples, bootstrap_values
 from medvlp.types import Predictions
@@ -331,7 +332,8 @@ sys.path.insert(0, {tests!r})
 import bench_store
 import timm, transformers, sklearn.linear_model
 from medvlp.bench import cells, features, runner
-from medvlp.config.schema import SuiteConfig, TrackConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.train import TrackConfig
 
 def run():
     suite = SuiteConfig.model_validate_json({suite!r})

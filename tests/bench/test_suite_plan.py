@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from medvlp.bench.plan import Judged, lacking, not_applicable, settings_of
-from medvlp.config.schema import SuiteConfig, TaskConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.task import TaskConfig
 from medvlp.tasks import TASKS
 from medvlp.tasks.base import HEAT_MAPS, SCORES, SPACE
 

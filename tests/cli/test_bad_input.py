@@ -46,7 +46,7 @@ def tiny_pretraining(folder: Path, store: Path) -> Path:
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A phantom and its store, in a folder whose name has a space and an umlaut."""
-    from medvlp.config.schema import PrepareConfig
+    from medvlp.config.prepare import PrepareConfig
     from medvlp.sources.phantom.write import write_phantom
     from medvlp.store.prepare import prepare
 
@@ -120,7 +120,7 @@ def test_only_the_first_process_of_a_training_prints(
 @pytest.mark.parametrize("there", ["file", "model", "config.yaml"])
 def test_training_never_replaces_what_is_not_its_own(there: str, phantom: tuple[Path, Path], tmp_path: Path) -> None:
     from medvlp.config.load import load_config
-    from medvlp.config.schema import PretrainConfig
+    from medvlp.config.train import PretrainConfig
     from medvlp.train import pretrain
 
     folder = tmp_path / "run"

@@ -23,7 +23,7 @@ import work
 from medvlp.cluster import run_tasks
 from medvlp.config.cluster import ClusterConfig
 from medvlp.config.load import load_config
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.store.prepare import PrepareSummary, prepare
 

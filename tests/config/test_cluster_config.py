@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from medvlp.config.load import load_config
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 
 GIVEN = {"kind": "prepare", "source": "nih_chestxray14", "root": "raw", "out": "store"}

@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from medvlp.config.load import check_config, load_config
+from medvlp.config.prepare import PrepareConfig
 from medvlp.config.resources import shipped
-from medvlp.config.schema import PrepareConfig, PretrainConfig, SuiteConfig, TaskConfig
+from medvlp.config.suite import SuiteConfig
+from medvlp.config.task import TaskConfig
+from medvlp.config.train import PretrainConfig
 from medvlp.errors import UserError
 
 MINIMAL = {"kind": "pretrain", "run": {"dir": "run"}, "data": {"store": "store"}, "method": "convirt"}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medvlp.config.schema import AugmentConfig
+from medvlp.config.data import AugmentConfig
 from medvlp.data import ImageLoader, normalise, resize_pixels
 from medvlp.data.augment import ImageChanges, apply, draw
 from medvlp.data.counter import permutation, uniforms

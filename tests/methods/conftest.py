@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.sources.phantom.write import write_phantom
 from medvlp.store.prepare import prepare
 

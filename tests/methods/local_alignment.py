@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.methods import METHODS
 from medvlp.methods.base import Method
 from medvlp.methods.context import MethodContext

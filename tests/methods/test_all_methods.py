@@ -12,7 +12,8 @@ import yaml
 from safetensors.torch import load_file
 
 from medvlp.config.load import load_config
-from medvlp.config.schema import MethodConfig, PretrainConfig
+from medvlp.config.methods import MethodConfig
+from medvlp.config.train import PretrainConfig
 from medvlp.config.tree import read_yaml
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import load_model

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
+from medvlp.config.methods import MethodConfig
 from medvlp.config.preprocessing import Preprocessing
-from medvlp.config.schema import MethodConfig
 from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import load_model, save_model

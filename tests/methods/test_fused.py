@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig
 from medvlp.errors import UserError
 from medvlp.knowledge.table import ConceptTable
 from medvlp.methods import METHODS

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medvlp.config.methods import method_file
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig, method_file
 from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
 from medvlp.methods import METHODS

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medvlp.config.methods import method_file
-from medvlp.config.schema import MethodConfig
+from medvlp.config.methods import MethodConfig, method_file
 from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
 from medvlp.knowledge.books import anatomy_names, finding_book, finding_names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medvlp.config.schema import TextTowerConfig
+from medvlp.config.towers import TextTowerConfig
 from medvlp.models.book import Book
 from medvlp.models.text import TextTower
 from medvlp.types import TextBatch

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from medvlp.config.schema import ImageTowerConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.models.grad_cam import grad_cam
 from medvlp.models.vision2d import ImageTower
 

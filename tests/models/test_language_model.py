@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralModel
 
-from medvlp.config.schema import TextTowerConfig
+from medvlp.config.towers import TextTowerConfig
 from medvlp.errors import UserError
 from medvlp.models.language_model import LanguageModelTower, LatentPool
 from medvlp.types import TextBatch

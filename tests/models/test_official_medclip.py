@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medvlp.config.schema import ProjectionConfig, TextTowerConfig
+from medvlp.config.towers import ProjectionConfig, TextTowerConfig
 from medvlp.models.projection import Projection
 from medvlp.models.text import TextTower
 from medvlp.types import TextBatch

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medvlp.config.schema import ProjectionConfig
+from medvlp.config.towers import ProjectionConfig
 from medvlp.errors import UserError
 from medvlp.models.projection import Projection
 from medvlp.models.prompt_pool import PromptPool, look_up, mean_of_text

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from medvlp.config.schema import ImageTowerConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.errors import UserError
 from medvlp.models.regions import grid_boxes, region_features
 from medvlp.models.vision2d import ImageTower

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from medvlp.config.schema import ProjectionConfig, TextTowerConfig
+from medvlp.config.towers import ProjectionConfig, TextTowerConfig
 from medvlp.errors import UserError
 from medvlp.models.projection import Projection
 from medvlp.models.text import TextTower

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from medvlp.config.preprocessing import ModelInputConfig
-from medvlp.config.schema import ImageTowerConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.errors import UserError
 from medvlp.models.vision2d import ImageTower
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medvlp.config.schema import ProjectionConfig
+from medvlp.config.towers import ProjectionConfig
 from medvlp.errors import UserError
 from medvlp.models.projection import Projection
 from medvlp.models.words import project_tokens, to_words

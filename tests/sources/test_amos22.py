@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources import SOURCES
 from medvlp.store.array_store import Store

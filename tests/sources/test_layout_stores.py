@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_layouts import COMBINATIONS
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.sources.cards import Card, load_card
 from medvlp.sources.phantom.examples import Example
 from medvlp.sources.phantom.layouts import LAYOUTS

@@ -16,7 +16,7 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEn
 from typer.testing import CliRunner
 
 from medvlp.cli import app
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources import SOURCES
 from medvlp.sources.cards import load_card

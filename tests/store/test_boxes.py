@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.store.array_store import Store
 from medvlp.store.boxes import boxes_that_fit
 from medvlp.store.prepare import prepare

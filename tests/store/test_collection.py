@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from medvlp.config.load import load_config
-from medvlp.config.schema import CollectionConfig
+from medvlp.config.prepare import CollectionConfig
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
 from medvlp.store.collection import prepare_collection

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medvlp.config.identifiers import IdentifierConfig
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.cards import load_card
 from medvlp.store.array_store import Store

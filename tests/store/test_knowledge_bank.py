@@ -29,7 +29,7 @@ GRAPH = {"dim": 8, "epochs": 2, "negatives": 2}
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared store of 12 phantom studies with reports; study 3 has none, study 4 a Spanish one."""
-    from medvlp.config.schema import PrepareConfig
+    from medvlp.config.prepare import PrepareConfig
     from medvlp.sources.phantom.write import write_phantom
     from medvlp.store.prepare import prepare
 

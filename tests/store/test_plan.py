@@ -12,7 +12,7 @@ import nih_layout as nih
 import numpy as np
 import pytest
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.base import Source
 from medvlp.sources.cards import Card

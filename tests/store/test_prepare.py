@@ -16,7 +16,7 @@ import pytest
 import zarr
 from PIL import Image
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
 from medvlp.store.prepare import PrepareSummary, prepare

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.sources.phantom.examples import Example, ExampleImage
 from medvlp.sources.phantom.layouts.siim_acr import SiimLayout
 from medvlp.store.array_store import Store

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.cards import load_card
 from medvlp.sources.phantom.examples import Example, phantom_examples

@@ -13,8 +13,8 @@ import tiny_store
 from browser import WIDTHS, open_page, overflow
 from PIL import Image
 
+from medvlp.config.prepare import PrepareConfig
 from medvlp.config.preprocessing import StoredImageConfig
-from medvlp.config.schema import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.base import Problem, Source
 from medvlp.sources.cards import load_card

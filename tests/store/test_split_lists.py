@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medvlp.cli.data import app
-from medvlp.config.schema import PrepareConfig
+from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.sources.splits import read_split_lists
 from medvlp.store.prepare import prepare

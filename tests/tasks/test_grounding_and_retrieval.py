@@ -10,7 +10,7 @@ import numpy as np
 import phantom_store
 import pytest
 
-from medvlp.config.schema import TaskConfig
+from medvlp.config.task import TaskConfig
 from medvlp.data.texts import report_text
 from medvlp.errors import UserError
 from medvlp.metrics.scoring import SCORINGS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tracking_store
 
-from medvlp.config.schema import TrackConfig
+from medvlp.config.train import TrackConfig
 from medvlp.track import git_hash, open_tracker, run_record
 from medvlp.track.jsonl import read_lines
 from medvlp.track.mlflow import flatten
@@ -142,7 +142,7 @@ def test_what_a_server_missed_is_sent_when_it_is_back(database, monkeypatch):
 def test_telemetry_is_off_before_mlflow_is_imported(tmp_path):
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from medvlp.track import open_tracker; from medvlp.config.schema import TrackConfig\n"
+        "from medvlp.track import open_tracker; from medvlp.config.train import TrackConfig\n"
         "assert 'mlflow' not in sys.modules and 'torch' not in sys.modules\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "open_tracker(TrackConfig(uri='http://127.0.0.1:9'), folder, name='a', params={}, tags={})\n"

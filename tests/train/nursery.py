@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny_store
 
-from medvlp.config.schema import PretrainConfig
+from medvlp.config.train import PretrainConfig
 from medvlp.data.token_table import TokenTable
 from medvlp.methods import METHODS
 from medvlp.store.array_store import Store

@@ -337,7 +337,7 @@ def test_compiled_training_ends_near_the_plain_one(store, whole_run, tmp_path):
 
 
 def test_learning_rate_warms_up_and_falls_to_its_floor():
-    from medvlp.config.schema import OptimizerConfig
+    from medvlp.config.train import OptimizerConfig
 
     config = OptimizerConfig(lr=1.0, warmup_steps=4, min_lr_ratio=0.1)
     rates = [learning_rate(config, step, 104) for step in range(104)]
@@ -349,7 +349,7 @@ def test_learning_rate_warms_up_and_falls_to_its_floor():
 
 
 def test_norms_biases_and_scales_are_not_decayed():
-    from medvlp.config.schema import OptimizerConfig
+    from medvlp.config.train import OptimizerConfig
 
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
     module.scale = torch.nn.Parameter(torch.zeros(1))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from medvlp.config.methods import MethodConfig
 from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
-from medvlp.config.schema import MethodConfig
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import save_model
 from medvlp.methods.context import MethodContext

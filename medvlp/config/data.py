@@ -1,0 +1,51 @@
+"""Configuration of training data: a prepared store, its texts, and random changes of both.
+
+Guarantee: every random change is off at its neutral value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from medvlp.config.base import Config, Fraction, Positive
+
+
+class AugmentConfig(Config):
+    """Random changes of a training image and of its text. Each is off at its neutral value."""
+
+    crop_scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="Share of the area that a crop keeps.")
+    crop_ratio: tuple[Positive, Positive] = Field((0.85, 1.18), description="Width by height of a crop, log-uniform.")
+    rotate_degrees: float = Field(0.0, ge=0, le=45)
+    flip: bool = Field(False, description="Mirror every second image; its text, triplets and labels swap sides, too.")
+    brightness: float = Field(0.2, ge=0, lt=1)
+    contrast: float = Field(0.2, ge=0, lt=1)
+    invert: float = Field(0.0, ge=0, le=1, description="Probability of a grey-value inversion.")
+    shuffle_sentences: bool = False
+    drop_words: float = Field(0.0, ge=0, lt=1, description="Probability that a word of the augmented text is dropped.")
+
+
+class PretrainDataConfig(Config):
+    """What a method is trained on."""
+
+    store: Path
+    reports: Path | None = Field(None, description="Report collection (tgz or folder) for unpaired methods.")
+    split: str = "train"
+    labels: tuple[str, ...] = Field((), description="Label columns used; empty takes those of the card.")
+    reports_source: str = Field("iu_xray_reports", description="Name of the data set that data.reports is.")
+    sections: tuple[Literal["findings", "impression"], ...] = ("findings", "impression")
+    knowledge: Path | None = Field(
+        None, description="Knowledge bank (medvlp knowledge build) for methods that need triplets, concepts or groups."
+    )
+    min_concept_count: int = Field(1, ge=1, description="Concepts that fewer texts name are left out.")
+    views: tuple[str, ...] = Field((), description="Views used, e.g. [PA, AP]; empty uses all.")
+    sentences: Literal["images", "findings", "reports"] = Field(
+        "images",
+        description="Unpaired methods: findings of the drawn sentences as often as among the images, all as often, "
+        "or as often as in the reports.",
+    )
+    augment: AugmentConfig = AugmentConfig()
+    num_workers: int = Field(2, ge=0, le=64, description="Loader threads; 0 loads in the training thread.")
+    prefetch: int = Field(4, ge=1, le=64, description="Batches made ahead.")
