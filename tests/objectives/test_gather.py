@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from medvlp.objectives.contrastive import info_nce, soft_label_ce
 from medvlp.objectives.gather import gather_with_gradient
 from medvlp.objectives.scale import clamped_scale
+from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
-RANKS = 4
 CASES = {
     # name: (objective, images per rank, texts per rank)
     "pairs": ("info_nce", [2, 2, 2, 2], [2, 2, 2, 2]),
@@ -58,50 +54,29 @@ def share(data: dict[str, torch.Tensor], images: list[int], texts: list[int], ra
     return {name: tensor.split(images if name.startswith("image") else texts)[rank] for name, tensor in data.items()}
 
 
-def run(model: nn.Module, name: str, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    value, count = model(name, data)
-    value.backward()
-    grads = {key.removeprefix("module."): p.grad.clone() for key, p in model.named_parameters()}
-    return {"value": value.detach(), "count": count, **grads}
-
-
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
-    model = nn.parallel.DistributedDataParallel(Towers())
+def work(rank: int, model: nn.Module) -> dict[str, Found]:
     results = {}
     for name, (objective, images, texts) in CASES.items():
         data = batch(sum(images), sum(texts))
         results[name] = run(model, objective, share(data, images, texts, rank))
     results["rows"] = {"all": gather_with_gradient(torch.full((rank, 2), float(rank)))}
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    # One server imports torch, the ranks are forked from it: four imports of torch would take most of the time.
-    mp.get_context("forkserver").set_forkserver_preload(["torch", "torch.distributed", "medvlp.objectives.contrastive"])
-    mp.start_processes(work, args=(str(folder),), nprocs=RANKS, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    return on_ranks(Towers, work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_four_ranks_equal_one_process(ranks: list[dict[str, dict[str, torch.Tensor]]], name: str) -> None:
+def test_four_ranks_equal_one_process(ranks: list[dict[str, Found]], name: str) -> None:
     objective, images, texts = CASES[name]
     alone = run(Towers(), objective, batch(sum(images), sum(texts)))
-    results = [rank[name] for rank in ranks]
-    torch.testing.assert_close(torch.stack([r["value"] for r in results]).mean(), alone["value"], rtol=1e-12, atol=0)
-    assert sum(float(r["count"]) for r in results) == float(alone["count"])
-    for key in ("image.weight", "image.bias", "text.weight", "text.bias", "log_scale"):
-        for result in results:
-            torch.testing.assert_close(result[key], alone[key], rtol=1e-9, atol=1e-12)
     assert alone["log_scale"].any() == (name != "no_texts")
+    check_as_one_process([rank[name] for rank in ranks], alone, 1e-12, 1e-9, 1e-12)
 
 
-def test_rows_come_in_rank_order_and_empty_ranks_are_fine(ranks: list[dict[str, dict[str, torch.Tensor]]]) -> None:
+def test_rows_come_in_rank_order_and_empty_ranks_are_fine(ranks: list[dict[str, Found]]) -> None:
     for rank in ranks:
         assert rank["rows"]["all"][:, 0].tolist() == [1.0, 2.0, 2.0, 3.0, 3.0, 3.0]
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional
 
@@ -16,8 +12,9 @@ from medvlp.objectives.contrastive import multi_positive_nce, sigmoid_pairs
 from medvlp.objectives.gather import gather_counts, gather_with_gradient, rank
 from medvlp.objectives.group_metric import group_metric
 from medvlp.objectives.matryoshka import over_prefixes
+from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
-RANKS, ROWS, SIZE = 4, 8, 2
+ROWS, SIZE = 8, 2
 NAMES = ("sigmoid", "book", "gathered", "groups", "hardest_groups", "concepts", "prefixes")
 SPLITS = {"even": [2, 2, 2, 2], "uneven": [4, 0, 2, 2]}
 RELATED = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]).bool()
@@ -82,44 +79,22 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
-def run(model: nn.Module, name: str, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    value, count = model(name, data)
-    value.backward()
-    grads = {key.removeprefix("module."): p.grad.clone() for key, p in model.named_parameters()}
-    return {"value": value.detach(), "count": count, **grads}
-
-
-def work(number: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=RANKS)
-    model = nn.parallel.DistributedDataParallel(Towers())
-    results = {
+def work(number: int, model: nn.Module) -> dict[str, Found]:
+    return {
         f"{name}/{split}": run(model, name, {key: tensor.split(rows)[number] for key, tensor in batch().items()})
         for name in NAMES
         for split, rows in SPLITS.items()
     }
-    torch.save(results, f"{folder}/{number}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "medvlp.objectives.group_metric"])
-    mp.start_processes(work, args=(str(folder),), nprocs=RANKS, start_method="forkserver")
-    return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(RANKS)]
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    return on_ranks(Towers, work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("split", list(SPLITS))
 @pytest.mark.parametrize("name", NAMES)
-def test_four_ranks_equal_one_process(ranks: list[dict[str, dict[str, torch.Tensor]]], name: str, split: str) -> None:
+def test_four_ranks_equal_one_process(ranks: list[dict[str, Found]], name: str, split: str) -> None:
     alone = run(Towers(), name, batch())
-    results = [shown[f"{name}/{split}"] for shown in ranks]
-    torch.testing.assert_close(torch.stack([r["value"] for r in results]).mean(), alone["value"], rtol=1e-9, atol=0)
-    assert sum(float(r["count"]) for r in results) == float(alone["count"])
     assert alone["image.weight"].any()
-    for key in ("image.weight", "image.bias", "text.weight", "text.bias", "log_scale", "bias"):
-        for result in results:
-            torch.testing.assert_close(result[key], alone[key], rtol=1e-8, atol=1e-11)
+    check_as_one_process([rank[f"{name}/{split}"] for rank in ranks], alone, 1e-9, 1e-8, 1e-11)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from medvlp.objectives.momentum import local_nce, momentum_itc
 from medvlp.objectives.redundancy import alignment, orthogonality
 from medvlp.objectives.regions import attribute_nce
 from medvlp.objectives.self_distillation import balanced_targets, dino, ibot, koleo
+from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
-RANKS, ROWS, PATCHES = 4, 8, 3
+ROWS, PATCHES = 8, 3
 NAMES = ("local", "itc", "alignment", "orthogonality", "attributes", "dino", "ibot", "koleo")
 SPLITS = {"even": [2, 2, 2, 2], "uneven": [3, 1, 2, 2], "with_an_empty_rank": [4, 0, 3, 1]}
 
@@ -68,44 +65,22 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
-def run(model: nn.Module, name: str, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    value, count = model(name, data)
-    value.backward()
-    grads = {key.removeprefix("module."): p.grad.clone() for key, p in model.named_parameters()}
-    return {"value": value.detach(), "count": count, **grads}
-
-
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
-    model = nn.parallel.DistributedDataParallel(Student())
-    results = {
+def work(rank: int, model: nn.Module) -> dict[str, Found]:
+    return {
         f"{name}/{split}": run(model, name, {key: tensor.split(rows)[rank] for key, tensor in batch().items()})
         for name in NAMES
         for split, rows in SPLITS.items()
     }
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "medvlp.objectives.self_distillation"])
-    mp.start_processes(work, args=(str(folder),), nprocs=RANKS, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    return on_ranks(Student, work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("split", list(SPLITS))
 @pytest.mark.parametrize("name", NAMES)
-def test_four_ranks_equal_one_process(ranks: list[dict[str, dict[str, torch.Tensor]]], name: str, split: str) -> None:
+def test_four_ranks_equal_one_process(ranks: list[dict[str, Found]], name: str, split: str) -> None:
     alone = run(Student(), name, batch())
-    results = [rank[f"{name}/{split}"] for rank in ranks]
-    torch.testing.assert_close(torch.stack([r["value"] for r in results]).mean(), alone["value"], rtol=1e-9, atol=0)
-    assert sum(float(r["count"]) for r in results) == float(alone["count"])
     assert alone["linear.weight"].any()
-    for key in ("linear.weight", "linear.bias", "log_scale"):
-        for result in results:
-            torch.testing.assert_close(result[key], alone[key], rtol=1e-8, atol=1e-11)
+    check_as_one_process([rank[f"{name}/{split}"] for rank in ranks], alone, 1e-9, 1e-8, 1e-11)

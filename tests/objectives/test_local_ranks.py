@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from medvlp.objectives.captioning import captioning
@@ -15,8 +11,8 @@ from medvlp.objectives.prototypes import sinkhorn, swapped_prediction
 from medvlp.objectives.token_alignment import token_alignment
 from medvlp.objectives.token_max import token_max_nce
 from medvlp.objectives.word_region import word_region_nce
+from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
-RANKS = 4
 OBJECTIVES = ("token_alignment", "swapped_prediction", "word_region", "token_max", "captioning")
 LENGTHS = torch.tensor([4, 1, 6, 0, 3, 2, 5, 2])
 SHARES = {"equal": [2, 2, 2, 2], "unequal": [3, 1, 4, 0]}
@@ -67,18 +63,7 @@ def share(data: dict[str, torch.Tensor], counts: list[int], rank: int) -> dict[s
     return {name: tensor if name == "images" else tensor[:, :longest] for name, tensor in own.items()}
 
 
-def run(model: nn.Module, name: str, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    value, count = model(name, data)
-    value.backward()
-    grads = {key.removeprefix("module."): p.grad.clone() for key, p in model.named_parameters()}
-    return {"value": value.detach(), "count": count, **grads}
-
-
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
-    model = nn.parallel.DistributedDataParallel(Towers())
+def work(rank: int, model: nn.Module) -> dict[str, Found]:
     results = {
         f"{name} {counts}": run(model, name, share(batch(), SHARES[counts], rank))
         for name in OBJECTIVES
@@ -88,34 +73,23 @@ def work(rank: int, folder: str) -> None:
     for per_rank in (False, True):
         codes = sinkhorn(scores.split(SHARES["unequal"])[rank], per_rank=per_rank)
         results[f"codes {per_rank}"] = {"codes": codes}
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.get_context("forkserver").set_forkserver_preload(["torch", "torch.distributed", "medvlp.objectives.contrastive"])
-    mp.start_processes(work, args=(str(folder),), nprocs=RANKS, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    return on_ranks(Towers, work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("counts", list(SHARES))
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_four_ranks_equal_one_process(ranks: list[dict[str, dict[str, torch.Tensor]]], name: str, counts: str) -> None:
+def test_four_ranks_equal_one_process(ranks: list[dict[str, Found]], name: str, counts: str) -> None:
     alone = run(Towers(), name, batch())
-    results = [rank[f"{name} {counts}"] for rank in ranks]
-    torch.testing.assert_close(torch.stack([r["value"] for r in results]).mean(), alone["value"], rtol=1e-10, atol=0)
-    assert sum(float(r["count"]) for r in results) == float(alone["count"]) > 0
-    for key, expected in alone.items():
-        if key not in ("value", "count"):
-            for result in results:
-                torch.testing.assert_close(result[key], expected, rtol=1e-8, atol=1e-12)
+    assert alone["count"] > 0
+    check_as_one_process([rank[f"{name} {counts}"] for rank in ranks], alone, 1e-10, 1e-8, 1e-12)
 
 
-def test_assignments_are_balanced_over_all_ranks_unless_asked_otherwise(
-    ranks: list[dict[str, dict[str, torch.Tensor]]],
-) -> None:
+def test_assignments_are_balanced_over_all_ranks_unless_asked_otherwise(ranks: list[dict[str, Found]]) -> None:
     scores, counts = batch()["images"][:, 0].tanh(), SHARES["unequal"]
     together = torch.cat([rank["codes False"]["codes"] for rank in ranks])
     torch.testing.assert_close(together, sinkhorn(scores), rtol=1e-10, atol=1e-14)

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional
 
@@ -29,6 +27,7 @@ from medvlp.objectives.triplets import (
     prototype_contrast,
 )
 from tests.objectives.official import cases, check, load
+from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
 Arrays = dict[str, torch.Tensor]
 
@@ -204,7 +203,7 @@ def test_logits_are_computed_in_float32_under_autocast() -> None:
     assert cells.dtype == torch.float32
 
 
-RANKS, ROWS = 4, [3, 0, 2, 3]
+ROWS = [3, 0, 2, 3]
 
 
 class Reader(nn.Module):
@@ -237,41 +236,20 @@ def rows_of_ranks() -> Arrays:
     return {"inputs": inputs, "matrix": matrix, "others": draw_others(positive, 3), "chosen": draw_one(positive)}
 
 
-def run(model: nn.Module, name: str, data: Arrays) -> Arrays:
-    model.zero_grad()
-    value, count = model(name, data)
-    value.backward()
-    return {"value": value.detach(), "count": count} | {
-        key.removeprefix("module."): parameter.grad.clone() for key, parameter in model.named_parameters()
-    }
-
-
 OBJECTIVES = ("exist", "icl", "prototype", "position")
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
-    model = nn.parallel.DistributedDataParallel(Reader())
+def work(rank: int, model: nn.Module) -> dict[str, Found]:
     own = {name: tensor.split(ROWS)[rank] for name, tensor in rows_of_ranks().items()}
-    torch.save({name: run(model, name, own) for name in OBJECTIVES}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return {name: run(model, name, own) for name in OBJECTIVES}
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Arrays]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.get_context("forkserver").set_forkserver_preload(["torch", "torch.distributed", "medvlp.objectives.triplets"])
-    mp.start_processes(work, args=(str(folder),), nprocs=RANKS, start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    return on_ranks(Reader, work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_four_ranks_one_of_them_empty_equal_one_process(ranks: list[dict[str, Arrays]], name: str) -> None:
+def test_four_ranks_one_of_them_empty_equal_one_process(ranks: list[dict[str, Found]], name: str) -> None:
     alone = run(Reader(), name, rows_of_ranks())
-    own = [rank[name] for rank in ranks]
-    torch.testing.assert_close(torch.stack([r["value"] for r in own]).mean(), alone["value"], rtol=1e-12, atol=0)
-    assert sum(float(r["count"]) for r in own) == float(alone["count"])
-    for key in ("linear.weight", "linear.bias"):
-        for result in own:
-            torch.testing.assert_close(result[key], alone[key], rtol=1e-9, atol=1e-12)
+    check_as_one_process([rank[name] for rank in ranks], alone, 1e-12, 1e-9, 1e-12)
