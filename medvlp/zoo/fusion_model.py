@@ -7,12 +7,13 @@ PTUnifier, with one of them replaced by soft prompts.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from medvlp.methods._fused import FusedMethod
+from medvlp.methods._matching import MatchingAnswers
 from medvlp.models.fusion import Fused, Fusion, FusionSizes
 from medvlp.models.prompt_pool import PromptPool, mean_of_text
 from medvlp.types import Features, TextBatch
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-class FusionModel(ReleasedModel):
+class FusionModel(MatchingAnswers, ReleasedModel):
     """Two towers and a fusion; options of the format: `fusion` and, with an entity stream, `entities` (`FusionSizes`).
 
-    Attributes:
-        matching_head: From the fused vector to the logits of "another image's text" and "this image's text".
+    Texts are scored by matching, as in our own training of these methods.
     """
 
     def __init__(self, release: Release) -> None:
@@ -38,13 +38,6 @@ class FusionModel(ReleasedModel):
         entities = replace(sizes, **options["entities"]) if "entities" in options else None
         self.fusion = Fusion(self.image.dim, width, sizes, entities)
         self.matching_head = nn.Linear(2 * sizes.dim, 2)
-
-    # Texts are scored by matching, as in our own training of these methods.
-
-    fuse: ClassVar[Any] = FusedMethod.fuse
-    zero_shot: ClassVar[Any] = FusedMethod.zero_shot
-    heat_map: ClassVar[Any] = FusedMethod.heat_map
-    _match: ClassVar[Any] = FusedMethod._match
 
     @property
     def shared_space(self) -> bool:
@@ -64,10 +57,6 @@ class FusionModel(ReleasedModel):
     def is_on(self, objective: str) -> bool:
         """Return True: all terms took part in the release."""
         return True
-
-    def match(self, fused: Fused) -> Float[torch.Tensor, "b 2"]:
-        """Return the logits of matching."""
-        return self.matching_head(self.fusion.pool(fused))
 
 
 class PromptFusionModel(FusionModel):
