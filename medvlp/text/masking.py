@@ -52,8 +52,3 @@ def whole_unit_mask(
             break
         mask |= numbers == unit
     return mask
-
-
-def unmasked_spans(spans: Sequence[tuple[int, int]], mask: Bool[np.ndarray, " l"]) -> list[tuple[int, int]]:
-    """Return the entities of which no token is masked: only these may be shown beside a masked text (ARL)."""
-    return [(first, last) for first, last in spans if not mask[first:last].any()]

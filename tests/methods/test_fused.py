@@ -183,6 +183,25 @@ def test_entities_that_are_hidden_do_not_reach_the_pass_that_predicts_them(token
     torch.testing.assert_close(whole.states[0], nodes[[2, 0]])
 
 
+def test_only_what_shows_no_hidden_token_moves_the_loss_of_hidden_words(tokenizer: Tokenizer) -> None:
+    """By gradients: the node of an entity that every text hides has none in MLM, and has one where the text is whole.
+
+    Row 0 hides both of its entities (2 and 0), row 3 hides a word beside its entities (0 and 1).
+    """
+    model, data = method("arl", tokenizer).eval(), batch("arl", tokenizer, hidden=False)
+    data.text.concepts = torch.tensor([[2, 0], [-1, -1], [-1, -1], [0, 1]])
+    data.text.hidden[0, 2:4] = data.text.hidden[3, 2] = True
+    assert data.text.mask[3, 2]
+    nodes = model.graph().detach().requires_grad_()
+    model.graph.forward = lambda: nodes
+    terms = model(data)
+    reached = {name: torch.autograd.grad(terms[name][0], nodes, retain_graph=True)[0].any(1).tolist() for name in terms}
+    assert reached["mlm"] == [True, True, False, False]
+    assert reached["itm"] == [True, True, True, False]
+    assert reached["align"] == [True] * 4
+    assert terms["mlm"][1] == 3
+
+
 def test_texts_without_any_entity_train_arl(tokenizer: Tokenizer) -> None:
     data = batch("arl", tokenizer)
     data.text.spans, data.text.concepts = torch.zeros(4, 0, 2, dtype=torch.long), torch.zeros(4, 0, dtype=torch.long)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medvlp.text.captions import caption_fault, usable_captions
-from medvlp.text.masking import units, unmasked_spans, whole_unit_mask
+from medvlp.text.masking import units, whole_unit_mask
 
 #                    [CLS] small  ple ##ural eff ##usion left  .  [SEP] pad
 WORD_IDS = np.array([-1, 0, 1, 1, 2, 2, 3, 4, -1, -1])
@@ -41,12 +41,6 @@ def test_the_share_of_masked_tokens_is_as_asked() -> None:
     assert not whole_unit_mask(words, np.random.default_rng(0), 0.0).any()
     assert whole_unit_mask(words, np.random.default_rng(0), 1.0).all()
     assert not whole_unit_mask(np.array([-1, -1]), np.random.default_rng(0), 0.5).any()
-
-
-def test_entities_that_a_mask_touches_are_not_shown() -> None:
-    mask = np.zeros(10, dtype=bool)
-    mask[5] = True
-    assert unmasked_spans([(2, 6), (6, 7)], mask) == [(6, 7)]
 
 
 def test_captions_are_left_out_for_a_named_reason() -> None:
