@@ -29,8 +29,9 @@ def _table(formats: list[Release]) -> str:
         norm = " / ".join(
             ", ".join(f"{value:.4g}" for value in dict.fromkeys(part)) for part in (one.input.mean, one.input.std)
         )
+        text = f"with `{one.text_option}=FOLDER`" if one.text_option else "no"
         cells = [f"[`{one.name}`](#{one.name})", one.title, one.image.name, str(one.input.size), norm, square]
-        lines.append(f"| {' | '.join([*cells, ', '.join(one.image.views), 'yes' if one.text else 'no'])} |")
+        lines.append(f"| {' | '.join([*cells, ', '.join(one.image.views), text])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -21,7 +21,7 @@ def list_formats() -> None:
     for name in release_names():
         release = read_release(name)
         views = ", ".join(release.image.views)
-        text = "yes" if release.text is not None else "no"
+        text = f"with {release.text_option}=FOLDER" if release.text_option else "no"
         rows.append([name, release.title, release.image.name, release.input.size, views, text, release.file])
     print_table("Released checkpoints", ["name", "method", "backbone", "pixels", "views", "text", "file"], rows)
     say_next(["medvlp", "zoo", "check", "NAME", "FILE"])

@@ -167,6 +167,13 @@ class Release(Config):
         return self
 
     @property
+    def text_option(self) -> Literal["tokenizer", "text"] | None:
+        """What gives the encoder its text side: the tokenizer of the file's own tower, or a whole text model."""
+        if self.text is not None:
+            return "tokenizer"
+        return "text" if self.model == "query" else None
+
+    @property
     def default_view(self) -> str:
         """Name of the first view."""
         return next(iter(self.image.views))

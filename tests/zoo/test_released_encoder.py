@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -388,3 +389,19 @@ def test_the_command_line_lists_every_format(monkeypatch, capsys):
     assert status == 0
     assert all(name in shown for name in release_names())
     assert len(release_names()) >= 17
+
+
+def test_the_list_says_which_folder_gives_a_text_side(monkeypatch, capsys):
+    from medvlp.zoo.release import read_release, release_names
+    from medvlp.zoo.released import MODELS
+
+    monkeypatch.setenv("COLUMNS", "300")
+    _, shown = called(monkeypatch, capsys, "zoo", "list")
+    rows = {line.split()[1]: line for line in shown.splitlines() if line.startswith("│")}
+    for name in release_names():
+        release = read_release(name)
+        reads_books = hasattr(resolve_name(MODELS[release.model]), "read_books")
+        assert not (reads_books and release.text)
+        wanted = "with text=FOLDER" if reads_books else "with tokenizer=FOLDER" if release.text else "no"
+        assert f" {wanted} " in rows[name], name
+    assert {name for name in rows if "text=FOLDER" in rows[name]} == {"medklip", "medslip"}
