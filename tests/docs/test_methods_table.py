@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +51,32 @@ def test_the_table_ranks_marks_and_names_what_is_missing(script: ModuleType) -> 
     assert lines[6] == "| *chance* | 0.500 | 0.500 | 0.150 | – | |"
     assert lines[-1].startswith("¹ Not above")
     assert len({line.count("|") for line in lines[:7]}) == 1
+
+
+@pytest.mark.parametrize("encoder", ["albef", "villa"])
+def test_a_probe_is_compared_with_random_weights_of_its_family_whichever_stands_first(
+    script: ModuleType, encoder: str
+) -> None:
+    def comparison(a: str, b: str, value_a: float, value_b: float) -> dict[str, Any]:
+        delta = value_a - value_b
+        scores = {
+            "value_a": value_a,
+            "value_b": value_b,
+            "difference": delta,
+            "low": delta - 0.01,
+            "high": delta + 0.03,
+        }
+        names = {"task": "phantom_findings", "protocol": "linear_probe", "metric": "auroc", "label": "macro"}
+        return names | {"a": a, "b": b, "p_holm": 0.5} | scores
+
+    values = {encoder: 0.9, "random:resnet10t@96": 0.75, "random:vit_tiny_patch16_224@96": 0.5}
+    rows = [comparison(a, b, values[a], values[b]) for a, b in itertools.combinations(sorted(values), 2)]
+    found = script.against_random(rows, encoder, "vit_tiny_patch16_224")
+    assert found["value_b"] == 0.5
+    assert found["difference"] == pytest.approx(0.4)
+    assert (found["high"] - found["difference"] > 0.02) == (encoder == "albef")
+    assert found["low"] < found["difference"] < found["high"]
+    assert script.against_random(rows, encoder, "resnet10t")["difference"] == pytest.approx(0.15)
 
 
 def test_minutes_are_those_of_the_steps_once_each(script: ModuleType, tmp_path: Path) -> None:
