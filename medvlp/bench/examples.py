@@ -1,7 +1,8 @@
 """Example images of the test split, for the report.
 
 Guarantee: which images are shown depends on the store and the tasks alone; one image per patient, positives and
-negatives of every label in turn; of grounding and segmentation one image for each finding, of report generation a few studies.
+negatives of every label in turn; of grounding and segmentation one image for each finding, of report generation a few
+studies.
 """
 
 from __future__ import annotations

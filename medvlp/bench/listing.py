@@ -91,4 +91,3 @@ def _data_row(dataset: str) -> tuple[object, ...]:
 
 def _short(text: str) -> str:
     return shorten(text, CELL_CHARACTERS, placeholder=" ...")
-

@@ -56,8 +56,8 @@ class _InertDict:
 def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weight file, on the CPU.
 
-    A pickle may wrap them once, under `state_dict`, `model` or `model_state_dict`. Objects beside them (hyper-parameters
-    of a training framework) are not made: something without behaviour takes their place.
+    A pickle may wrap them once, under `state_dict`, `model` or `model_state_dict`. Objects beside them (such as
+    hyper-parameters of a training framework) are not made: something without behaviour takes their place.
 
     Raises:
         UserError: Unreadable, or something else among the tensors.

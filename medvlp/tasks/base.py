@@ -232,7 +232,9 @@ class Task(ABC):
 
     def _no_fine_tuning(self) -> UserError:
         return UserError(
-            f"A task of type {self.config.type} is not fine-tuned.", "task.type", "Use classification, segmentation or report_generation."
+            f"A task of type {self.config.type} is not fine-tuned.",
+            "task.type",
+            "Use classification, segmentation or report_generation.",
         )
 
     @abstractmethod

@@ -79,7 +79,7 @@ class Classification(Task):
             return self._fine_tune(subject, train, val, seed)
         return self._probe(subject, protocol, train, val)
 
-    def network(self, tower: nn.Module, dim: int, taken: ModelInputConfig) -> Classifier:
+    def network(self, tower: Any, dim: int, taken: ModelInputConfig) -> Classifier:
         """Return the tower with a linear head; see `Task.network`."""
         from medvlp.tasks._classifier import Classifier
 

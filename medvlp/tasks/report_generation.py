@@ -180,7 +180,8 @@ class ReportGeneration(Task):
         """Write the decoder's words, or the tokenizer and shape of a decoder that came from a folder."""
         tunable.tokens.save(folder)
         if self.config.reports.decoder.folder is not None:
-            tunable.network.get_submodule("decoder").model.config.save_pretrained(folder / DECODER)
+            decoder: Any = tunable.network.decoder
+            decoder.model.config.save_pretrained(folder / DECODER)
 
     def rebuilt(self, tower: nn.Module, dim: int, taken: ModelInputConfig, parts: Path) -> ReportWriter:
         """Return a writer for weights that were saved; see `Task.rebuilt`."""

@@ -59,9 +59,7 @@ def check_free(folder: Path, config: str, model: str, kind: str = "pretrain") ->
         raise UserError(f"run.dir holds a {config} that is not of a run.", folder / config, "Set another run.dir.")
 
 
-def check_same_run(
-    config: PretrainConfig | FinetuneConfig, checkpoint: Checkpoint, free: Sequence[str] = FREE
-) -> None:
+def check_same_run(config: PretrainConfig | FinetuneConfig, checkpoint: Checkpoint, free: Sequence[str] = FREE) -> None:
     """Raise `UserError` with the differing keys unless `config` may go on with the checkpoint."""
     try:
         before = type(config).model_validate(checkpoint.state["config"]).resolved()
