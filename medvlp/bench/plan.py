@@ -8,6 +8,7 @@ stores.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -68,11 +69,12 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Amount:
-    """How much of the training labels a cell sees: a fraction, or shots per class; and which draw of them."""
+    """How much of the training labels a cell sees: a fraction, or shots per class; and which draw or list of them."""
 
     fraction: float = 1.0
     shots: int = 0
     draw: int = 0
+    listed: bool = False
 
 
 def amounts(entry: SuiteEntry, protocol: str) -> list[Amount]:
@@ -82,7 +84,9 @@ def amounts(entry: SuiteEntry, protocol: str) -> list[Amount]:
     if protocol == "few_shot":
         return [Amount(1.0, shots, draw) for shots in entry.shots for draw in range(entry.draws)]
     return [
-        Amount(fraction, 0, draw) for fraction in entry.fractions for draw in range(entry.draws if fraction < 1 else 1)
+        Amount(fraction, 0, draw, fraction < 1 and entry.subsets == "listed")
+        for fraction in entry.fractions
+        for draw in range(entry.draws if fraction < 1 else 1)
     ]
 
 
@@ -98,6 +102,14 @@ def lacking(task: Task, protocol: str, judged: Judged) -> str:
     if protocol != ZERO_SHOT or judged.kind == "baseline" or task.needs in judged.offers:
         return ""
     return f"the encoder has no {task.needs}" if judged.has_text else "the encoder has no text side"
+
+
+def hindrance(entry: SuiteEntry, task: Task, protocol: str, judged: Judged) -> str:
+    """Return why an encoder does not run a protocol of an entry: the suite excludes it, or it lacks something."""
+    # Of two encoders with one name the second has a piece of its hash behind it.
+    name = re.sub(r"@[0-9a-f]{6}$", "", judged.name)
+    reason = entry.exclude.get(judged.name, entry.exclude.get(name, ""))
+    return f"the suite leaves it out: {reason}" if reason else lacking(task, protocol, judged)
 
 
 def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, task: Task, judged: Judged) -> tuple[str, ...]:
@@ -129,7 +141,7 @@ def settings_of(
             if task.config.dataset != one.dataset:
                 continue
             for protocol in entry_protocols(suite, entry, task, one):
-                if lacking(task, protocol, one):
+                if hindrance(entry, task, protocol, one):
                     continue
                 if one.kind == "baseline" and protocol not in entry.protocols:
                     wanted = [Amount()]
@@ -143,13 +155,13 @@ def settings_of(
 def not_applicable(
     suite: SuiteConfig, tasks: Mapping[str, Task], judged: Sequence[Judged]
 ) -> list[tuple[str, str, str, str]]:
-    """Return (task, protocol, encoder, what it lacks) of what the suite asks for and cannot be run, for encoders."""
+    """Return (task, protocol, encoder, why) of what encoders do not run: they lack something, or are excluded."""
     found = [
         (tasks[entry.task].config.name, protocol, one.name, lack)
         for one in judged
         for entry in suite.entries
         if tasks[entry.task].config.dataset == one.dataset and one.kind != "baseline"
         for protocol in entry.protocols
-        if (lack := lacking(tasks[entry.task], protocol, one))
+        if (lack := hindrance(entry, tasks[entry.task], protocol, one))
     ]
     return list(dict.fromkeys(found))
