@@ -8,7 +8,6 @@ stores.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -33,8 +32,17 @@ class Judged:
     has_text: bool = False
     offers: tuple[str, ...] = ()
     """Of `SCORES`, `SPACE` and `HEAT_MAPS`."""
+    account: str = ""
+    """What became of the tensors of its file."""
     other_preprocessing: tuple[str, ...] = ()
     """How the store's images were made unlike those that the encoder was trained on, one line per setting."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a task may call it: its name in tables, without the piece of its hash, and its format in the zoo."""
+        kind, _, rest = self.spec.partition(":")
+        own = (self.name, self.name.rpartition("@")[0], rest.partition(":")[0] if kind == "zoo" else "")
+        return tuple(name for name in own if name)
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,11 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Amount:
-    """How much of the training labels a cell sees: a fraction, or shots per class; and which draw or list of them."""
+    """How much of the training labels a cell sees: a fraction, or shots per class; and which draw of them."""
 
     fraction: float = 1.0
     shots: int = 0
     draw: int = 0
-    listed: bool = False
 
 
 def amounts(entry: SuiteEntry, protocol: str) -> list[Amount]:
@@ -84,9 +91,7 @@ def amounts(entry: SuiteEntry, protocol: str) -> list[Amount]:
     if protocol == "few_shot":
         return [Amount(1.0, shots, draw) for shots in entry.shots for draw in range(entry.draws)]
     return [
-        Amount(fraction, 0, draw, fraction < 1 and entry.subsets == "listed")
-        for fraction in entry.fractions
-        for draw in range(entry.draws if fraction < 1 else 1)
+        Amount(fraction, 0, draw) for fraction in entry.fractions for draw in range(entry.draws if fraction < 1 else 1)
     ]
 
 
@@ -106,10 +111,8 @@ def lacking(task: Task, protocol: str, judged: Judged) -> str:
 
 def hindrance(entry: SuiteEntry, task: Task, protocol: str, judged: Judged) -> str:
     """Return why an encoder does not run a protocol of an entry: the suite excludes it, or it lacks something."""
-    # Of two encoders with one name the second has a piece of its hash behind it.
-    name = re.sub(r"@[0-9a-f]{6}$", "", judged.name)
-    reason = entry.exclude.get(judged.name, entry.exclude.get(name, ""))
-    return f"the suite leaves it out: {reason}" if reason else lacking(task, protocol, judged)
+    reason = next((entry.exclude[name] for name in judged.names if name in entry.exclude), "")
+    return f"left out: {reason}" if reason else lacking(task, protocol, judged)
 
 
 def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, task: Task, judged: Judged) -> tuple[str, ...]:

@@ -6,14 +6,11 @@ encoder. A task whose samples cannot be made yields cells with the reason instea
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from medvlp.bench.plan import Amount, Cell, Judged, settings_of
 from medvlp.bench.suite import Suite
@@ -22,9 +19,6 @@ from medvlp.errors import UserError
 from medvlp.metrics.intervals import RULE as INTERVAL_RULE
 from medvlp.tasks import TASKS
 from medvlp.tasks.base import Samples, Task
-
-if TYPE_CHECKING:
-    from medvlp.store.array_store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -92,17 +86,11 @@ class Schedule:
         return found
 
     def subset(self, key: str, amount: Amount) -> Samples:
-        """Return the training samples of a task for a fraction or number of shots, and a draw or list.
-
-        Raises:
-            UserError: They cannot be made, or the store has no such list.
-        """
+        """Return the training samples of a task for a fraction or number of shots, and a draw."""
         if (key, amount) not in self._subsets:
-            train, task = self.samples(key)["train"], self.tasks[key]
-            self._subsets[key, amount] = (
-                listed_subset(train, self.suite.store_of(task.config), f"train_{100 * amount.fraction:g}")
-                if amount.listed
-                else task.training_subset(train, fraction=amount.fraction, shots=amount.shots, draw=amount.draw)
+            train = self.samples(key)["train"]
+            self._subsets[key, amount] = self.tasks[key].training_subset(
+                train, fraction=amount.fraction, shots=amount.shots, draw=amount.draw
             )
         return self._subsets[key, amount]
 
@@ -163,25 +151,6 @@ class Schedule:
             "rule": INTERVAL_RULE,
         }
         return task.settings(protocol) | {"bootstrap": bootstrap}
-
-
-def listed_subset(train: Samples, store: Store, name: str) -> Samples:
-    """Return the training samples whose studies the split lists of a store put into a subset.
-
-    Raises:
-        UserError: The store has no such subset, or none of the samples is in it.
-    """
-    subsets = store.studies.set_index("study_id")["subsets"].map(json.loads)
-    studies = store.images["study_id"].to_numpy()[train.rows]
-    kept = [place for place, study in enumerate(studies) if name in subsets[study]]
-    if not kept:
-        known = sorted({subset for own in subsets for subset in own})
-        raise UserError(
-            f"The store of {store.dataset} lists no training samples as '{name}'.",
-            f"subsets of the store: {', '.join(known) or 'none'}",
-            "Prepare it with split_lists=FOLDER, see docs/how-to/use-split-lists.md, or leave out `subsets: listed`.",
-        )
-    return train.take(np.array(kept))
 
 
 def _check_protocols(task: Task, protocols: Sequence[str], suite: str) -> None:

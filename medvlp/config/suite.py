@@ -23,11 +23,6 @@ class SuiteEntry(Config):
     fractions: tuple[Fraction, ...] = Field((1.0,), min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     draws: int = Field(1, ge=1, description="Label subsets drawn per fraction below 1.")
-    subsets: Literal["drawn", "listed"] = Field(
-        "drawn",
-        description="Label subsets of fractions below 1: drawn, or those of the split lists that the store was prepared "
-        "with (train_1, train_10).",
-    )
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Samples per class in few_shot.")
     exclude: dict[str, str] = Field(
         default_factory=dict, description="Encoders that do not run the entry, by their names in tables -> why not."
@@ -47,10 +42,6 @@ class SuiteEntry(Config):
             raise ValueError("fractions has no effect on few_shot and zero_shot")
         if self.draws > 1 and not few_shot and min(self.fractions, default=1.0) == 1:
             raise ValueError("draws has no effect without a fraction below 1 or few_shot: all labels are one subset")
-        if self.subsets == "listed" and min(self.fractions, default=1.0) == 1:
-            raise ValueError("subsets has no effect without a fraction below 1")
-        if self.subsets == "listed" and self.draws > 1:
-            raise ValueError("draws has no effect with subsets: listed, because a list is one subset")
         return self
 
 
