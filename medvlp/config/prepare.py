@@ -74,6 +74,7 @@ class CollectionEntry(PrepareConfig):
 
     root: Path = Field(Path(), description="Folder or archive of the raw data set, below the collection's root.")
     out: Path = Field(Path(), description="Not to be set: a store lies below the collection's out, under its name.")
+    split_lists: Path | None = Field(None, description="As for one store; a folder below the collection's root.")
 
 
 class CollectionConfig(Config):
@@ -87,6 +88,12 @@ class CollectionConfig(Config):
     def entries(self) -> dict[str, PrepareConfig]:
         """Return name -> configuration of each store, with whole paths."""
         return {
-            name: entry.model_copy(update={"root": self.root / entry.root, "out": self.out / name})
+            name: entry.model_copy(
+                update={
+                    "root": self.root / entry.root,
+                    "out": self.out / name,
+                    "split_lists": None if entry.split_lists is None else self.root / entry.split_lists,
+                }
+            )
             for name, entry in self.stores.items()
         }
