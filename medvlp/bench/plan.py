@@ -35,6 +35,13 @@ class Judged:
     other_preprocessing: tuple[str, ...] = ()
     """How the store's images were made unlike those that the encoder was trained on, one line per setting."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a task may call it: its name in tables, without the piece of its hash, and its format in the zoo."""
+        kind, _, rest = self.spec.partition(":")
+        own = (self.name, self.name.rpartition("@")[0], rest.partition(":")[0] if kind == "zoo" else "")
+        return tuple(name for name in own if name)
+
 
 @dataclass(frozen=True)
 class Cell:
