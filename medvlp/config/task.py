@@ -51,7 +51,7 @@ class FineTuneConfig(Config):
     encoder_lr_ratio: Positive = 1.0
     optimizer: Literal["adamw", "adam", "adam_amsgrad", "sgd"] = Field(
         "adamw",
-        description="sgd has a momentum of 0.9; all but adamw add weight_decay to the gradient (adam_amsgrad is R2Gen's).",
+        description="sgd has a momentum of 0.9; all but adamw add weight_decay to the gradient.",
     )
     weight_decay: float = Field(0.05, ge=0)
     warmup_steps: int = Field(20, ge=0)
@@ -144,8 +144,8 @@ class TaskConfig(Config):
     )
     label_subsets: Literal["drawn", "lists"] = Field(
         "drawn",
-        description="What a fraction of the labels is. drawn: a stratified draw; lists: that of the split lists that the "
-        "store must have been prepared with (0.01 is train_1, 0.1 is train_10).",
+        description="What a fraction of the labels is. drawn: a stratified draw; lists: that of the split lists that "
+        "the store must have been prepared with (0.01 is train_1, 0.1 is train_10).",
     )
     fine_tune: FineTuneConfig = FineTuneConfig()
     classification: ClassificationConfig = ClassificationConfig()

@@ -159,6 +159,11 @@ class Task(ABC):
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 
+    @property
+    def rule(self) -> str:
+        """Scoring rule of this very task: `scoring`, or one that adds scores to it."""
+        return self.scoring
+
     def for_encoder(self, *names: str) -> Self:
         """Return the task with the settings of an encoder; see `TaskConfig.settings_of`."""
         return type(self)(self.config.settings_of(*names)) if self.config.per_encoder else self

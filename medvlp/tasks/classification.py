@@ -39,6 +39,11 @@ class Classification(Task):
     protocols: ClassVar[frozenset[str]] = frozenset({"linear_probe", "knn", "few_shot", "fine_tune", ZERO_SHOT})
     needs: ClassVar[str] = SCORES
 
+    @property
+    def rule(self) -> str:
+        """See `Task.rule`."""
+        return "benchx_classification" if self.config.classification.legacy_scores else self.scoring
+
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return train, val and test samples with labels by the task's rules; see `Task.samples`."""
         return select(store, self.config)
