@@ -83,7 +83,7 @@ def cells_of_plan(schedule: Schedule, plan: Iterable[Planned]) -> Cells:
     found = {}
     for planned in plan:
         if planned.cell is not None:
-            task = schedule.tasks[planned.key]
+            task = schedule.task(planned.key, planned.judged)
             config = {"task": task.config.resolved(), "settings": schedule.settings(task, planned.cell.protocol)}
             found[_key(planned.about)] = Side(planned.cell.hash, planned.cell.record(), config)
     return found

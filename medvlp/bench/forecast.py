@@ -215,9 +215,11 @@ class Clock:
         sizes = self._sizes(planned)
         looks = sizes["val"] + sizes["test"]
         if protocol != "zero_shot":
-            tuned = self.schedule.tasks[planned.key].config.fine_tune
+            task = self.schedule.task(planned.key, planned.judged).config
+            tuned, trials = task.fine_tune, 1 if task.tuning is None else len(task.tuning.settings)
             shown = tuned.epochs * sizes["train"] if tuned.steps is None else tuned.steps * tuned.batch_size
-            looks += TRAINING_PASSES * shown + shown // max(sizes["train"], 1) * sizes["val"]
+            looked = shown // max(sizes["train"], 1) // (tuned.validate_epochs or 1)
+            looks += trials * (TRAINING_PASSES * shown + looked * sizes["val"])
         return looks / self.rate
 
     def _sizes(self, planned: Planned) -> dict[str, int]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from medvlp.errors import UserError
 from medvlp.tasks._probes import linear_probe, nearest_neighbours
-from medvlp.tasks._samples import few_shot_subset, fraction_subset, select
+from medvlp.tasks._samples import few_shot_subset, label_subset, select
 from medvlp.tasks.base import SCORES, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
@@ -39,13 +39,18 @@ class Classification(Task):
     protocols: ClassVar[frozenset[str]] = frozenset({"linear_probe", "knn", "few_shot", "fine_tune", ZERO_SHOT})
     needs: ClassVar[str] = SCORES
 
+    @property
+    def rule(self) -> str:
+        """See `Task.rule`."""
+        return "benchx_classification" if self.config.classification.legacy_scores else self.scoring
+
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return train, val and test samples with labels by the task's rules; see `Task.samples`."""
         return select(store, self.config)
 
     def training_subset(self, train: Samples, *, fraction: float, shots: int, draw: int) -> Samples:
-        """Return a stratified share, or `shots` per class and label; see `_samples`."""
-        return few_shot_subset(train, shots, draw) if shots else fraction_subset(train, fraction, draw)
+        """Return a share, drawn or listed, or `shots` per class and label; see `_samples`."""
+        return few_shot_subset(train, shots, draw) if shots else label_subset(train, fraction, draw, self.config)
 
     def settings(self, protocol: str) -> dict[str, Any]:
         """Return what of the task decides a protocol's numbers."""
@@ -54,7 +59,7 @@ class Classification(Task):
             "linear_probe": ["linear_probe_c"],
             "few_shot": ["linear_probe_c"],
             "knn": ["knn_k"],
-            "fine_tune": ["fine_tune"],
+            "fine_tune": ["fine_tune", "classification", "tuning"],
             "zero_shot": [],
         }[protocol]
         return {"code_version": self.code_version, "protocol": protocol} | {key: task[key] for key in keys}
@@ -83,19 +88,21 @@ class Classification(Task):
         """Return the tower with a linear head; see `Task.network`."""
         from medvlp.tasks._classifier import Classifier
 
-        if self.config.fine_tune.input_size is not None:
-            tower.set_input_size(self.config.fine_tune.input_size)
-        return Classifier(tower, dim, len(self.config.labels), self.config.fine_tune.freeze_encoder)
+        task = self.config
+        if task.fine_tune.input_size is not None:
+            tower.set_input_size(task.fine_tune.input_size)
+        return Classifier(tower, dim, len(task.labels), task.classification, task.fine_tune.freeze_encoder)
 
     def tunable(
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
     ) -> ClassifierTuning:
         """Return a classifier on a copy of the encoder's tower; see `Task.tunable`."""
-        from medvlp.tasks._classifier import ClassifierTuning
+        from medvlp.tasks._classifier import ClassifierTuning, F1ClassifierTuning
 
+        kind = F1ClassifierTuning if self.config.classification.select == "f1" else ClassifierTuning
         network = self.network(copy.deepcopy(encoder.image_tower), encoder.dim, encoder.preprocessing.input)
         ready = network.to(encoder.device)
-        return ClassifierTuning(ready, encoder, store, train, val, self.config.fine_tune, seed, num_workers)
+        return kind(ready, encoder, store, train, val, self.config, seed, num_workers)
 
     def kept(self, tunable: ClassifierTuning, network: nn.Module, samples: Samples) -> Predictions:
         """Return probabilities as the network gives them; see `Task.kept`."""
@@ -104,14 +111,48 @@ class Classification(Task):
         return samples.predictions(expit(tunable.logits(network, samples)))
 
     def _fine_tune(self, subject: Subject, train: Samples, val: Samples, seed: int) -> Head:
-        from medvlp.tasks._fine_tune import FineTuning, seeded
+        """Fine-tune, by every setting of the task's grid where it has one; of equal ones the first is used.
+
+        Raises:
+            UserError: No setting came to its end: the numbers of each were not finite.
+        """
+        from medvlp.tasks._fine_tune import DivergedError
 
         encoder = encoder_of(subject, "fine_tune")
+        if self.config.tuning is None:
+            return self._tuned(encoder, subject.store, train, val, seed)[1]
+        best: tuple[float, Head] | None = None
+        trials: list[dict[str, Any]] = []
+        for setting in self.config.tuning.settings:
+            how = self.config.fine_tune.model_copy(update=setting)
+            task = Classification(self.config.model_copy(update={"fine_tune": how, "tuning": None}))
+            try:
+                value, head = task._tuned(encoder, subject.store, train, val, seed)
+            except DivergedError as error:
+                trials.append({"setting": setting, "score": None, "reason": error.what})
+                continue
+            trials.append({"setting": setting, "score": value} | head.best_params)
+            if best is None or value > best[0]:
+                best = value, head
+        if best is None:
+            raise UserError(
+                f"None of the {len(trials)} settings of the grid came to finite numbers.",
+                f"task {self.config.name}, tuning",
+                "Name lower rates in `tuning.lr`.",
+            )
+        tried = {"trials": trials, "chosen": [one["score"] for one in trials].index(best[0])}
+        return Head(best[1].predict, best[1].best_params | tried)
+
+    def _tuned(self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int) -> tuple[float, Head]:
+        """Fine-tune once; return the score on validation, and the head."""
+        from medvlp.tasks._fine_tune import FineTuning, seeded
+
         with seeded(seed, str(encoder.device)):
-            tunable = self.tunable(encoder, subject.store, train, val, seed)
+            tunable = self.tunable(encoder, store, train, val, seed)
             tuning = FineTuning(tunable, self.config.fine_tune, seed)
             chosen = tuning.run()
-        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
+        best = float(chosen[f"val_{tunable.criterion}"])
+        return best, Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
 
     def _probe(self, subject: Subject, protocol: str, train: Samples, val: Samples) -> Head:
         features = subject.load_features()
