@@ -12,6 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 from medvlp.config.base import Config, Positive
 from medvlp.config.classification import ClassificationConfig, TuningConfig
 from medvlp.config.data import AugmentConfig
+from medvlp.config.prompts import RetrievalConfig, ZeroShotConfig
+from medvlp.config.questions import VqaConfig
 from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
 from medvlp.config.tree import merge
@@ -27,7 +29,12 @@ class LabelConfig(Config):
     )
     prompts: dict[Literal["positive", "negative"], tuple[str, ...]] = Field(default_factory=dict)
     regions: tuple[str, ...] = Field(
-        (), description="Grounding, segmentation: names of its boxes or masks; empty takes those named `positive`."
+        (),
+        description="Grounding, segmentation, questions about places: names of its boxes or masks; empty takes those "
+        "named `positive`.",
+    )
+    finding: str | None = Field(
+        None, description="Entry of the finding book, for described and generated prompts; null reads it from `name`."
     )
 
 
@@ -107,12 +114,6 @@ class GroundingConfig(Config):
     target: Literal["boxes", "masks"] = "boxes"
 
 
-class RetrievalConfig(Config):
-    """Which text of a study is looked for."""
-
-    sections: tuple[Literal["findings", "impression"], ...] = Field(("findings", "impression"), min_length=1)
-
-
 class EncoderSettings(Config):
     """What a task has otherwise for one encoder: fields of `fine_tune` and of `classification`."""
 
@@ -129,7 +130,7 @@ class TaskConfig(Config):
     type: str = Field("classification", description="Module of medvlp.tasks.")
     dataset: str
     labels: tuple[LabelConfig, ...] = Field(
-        (), description="What is asked; retrieval and report generation ask no label."
+        (), description="What is asked; retrieval, report generation and questions of a table ask no label."
     )
     uncertain: Literal["ignore", "positive", "negative"] = "ignore"
     not_mentioned: Literal["ignore", "negative"] = "ignore"
@@ -158,18 +159,19 @@ class TaskConfig(Config):
     )
     grounding: GroundingConfig = GroundingConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    vqa: VqaConfig = VqaConfig()
     reports: ReportsConfig = ReportsConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
 
     @model_validator(mode="after")
     def _labels_where_they_are_asked(self) -> TaskConfig:
-        if self.type in ("retrieval", "report_generation") and self.labels:
+        made = self.type == "vqa" and self.vqa.questions == "labels"
+        if self.type in ("retrieval", "class_retrieval", "report_generation", "vqa") and self.labels and not made:
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
-        if self.type == "report_generation" and self.fine_tune.augment.flip:
-            raise ValueError(
-                "fine_tune.augment.flip swaps the sides of an image, and a report names them: leave it out"
-            )
-        if self.type in ("classification", "grounding", "segmentation") and not self.labels:
+        if self.type in ("report_generation", "vqa") and self.fine_tune.augment.flip:
+            raise ValueError("fine_tune.augment.flip swaps the sides of an image, and a text names them: leave it out")
+        if (made or self.type in ("classification", "grounding", "segmentation")) and not self.labels:
             raise ValueError("labels must name one label or more")
         return self
 
@@ -207,4 +209,17 @@ class TaskConfig(Config):
             except ValidationError as error:
                 found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
                 raise ValueError(f"per_encoder.{name}: {found}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _sections_where_they_are_read(self) -> TaskConfig:
+        for section, kind in (("vqa", "vqa"), ("zero_shot", "classification")):
+            if self.type != kind and getattr(self, section) != type(self).model_fields[section].default:
+                raise ValueError(f"{section} has no effect on {self.type}: leave it out")
+        of_classes = (self.retrieval.subset, self.retrieval.classes, self.retrieval.legacy_one_way)
+        if self.type == "class_retrieval":
+            if not self.retrieval.classes:
+                raise ValueError("retrieval.classes must name the labels that make up a class")
+        elif of_classes != (None, (), False):
+            raise ValueError(f"subset, classes and legacy_one_way have no effect on {self.type}: leave them out")
         return self

@@ -68,6 +68,9 @@ class Plan:
     def input_sha256(self) -> str:
         """Hash of everything that the raw data set says."""
         studies = [dataclasses.asdict(study) for study in self.studies]
+        for study in studies:
+            if not study["questions"]:  # stores of data sets without questions keep the hash that they had before
+                del study["questions"]
         return json_sha256({"studies": studies, "problems": [dataclasses.asdict(problem) for problem in self.problems]})
 
     @cached_property

@@ -101,16 +101,22 @@ def _check_prepared(store: Store, config: TaskConfig) -> None:
 
 
 def by_split(
-    store: Store, frame: pd.DataFrame, config: TaskConfig, names: Sequence[str], labels: Float[np.ndarray, "n k"]
+    store: Store,
+    frame: pd.DataFrame,
+    config: TaskConfig,
+    names: Sequence[str],
+    labels: Float[np.ndarray, "n k"],
+    sample: str = "image_id",
 ) -> dict[str, Samples]:
-    """Return the samples of each split with at least one known label and a view of the task, ordered by image.
+    """Return the samples of each split with at least one known label and a view of the task, ordered by their ids.
 
     Args:
         store: The store.
-        frame: Its `samples()`.
+        frame: Its `samples()`, or rows with the columns of these, an image several times.
         config: The task.
         names: Names of the labels.
         labels: Of every row of `frame`.
+        sample: Column with the ids of the samples.
     """
     keep = ~np.isnan(labels).all(axis=1)
     if config.views:
@@ -120,7 +126,7 @@ def by_split(
     # Samples of unknown patients are no cluster: their study stands for the patient.
     unknown = frame["patient_id"].isna() | (frame["patient_id"] == UNKNOWN_PATIENT)
     patients = frame["patient_id"].astype(object).where(~unknown, "study:" + frame["study_id"].astype(str)).to_numpy()
-    ids, splits = frame["image_id"].astype(str).to_numpy(), frame["split"].to_numpy()
+    ids, splits = frame[sample].astype(str).to_numpy(), frame["split"].to_numpy()
     subsets = [json.loads(text) if isinstance(text, str) else [] for text in frame["subsets"]]
     found = {}
     for split in SPLITS:
