@@ -150,7 +150,6 @@ def _load_all(suite: Suite, spec: str, slot: EncoderSlot, records: EncoderRecord
                     "hash": encoder.hash,
                     "has_text": encoder.has_text,
                     "offers": _offers(encoder),
-                    "account": encoder.account,
                     "other_preprocessing": _other_preprocessing(encoder, store),
                 }
                 records.put(spec, seed, store.image_config, record)

@@ -32,8 +32,6 @@ class Judged:
     has_text: bool = False
     offers: tuple[str, ...] = ()
     """Of `SCORES`, `SPACE` and `HEAT_MAPS`."""
-    account: str = ""
-    """What became of the tensors of its file."""
     other_preprocessing: tuple[str, ...] = ()
     """How the store's images were made unlike those that the encoder was trained on, one line per setting."""
 

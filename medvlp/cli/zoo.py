@@ -42,7 +42,8 @@ def check(
     print_table(
         f"{release.title}: {file.name}", ["fate", "tensors", "names in the file", "our part, or the reason"], rows
     )
-    say(f"Every tensor is explained: {plan.account}.")
+    counts = ", ".join(f"{count} {fate}" for fate, count in sorted(plan.counts.items()) if count)
+    say(f"Every tensor is explained: {counts}.")
     grid = getattr(getattr(model.image.backbone, "patch_embed", None), "grid_size", None)
     if grid is not None and hasattr(model.image.backbone, "pos_embed"):
         say(f"The position table is that of {grid[0]} x {grid[1]} patches; ?size=PIXELS behind the file resizes it.")

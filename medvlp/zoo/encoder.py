@@ -46,7 +46,6 @@ class Encoder:
         text: Text side, where the method has one.
         device: Where it computes.
         batch_size: Images or texts at a time.
-        account: What became of the tensors of its file.
     """
 
     def __init__(
@@ -60,11 +59,9 @@ class Encoder:
         text: TextSide | None = None,
         device: str = "cpu",
         batch_size: int = 64,
-        account: str = "every tensor is explained",
     ) -> None:
         self.name, self.dim, self.preprocessing, self.architecture = name, dim, preprocessing, architecture
         self.device, self.batch_size, self._text = torch.device(device), batch_size, text
-        self.account = account
         self.image_tower = image_tower.to(self.device).eval()
         if text is not None:
             text.method.to(self.device).eval()

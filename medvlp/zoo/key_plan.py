@@ -77,11 +77,6 @@ class KeyPlan:
             {fate: sum(x.count for x in self.lines if x.fate == fate) for fate in {x.fate for x in self.lines}}
         )
 
-    @property
-    def account(self) -> str:
-        """The counts in words."""
-        return ", ".join(f"{count} {fate}" for fate, count in sorted(self.counts.items()) if count)
-
 
 def expand_braces(pattern: str) -> list[str]:
     """Return the names that a pattern stands for: `{a,b}` and `{0..11}`, nested if need be."""

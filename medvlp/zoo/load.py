@@ -107,10 +107,7 @@ def _random(rest: str, stored: StoredImageConfig | None, device: str, seed: int)
         tower = ImageTower(config)
     preprocessing = Preprocessing(stored=stored or StoredImageConfig(), input=config.input)
     shown = f"random:{rest}" + (f"#{seed}" if seed else "")
-    architecture: dict[str, Any] = {"timm": config.resolved()}
-    return Encoder(
-        shown, tower, tower.dim, preprocessing, architecture, device=device, account=f"random weights of seed {seed}"
-    )
+    return Encoder(shown, tower, tower.dim, preprocessing, {"timm": config.resolved()}, device=device)
 
 
 def _timm(folder: Path, stored: StoredImageConfig | None, device: str) -> Encoder:

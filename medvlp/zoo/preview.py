@@ -57,7 +57,7 @@ def preview(spec: str) -> Preview:
         encoder.scores_text,
         encoder.shared_space,
         encoder.heat_map_kind is not None,
-        encoder.account,
+        "every tensor is explained" if kind != "random" else "",
     )
 
 
@@ -78,5 +78,5 @@ def _released(rest: str) -> Preview:
         has_text and model.scores_text,
         has_text and model.shared_space,
         has_text and model.heat_map_kind is not None,
-        plan.account,
+        ", ".join(f"{count} {fate}" for fate, count in sorted(plan.counts.items()) if count),
     )
