@@ -75,8 +75,10 @@ def label_pairs(frame: Any, label: str) -> tuple[Float[np.ndarray, " n"], Float[
     return truth[kept], scores[kept]
 
 
-def roc_points(truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " g"] | None:
-    """Return the true-positive rate at 201 evenly spaced false-positive rates, or None where a class is missing.
+def roc_points(
+    truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], grid: Float[np.ndarray, " g"] = _GRID
+) -> Float[np.ndarray, " g"] | None:
+    """Return the true-positive rate at false-positive rates from 0 to 1, or None where a class is missing.
 
     Ties are one step, as in the trapezoidal area under the curve.
     """
@@ -88,7 +90,7 @@ def roc_points(truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) 
     tpr = np.r_[0.0, np.cumsum(truth[order] == 1)[last_of_tie] / positives]
     fpr = np.r_[0.0, np.cumsum(truth[order] == 0)[last_of_tie] / negatives]
     # of several points at one false-positive rate the highest counts, except at 0, where the curve starts
-    return np.r_[0.0, np.interp(_GRID[1:], fpr, tpr)]
+    return np.r_[0.0, np.interp(grid[1:], fpr, tpr)]
 
 
 @dataclass
