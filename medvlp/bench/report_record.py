@@ -1,8 +1,8 @@
 """What is missing from a report, and where its numbers come from, as plain records for their templates.
 
-Guarantee: whatever the suite asks for and has no number is listed with its reason: settings, cells of settings that have
-others, stores, encoders. Of an encoder it is said how its weights were read and what it was trained on, or that this is
-not known.
+Guarantee: whatever the suite asks for and has no number is listed with its reason: settings, cells of settings that
+have others, stores, encoders. Of an encoder it is said how its weights were read and what it was trained on, or that
+this is not known.
 """
 
 from __future__ import annotations
