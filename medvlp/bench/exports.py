@@ -29,7 +29,7 @@ PUBLISHED, LEAKED = "†", "‡"
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "≈": r"$\approx$",
-    "<": "$<$", ">": "$>$", "|": r"\textbar{}", "\"": r"\textquotedbl{}", "\u202f": r"\,", "\u00a0": "~",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}", "\"": "''", "\u202f": r"\,", "\u00a0": "~",
     "×": r"$\times$", "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "µ": r"$\mu$", "→": r"$\to$",
 }  # fmt: skip
 
