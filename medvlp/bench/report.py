@@ -25,7 +25,7 @@ from medvlp.bench.report_record import missing, provenance
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, PROTOCOL_NAMES, is_baseline, number
 from medvlp.bench.report_texts import report_texts
 from medvlp.html import render_page, write_page
-from medvlp.html.charts import styles, swatch
+from medvlp.html.charts import styles, swatches
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
 
     found = Results.read(Path(results))
     looks = styles(found.encoder_names, [name for name in found.encoder_names if is_baseline(name)])
+    once, samples = swatches(looks)
     context = {
         "results": found,
         "title": str(found.suite.get("name") or "Benchmark"),
@@ -70,7 +71,8 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "methods": methods_text(found),
         "provenance": provenance(found),
         "behind": behind(found),
-        "swatches": {name: swatch(style) for name, style in looks.items()},
+        "looks": once,
+        "swatches": samples,
         "protocols": PROTOCOL_NAMES,
         "metric_names": METRICS,
         "lower_is_better": LOWER_IS_BETTER,

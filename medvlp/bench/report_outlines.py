@@ -52,7 +52,8 @@ def outlines(found: Results) -> Iterator[dict[str, Any]]:
         if grey is not None and tiles:
             picture = data_uri(np.rint(255 * grey).astype(np.uint8))
             about = {key: entry[key] for key in ("task", "finding", "sample_id")}
-            yield {**about, "id": f"outlined-{number}", "picture": picture, "tiles": tiles}
+            whole = {"reference": tiles[0]["reference"], "side": tiles[0]["side"]}
+            yield {**about, **whole, "id": f"outlined-{number}", "picture": picture, "tiles": tiles}
 
 
 def _tile(kept: Outlines, entry: dict[str, Any]) -> dict[str, Any] | None:

@@ -80,7 +80,7 @@ def provenance(found: Results) -> dict[str, Any]:
     return {
         "git": found.facts.get("git") or cell.get("git") or "",
         "versions": found.facts.get("versions") or cell.get("versions") or {},
-        "stores": [(name, store) for name, store in found.stores.items()],
+        "stores": found.stores,
         "tasks": [(name, task, _task_hash(found, name)) for name, task in found.tasks.items()],
         "encoders": [_encoder(found, name) for name in found.encoder_names],
         "audit": found.leaks.get("audit", {}),

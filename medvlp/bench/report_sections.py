@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlp.bench.report_charts import curves, efficiency, read_predictions, strip_axis, strip_style
+from medvlp.bench.report_charts import curves, efficiency, read_groups, read_predictions, strip_axis, strip_style
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_scores import LOWER_IS_BETTER, PROTOCOL_NAMES, Group, Setting, is_baseline, number
 from medvlp.html import data_uri
@@ -198,8 +198,9 @@ def curve_charts(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, 
     """Yield ROC, reliability and decision plots per task, protocol and label, with all training labels."""
     for task, protocol, groups in panels(found):
         labels = [n for n in dict.fromkeys(s.label for g in groups for s in g.scores) if n != "macro"]
+        answers = read_groups(groups)
         for label in labels:
-            drawn = curves([g for g in groups if g.cells], label, looks, found.suite)
+            drawn = curves(answers, label, looks, found.suite)
             if drawn:
                 yield {
                     "task": task,

@@ -103,8 +103,24 @@ function pictures(id) {
   }
   return found;
 }
+// Scores are those of the table of all results: a row for each label, from the label on.
+function scores(id) {
+  const rows = [...document.querySelectorAll('#all a.cell[href="#' + id + '"]')].map((link) => link.closest("tr"));
+  if (!rows.length) return "";
+  const heads = [...rows[0].closest("table").tHead.rows[0].cells], names = heads.map((head) => head.textContent);
+  const columns = [names.indexOf("n"), ...names.keys()].filter((i, k) => k === 0 || i > names.indexOf("Version"));
+  const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Label"), ...columns.map((i) => make("th", { scope: "col", class: "n" }, names[i])))),
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, make("th", { scope: "row" }, row.dataset.label), ...columns.map((i) => {
+      const cell = row.cells[i].cloneNode(true);
+      cell.querySelectorAll("a").forEach((link) => link.replaceWith(...link.childNodes));
+      return cell;
+    })))));
+  return make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Scores" }, table);
+}
 async function fill(id, copy) {
-  const place = copy.querySelector(".drawn"), data = await behind(), labels = data.settings[id] ?? [];
+  const place = copy.querySelector(".drawn");
+  place.append(scores(id));
+  const data = await behind(), labels = data.settings[id] ?? [];
   if (labels.length) {
     const select = make("select", {}, ...labels.map((one) => make("option", {}, one.label)));
     const drawing = make("div", { "aria-live": "polite" });
