@@ -98,7 +98,7 @@ def recorded_encoders(results: Path, suite: Suite) -> list[Judged]:
     fields = set(Judged.__dataclass_fields__)
     found = []
     for entry in entries:
-        if set(entry) == fields:
+        if {"name", "spec", "hash", "dataset", "kind"} <= set(entry) <= fields:
             values: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in entry.items()}
             found.append(Judged(**values))
     for name in baseline_names(suite.config.baselines):

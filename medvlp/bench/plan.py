@@ -34,6 +34,8 @@ class Judged:
     """Of `SCORES`, `SPACE` and `HEAT_MAPS`."""
     other_preprocessing: tuple[str, ...] = ()
     """How the store's images were made unlike those that the encoder was trained on, one line per setting."""
+    loaded: tuple[str, ...] = ()
+    """How its weights were read, in words."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -15,15 +15,17 @@ from typing import Any
 
 from medvlp.bench import report_analysis as analysis
 from medvlp.bench import report_sections as parts
+from medvlp.bench.report_cells import behind
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_notes import methods_text, warnings
 from medvlp.bench.report_outlines import outlines
 from medvlp.bench.report_places import places
 from medvlp.bench.report_ranks import ranks
+from medvlp.bench.report_record import missing, provenance
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, PROTOCOL_NAMES, is_baseline, number
 from medvlp.bench.report_texts import report_texts
 from medvlp.html import render_page, write_page
-from medvlp.html.charts import styles, swatch
+from medvlp.html.charts import styles, swatches
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
 
     found = Results.read(Path(results))
     looks = styles(found.encoder_names, [name for name in found.encoder_names if is_baseline(name)])
+    once, samples = swatches(looks)
     context = {
         "results": found,
         "title": str(found.suite.get("name") or "Benchmark"),
@@ -64,14 +67,19 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "places": list(places(found)),
         "outlines": list(outlines(found)),
         "texts": list(report_texts(found)),
+        "missing": missing(found),
         "methods": methods_text(found),
-        "swatches": {name: swatch(style) for name, style in looks.items()},
+        "provenance": provenance(found),
+        "behind": behind(found),
+        "looks": once,
+        "swatches": samples,
         "protocols": PROTOCOL_NAMES,
         "metric_names": METRICS,
         "lower_is_better": LOWER_IS_BETTER,
         "is_baseline": is_baseline,
         "as_json": lambda record: json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True),
     }
+    context["leads"] = {board["task"]: (found.primary(board["task"]), board["label"]) for board in context["boards"]}
     context["sections"] = _sections(context)
     write_page(Path(html), render_page("medvlp.bench", "report.html.j2", **context))
     logger.info("report: %d cells in %d settings", len(found.cells), len(found.groups))
@@ -92,12 +100,11 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("outlines", "Outlines"),
         ("texts", "Reports"),
         ("examples", "Examples"),
+        ("missing", "What is missing"),
     ]
     kept = [(key, name) for key, name in optional if context[key]]
     kept.insert([key for key, _ in kept].index("boards") + 1, ("all", "All results"))
-    if context["results"].failures:
-        kept.append(("failures", "Failures"))
-    return [*kept, ("methods", "Methods"), ("records", "Records")]
+    return [*kept, ("methods", "Methods"), ("provenance", "Provenance"), ("records", "Records")]
 
 
 def _facts(found: Results) -> Iterator[tuple[str, str, str]]:

@@ -115,6 +115,11 @@ class Cell:
     info: dict[str, Any]
     result: dict[str, Any]
 
+    def score(self, metric: str, label: str) -> Score | None:
+        """Return the cell's own score of a metric and label, or None."""
+        rows = self.result.get("scores", [])
+        return next((score_of(row) for row in rows if (row.get("metric"), row.get("label")) == (metric, label)), None)
+
 
 @dataclass(frozen=True)
 class Group:

@@ -46,7 +46,12 @@ class Encoder:
         text: Text side, where the method has one.
         device: Where it computes.
         batch_size: Images or texts at a time.
+
+    Attributes:
+        loaded: How its weights were read, in words; set by the loader.
     """
+
+    loaded: tuple[str, ...] = ()
 
     def __init__(
         self,
