@@ -16,6 +16,7 @@ from typing import Any
 from medvlp.bench import report_analysis as analysis
 from medvlp.bench import report_sections as parts
 from medvlp.bench.report_cells import behind
+from medvlp.bench.report_benchx import as_benchx
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_notes import methods_text, warnings
 from medvlp.bench.report_outlines import outlines
@@ -55,6 +56,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "headline": list(parts.headline(found, looks)),
         "ranks": ranks(found, looks),
         "boards": list(parts.boards(found, rank_published)),
+        "benchx": list(as_benchx(found)),
         "sources": list(dict.fromkeys(row.source for row in found.published)),
         "all_results": list(parts.all_results(found)),
         "efficiency": list(parts.efficiency_charts(found, looks)),
@@ -90,6 +92,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("headline", "Main result"),
         ("ranks", "Ranks"),
         ("boards", "Leaderboard"),
+        ("benchx", "As BenchX reports it"),
         ("efficiency", "Label efficiency"),
         ("curves", "Curves"),
         ("comparisons", "Comparisons"),
