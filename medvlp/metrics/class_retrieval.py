@@ -1,5 +1,4 @@
-"""Scores of retrieval with classes: is a report of the same class among the first k, which share of them, and where is
-the own one?
+"""Scores of retrieval with classes: is a report of the same class among the first k, and where is the own one?
 
 Guarantee: hits and precision agree with BenchX where its order is not left to ties, which count by expectation here.
 Chance is a random order: with five equal classes a hit at 1 is 0.2 by chance, not 1 / n.

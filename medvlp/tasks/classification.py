@@ -18,6 +18,7 @@ from medvlp.tasks._samples import few_shot_subset, label_subset, select
 from medvlp.tasks.base import SCORES, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
     from torch import nn
 
     from medvlp.config.preprocessing import ModelInputConfig
@@ -55,14 +56,17 @@ class Classification(Task):
     def settings(self, protocol: str) -> dict[str, Any]:
         """Return what of the task decides a protocol's numbers."""
         task = self.config.resolved()
+        made = protocol == ZERO_SHOT and self.config.zero_shot.prompts != "pair"
         keys = {
             "linear_probe": ["linear_probe_c"],
             "few_shot": ["linear_probe_c"],
             "knn": ["knn_k"],
             "fine_tune": ["fine_tune", "classification", "tuning"],
-            "zero_shot": [],
+            "zero_shot": ["zero_shot"],
         }[protocol]
-        return {"code_version": self.code_version, "protocol": protocol} | {key: task[key] for key in keys}
+        settings = {"code_version": self.code_version, "protocol": protocol} | {key: task[key] for key in keys}
+        # What prompts are made from lies outside of the task: the prompts themselves decide the numbers.
+        return settings | ({"made_prompts": self._prompts()} if made else {})
 
     def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:
         """Fit a head by one of the protocols.
@@ -173,25 +177,76 @@ class Classification(Task):
 
         return Head.of_scores(score, best)
 
-    def _zero_shot(self, subject: Subject) -> Head:
-        positives = [list(label.prompts.get("positive", ())) for label in self.config.labels]
-        negatives = [list(label.prompts.get("negative", ())) for label in self.config.labels]
-        for label, positive, negative in zip(self.config.labels, positives, negatives, strict=True):
-            if not positive or not negative:
+    def _prompts(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Return the prompts of each label and those against it.
+
+        Raises:
+            UserError: A label has none, or names no finding that prompts can be made of.
+        """
+        from medvlp.knowledge import zero_shot
+
+        how, sides = self.config.zero_shot, ([], [])  # type: ignore[var-annotated]
+        for label in self.config.labels:
+            positive, negative = (list(label.prompts.get(side, ())) for side in ("positive", "negative"))
+            if how.prompts in ("description", "generated"):
+                finding = label.finding or zero_shot.finding_of(label.name)
+                described = how.prompts == "description"
+                positive = (
+                    zero_shot.descriptions(finding)
+                    if described
+                    else zero_shot.generated(finding, how.per_class, how.seed)
+                )
+                negative = negative or [f"no {finding}"]
+            elif not positive or not (negative or how.legacy_standardised):
                 raise UserError(
                     f"The label '{label.name}' has no prompts.",
                     f"task {self.config.name}, labels",
-                    "Give `prompts: {positive: [...], negative: [...]}`.",
+                    "Give `prompts: {positive: [...], negative: [...]}`, or let them be made by `zero_shot.prompts`.",
                 )
+            elif how.prompts == "ensemble":
+                positive, negative = zero_shot.ensemble(positive), zero_shot.ensemble(negative)
+            for side, prompts in zip(sides, (positive, negative), strict=True):
+                side.append(prompts)
+        return sides
+
+    def _zero_shot(self, subject: Subject) -> Head:
+        positives, negatives = self._prompts()
         encoder = encoder_of(subject, ZERO_SHOT)
-        store = subject.store
+        store, how = subject.store, self.config.zero_shot
         places = store.images["index"].to_numpy()
 
         def score(samples: Samples) -> np.ndarray:
             parts = []
             for start in range(0, len(samples), ZERO_SHOT_BATCH):
                 pixels = store.read(places[samples.rows[start : start + ZERO_SHOT_BATCH]])
-                parts.append(encoder.zero_shot_stored(pixels, positives, negatives).double().cpu().numpy())
-            return np.concatenate(parts)
+                if how.legacy_standardised:
+                    parts.append(_most_similar(encoder, pixels, positives))
+                else:
+                    scores = encoder.zero_shot_stored(pixels, positives, negatives, how.reduce)
+                    parts.append(scores.double().cpu().numpy())
+            found = np.concatenate(parts)
+            return _standardised(found) if how.legacy_standardised else found
 
         return Head.of_scores(score)
+
+
+def _most_similar(
+    encoder: Encoder, pixels: Shaped[np.ndarray, "b s s *c"], prompts: list[list[str]]
+) -> Float[np.ndarray, "b k"]:
+    """Return the cosine of each image with the most similar prompt of each label."""
+    images = encoder.embed_features(encoder.encode_stored(pixels)).double()
+    columns = [(images @ encoder.embed_text(own).double().T).amax(dim=1) for own in prompts]
+    return np.stack([column.cpu().numpy() for column in columns], axis=1)
+
+
+def _standardised(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Return BenchX's logits, each label standardised over the images at hand, as probabilities; one image stays.
+
+    A label on which all images are equal gets one half.
+    """
+    from scipy.special import expit
+
+    if len(values) > 1:
+        spread = values.std(axis=0)
+        values = np.where(spread > 0, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0), 0.0)
+    return expit(values)
