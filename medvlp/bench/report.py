@@ -15,8 +15,8 @@ from typing import Any
 
 from medvlp.bench import report_analysis as analysis
 from medvlp.bench import report_sections as parts
-from medvlp.bench.report_cells import behind
 from medvlp.bench.report_benchx import as_benchx
+from medvlp.bench.report_cells import behind
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_notes import methods_text, warnings
 from medvlp.bench.report_outlines import outlines

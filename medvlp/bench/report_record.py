@@ -20,9 +20,13 @@ NOT_APPLICABLE = "not applicable"
 def missing(found: Results) -> dict[str, Any] | None:
     """Return what has no number: rows of settings, of cells, stores and encoders; None where nothing is missing."""
     rows: dict[tuple[str, str, str, str], list[str]] = {}
+    left_out: dict[tuple[str, str], list[str]] = {}
     for group in found.groups:
-        if not group.cells and not group.reason.startswith(NOT_APPLICABLE):
-            setting = group.setting
+        setting = group.setting
+        if group.reason.startswith(NOT_APPLICABLE):
+            why = group.reason.removeprefix(f"{NOT_APPLICABLE}: ")
+            left_out.setdefault((setting.encoder, why), []).append(setting.task)
+        elif not group.cells:
             key = setting.task, PROTOCOL_NAMES.get(setting.protocol, setting.protocol), setting.amount, group.reason
             rows.setdefault(key, []).append(setting.encoder)
     record = {
@@ -31,7 +35,8 @@ def missing(found: Results) -> dict[str, Any] | None:
         "parts": list(_parts(found)),
         "stores": list(missing_stores(found)),
         "encoders": [failure for failure in found.failures if failure.get("encoder") and "task" not in failure],
-        "not_applicable": sum(group.reason.startswith(NOT_APPLICABLE) for group in found.groups),
+        "not_applicable": sum(map(len, left_out.values())),
+        "left_out": [(*key, tasks) for key, tasks in left_out.items()],
     }
     parts = ("settings", "parts", "stores", "encoders", "not_applicable")
     return record if any(record[part] for part in parts) or found.failures else None

@@ -107,7 +107,7 @@ class Schedule:
         """Yield every cell once, encoder by encoder.
 
         Raises:
-            UserError: A task has settings for an encoder that there is not.
+            UserError: A task has settings for an encoder that there is not, or an entry excludes it.
         """
         self._check_encoders(judged)
         seen: set[str] = set()
@@ -144,14 +144,22 @@ class Schedule:
 
     def _check_encoders(self, judged: Sequence[Judged]) -> None:
         known = [*release_names(), *(name for one in judged for name in one.names)]
-        for task in self.tasks.values():
-            for name in task.config.per_encoder:
-                if name not in known:
-                    raise UserError(
-                        f"There is no encoder '{name}'.{nearest(name, known)}",
-                        f"task {task.config.name}, per_encoder",
-                        "Use a name of `medvlp zoo list`, or that of an encoder of this run.",
-                    )
+        named = [
+            (name, f"task {own.config.name}, per_encoder")
+            for own in self.tasks.values()
+            for name in own.config.per_encoder
+        ]
+        named += [
+            (name, f"task {entry.task}, exclude") for entry in self.suite.config.entries for name in entry.exclude
+        ]
+        for name, where in named:
+            # The view of a format of the zoo need not be among the encoders of this run.
+            if name not in known and name.removeprefix("zoo:").partition("@")[0] not in known:
+                raise UserError(
+                    f"There is no encoder '{name}'.{nearest(name, known)}",
+                    where,
+                    "Use a name of `medvlp zoo list`, or that of an encoder of this run.",
+                )
 
     def is_current(self, hashes: Mapping[str, str]) -> bool:
         """Return whether a cell with these hashes belongs to this suite with its tasks, settings and stores as now."""

@@ -58,10 +58,12 @@ def specs(folder: Path, encoders: tuple[str, ...] = ENCODERS) -> list[str]:
 
 def make_stores(folder: Path, studies: int, only: tuple[str, ...] = ()) -> None:
     """Write raw data, lists and stores of the shipped collection, or of some of its data sets."""
-    shipped = load_config(COLLECTION, (), CollectionConfig, {"root": str(folder / "raw"), "out": str(folder / "stores")})
+    shipped = load_config(
+        COLLECTION, (), CollectionConfig, {"root": str(folder / "raw"), "out": str(folder / "stores")}
+    )
     tree = shipped.resolved()
     tree["stores"] = {name: entry for name, entry in tree["stores"].items() if not only or name in only}
-    for number, (name, entry) in enumerate(tree["stores"].items()):
+    for number, entry in enumerate(tree["stores"].values()):
         root = folder / "raw" / entry["root"]
         if not root.exists():
             root.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +77,7 @@ def make_stores(folder: Path, studies: int, only: tuple[str, ...] = ()) -> None:
 
 
 def write_lists(folder: Path, source: str, root: Path, options: dict[str, Any]) -> None:
-    """Write lists as BenchX has them: the official splits, else by patients; those of NIH are not inside one another."""
+    """Write lists like BenchX's: official splits, else by patients; those of NIH for few labels are not nested."""
     if folder.exists():
         return
     studies = list(SOURCES.get(source)(root, options).studies())
@@ -88,7 +90,9 @@ def write_lists(folder: Path, source: str, root: Path, options: dict[str, Any]) 
             splits[("train", "train", "val", "train", "test")[number % 5]] += group
     train = splits["train"]
     tenth = train[:: max(1, len(train) // FEWEST)][:FEWEST]
-    hundredth = train[1 :: max(1, len(train) // FEWEST)][:FEWEST] if source == "nih_chestxray14" else tenth[: FEWEST // 2]
+    hundredth = (
+        train[1 :: max(1, len(train) // FEWEST)][:FEWEST] if source == "nih_chestxray14" else tenth[: FEWEST // 2]
+    )
     splits |= {"train_10": tenth, "train_1": hundredth}
     folder.mkdir(parents=True)
     for name, own in splits.items():
