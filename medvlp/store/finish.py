@@ -22,7 +22,7 @@ from medvlp.store import manifest
 from medvlp.store.boxes import boxes_that_fit
 from medvlp.store.days import study_days
 from medvlp.store.files import file_sha256, write_atomic, write_json
-from medvlp.store.plan import LISTS_RULE, VAL_RULE, Plan, stored_config
+from medvlp.store.plan import LISTS_RULE, TEST_RULE, VAL_RULE, Plan, stored_config
 from medvlp.store.shards import PROGRESS, ShardTask, file_sizes
 from medvlp.types import UNKNOWN_PATIENT
 
@@ -91,7 +91,8 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
         logger.warning("%s: %s; they are empty, or too small for image.size; see pixels in masks.parquet", out, lost)
     for split in {study.split for study in plan.studies} - {row["split"] for row in study_rows}:
         logger.warning("%s: no study of split %s is left; see %s", out, split, manifest.QUARANTINE)
-    rule = LISTS_RULE if "split_lists" in plan.settings else VAL_RULE
+    rules = {"split_lists": LISTS_RULE, "test_fraction": TEST_RULE}
+    rule = next((rules[key] for key in rules if key in plan.settings), VAL_RULE)
     meta = {
         "format": "medvlp store",
         "format_version": manifest.FORMAT_VERSION,
@@ -102,7 +103,8 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
         ),
         "preprocessing": stored.resolved(),
         "labels": list(labels),
-        "split_rule": {"rule": rule, "val_fraction": plan.settings["val_fraction"], "split_seed": config.split_seed},
+        "split_rule": {"rule": rule, "val_fraction": plan.settings["val_fraction"], "split_seed": config.split_seed}
+        | {key: plan.settings[key] for key in ("test_fraction",) if key in plan.settings},
         "counts": counts,
         "source": plan.summary,
         "quarantine": {"entries": len(quarantine), "share": share},
