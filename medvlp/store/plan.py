@@ -35,7 +35,7 @@ VAL_FRACTION = 0.1
 VAL_RULE = "official splits; val = the share of the training patients with the lowest SHA-256 of '<seed>/<patient>'"
 
 TEST_RULE = (
-    "test = the share of the patients with the lowest SHA-256 of 'test/<seed>/<patient>', of the others val = the share "
+    "test = the share of patients with the lowest SHA-256 of 'test/<seed>/<patient>', of the others val = the share "
     "with the lowest one of '<seed>/<patient>'; studies of unknown patients are in no split"
 )
 

@@ -119,10 +119,10 @@ def changes() -> list[str]:
     for name in SEGMENTATION:
         head = f"entries.benchx_{name}_segmentation.set"
         found += [f"{head}.fine_tune.validate_every=2", f"{head}.segmentation.channels=32"]
-    return [
-        *found,
-        *(f"entries.benchx_iu_xray_reports.set.reports.{text}" for text in ("max_tokens=12", "min_count=1")),
-    ]
+    small = [f"reports.decoder.{text}" for text in ("width=32", "hidden=32", "layers=1", "heads=2", "memory_heads=2")]
+    small += ["reports.max_tokens=12", "reports.min_count=1", "reports.beams=1"]
+    found += [f"entries.benchx_iu_xray_reports.set.{text}" for text in small]
+    return [*found, "entries.benchx_mimic_5x200.set.retrieval.max_tokens=16"]
 
 
 def command(verb: str, folder: Path, *more: object) -> list[str]:
