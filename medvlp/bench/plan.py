@@ -111,6 +111,8 @@ def lacking(task: Task, protocol: str, judged: Judged) -> str:
 
 def hindrance(entry: SuiteEntry, task: Task, protocol: str, judged: Judged) -> str:
     """Return why an encoder does not run a protocol of an entry: the suite excludes it, or it lacks something."""
+    if judged.kind == "baseline":
+        return ""
     reason = next((entry.exclude[name] for name in judged.names if name in entry.exclude), "")
     return f"left out: {reason}" if reason else lacking(task, protocol, judged)
 

@@ -143,7 +143,7 @@ class Schedule:
                 yield Planned(about, one, key, amount, cell)
 
     def _check_encoders(self, judged: Sequence[Judged]) -> None:
-        known = [*release_names(), *(name for one in judged for name in one.names)]
+        known = [*release_names(), *(name for one in judged if one.kind != "baseline" for name in one.names)]
         named = [
             (name, f"task {own.config.name}, per_encoder")
             for own in self.tasks.values()

@@ -75,12 +75,13 @@ def test_ptunifier_classifies_nothing_and_the_reason_is_said() -> None:
     assert cells(suite, "zoo:gloria") == cells(suite, "zoo:mgca_vit")
 
 
-def test_a_name_of_an_excluded_encoder_with_a_typing_mistake_is_refused() -> None:
-    entry = {"task": "phantom_findings", "protocols": ["knn"], "exclude": {"ptunifer": "no settings"}}
+@pytest.mark.parametrize("name", ["ptunifer", "metadata"])
+def test_only_encoders_are_excluded_and_a_typing_mistake_is_refused(name: str) -> None:
+    entry = {"task": "phantom_findings", "protocols": ["knn"], "exclude": {name: "no settings"}}
     suite = SuiteConfig.model_validate({"name": "s", "version": 1, "entries": [entry]})
     schedule = Schedule(Suite(suite, resolve_tasks(suite), {}))
-    with pytest.raises(UserError, match=r"no encoder 'ptunifer'\. Did you mean 'ptunifier'"):
-        list(schedule.plan([]))
+    with pytest.raises(UserError, match=f"no encoder '{name}'"):
+        list(schedule.plan([Judged("metadata", "metadata", "h", "phantom", "baseline")]))
 
 
 def test_benchx_fixed_searches_alike_and_has_few_labels_everywhere() -> None:
