@@ -193,6 +193,8 @@ class Marks:
             known = self.audit.name_of.get(source.store)
             if own and source.split in ("all", "test"):
                 yield f"The encoder was trained on the test images of {store.dataset}."
+            elif own and (count := _of_split(store, source.split, test)):
+                yield f"The encoder was trained on {_images(count, test)} of {store.dataset}."
             elif own and source.split == "unknown":
                 yield (f"The encoder was trained on {store.dataset}; whether on its test images is not written down.")
             elif known is not None:
@@ -206,6 +208,11 @@ class Marks:
                             f"The encoder was trained on {source.dataset}, which shares images or patients with "
                             f"{store.dataset}; how many of its test images was not examined."
                         )
+
+
+def _of_split(store: Store, split: str, samples: Samples) -> int:
+    """Return how many samples are of a split: some test samples are, where a task asks the images of all splits."""
+    return int((store.images["split"].to_numpy()[samples.rows] == split).sum())
 
 
 def _images(count: int, test: Samples) -> str:
