@@ -82,6 +82,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("headline", "Main result"),
         ("ranks", "Ranks"),
         ("boards", "Leaderboard"),
+        ("all", "All results"),
         ("efficiency", "Label efficiency"),
         ("curves", "Curves"),
         ("comparisons", "Comparisons"),
@@ -93,8 +94,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("texts", "Reports"),
         ("examples", "Examples"),
     ]
-    kept = [(key, name) for key, name in optional if context[key]]
-    kept.insert([key for key, _ in kept].index("boards") + 1, ("all", "All results"))
+    kept = [(key, name) for key, name in optional if key == "all" or context[key]]
     if context["results"].failures:
         kept.append(("failures", "Failures"))
     return [*kept, ("methods", "Methods"), ("records", "Records")]
