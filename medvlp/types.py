@@ -147,6 +147,26 @@ class Triplet:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """One question about an image of a study, with its answer, as the data set words both."""
+
+    question_id: str
+    image_id: str
+    text: str
+    answer: str
+    closed: bool
+    """The answer is one of a few that the question names or implies (yes or no, left or right); else it is open."""
+    kind: str
+    """What is asked, in the words of the data set (PRES, Position, ...)."""
+    language: str | None = None
+    """Of question and answer, as in ISO 639-1."""
+    split: str | None = None
+    """Where the data set splits its questions, not its images; None: that of the study."""
+    group: str | None = None
+    """Questions of one group say the same in other words."""
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """One examination. Labels hold 1 present, 0 absent, -1 uncertain, NaN not mentioned."""
 
@@ -159,6 +179,7 @@ class Study:
     lesions: tuple[Lesion, ...] = ()
     masks: tuple[Mask, ...] = ()
     triplets: tuple[Triplet, ...] = ()
+    questions: tuple[Question, ...] = ()
     values: Mapping[str, float] = field(default_factory=dict)
     """Measurements that the card names with their units (ejection fraction, votes of readers); NaN where not given."""
     attributes: Mapping[str, str] = field(default_factory=dict)

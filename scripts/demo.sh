@@ -16,7 +16,7 @@ step "3/6 show and audit it"
 step "4/6 pre-train ConVIRT"
 "$BIN/medvlp" pretrain configs/pretrain/convirt_phantom.yaml data.store="$DEMO/store" run.dir="$DEMO/convirt"
 step "5/6 run the benchmark"
-"$BIN/medvlp" bench run benchmarks/suites/phantom_mini.yaml --store "$DEMO/store" --encoder "$DEMO/convirt" --out "$DEMO/results"
+"$BIN/medvlp" bench run benchmarks/suites/phantom.yaml --store "$DEMO/store" --encoder "$DEMO/convirt" --out "$DEMO/results"
 step "6/6 write the report"
 "$BIN/medvlp" bench report "$DEMO/results" --html "$DEMO/report.html"
 

@@ -168,12 +168,13 @@ def run_cell(
     for name, frame in frames.items():
         check_predictions(frame, f"{cell.encoder}, {cell.task}, {cell.protocol}")
         frame.attrs[STAMP] = {"format": PREDICTIONS_FORMAT, "kind": task.scoring, "cell": cell.hash, "file": name}
-    scoring = SCORINGS.get(task.scoring)()
+    scoring = SCORINGS.get(task.rule)()
     thresholds = scoring.thresholds(validation)
     found = scored(scoring, predictions, thresholds, cell.dataset, suite)
     record = cell.record()
     result = {key: value for key, value in record.items() if key != "hashes"} | {
         "status": OK,
+        "scoring": task.rule,
         "n": len(test),
         "patients": found.patients,
         "train_n": len(train),

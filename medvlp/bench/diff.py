@@ -83,7 +83,7 @@ def cells_of_plan(schedule: Schedule, plan: Iterable[Planned]) -> Cells:
     found = {}
     for planned in plan:
         if planned.cell is not None:
-            task = schedule.tasks[planned.key]
+            task = schedule.task(planned.key, planned.judged)
             config = {"task": task.config.resolved(), "settings": schedule.settings(task, planned.cell.protocol)}
             found[_key(planned.about)] = Side(planned.cell.hash, planned.cell.record(), config)
     return found
@@ -98,7 +98,7 @@ def recorded_encoders(results: Path, suite: Suite) -> list[Judged]:
     fields = set(Judged.__dataclass_fields__)
     found = []
     for entry in entries:
-        if set(entry) == fields:
+        if {"name", "spec", "hash", "dataset", "kind"} <= set(entry) <= fields:
             values: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in entry.items()}
             found.append(Judged(**values))
     for name in baseline_names(suite.config.baselines):

@@ -1,4 +1,4 @@
-"""The tables of a report for papers: LaTeX with booktabs, Markdown, and CSV with one row for each score.
+"""The tables of a report for papers: LaTeX with booktabs and graphicx, Markdown, and CSV with one row for each score.
 
 Guarantee: they hold the numbers of the page, with intervals; published numbers and leaks are marked as there; what has
 no value is shown as missing with its reason (CSV) or as a dash.
@@ -29,7 +29,13 @@ PUBLISHED, LEAKED = "†", "‡"
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "≈": r"$\approx$",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}", "\"": "''", "\u202f": r"\,", "\u00a0": "~",
+    "×": r"$\times$", "±": r"$\pm$", "≤": r"$\leq$", "≥": r"$\geq$", "µ": r"$\mu$", "→": r"$\to$",
 }  # fmt: skip
+
+
+MOST_COLUMNS = 4
+"""Of a LaTeX table in its own size; a wider one is scaled to the width of the text."""
 
 
 def write_exports(results: Path, files: Mapping[str, Path | None], *, rank_published: bool = False) -> Iterator[Path]:
@@ -139,8 +145,8 @@ def _notes(table: Table, escape: Callable[[str], str]) -> Iterator[str]:
 
 
 def latex(tables: list[Table]) -> str:
-    """Return tables for LaTeX; they need the package booktabs."""
-    return "% \\usepackage{booktabs}\n" + "\n\n".join(map(_latex_table, tables)) + "\n"
+    """Return tables for LaTeX; they need the packages booktabs and graphicx."""
+    return "% \\usepackage{booktabs,graphicx}\n" + "\n\n".join(map(_latex_table, tables)) + "\n"
 
 
 def _latex_table(table: Table) -> str:
@@ -154,10 +160,12 @@ def _latex_table(table: Table) -> str:
     # columns of one protocol stand together under its name
     order = [i for protocol in protocols for i, (other, _) in enumerate(table.columns) if other == protocol]
     amounts = [tex(table.columns[i][1]) for i in order]
+    wide = len(table.columns) > MOST_COLUMNS
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{tex(table.title)}}}",
+        *([r"\resizebox{\textwidth}{!}{%"] if wide else []),
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
         " & ".join(["", *spans]) + r" \\",
@@ -173,7 +181,13 @@ def _latex_table(table: Table) -> str:
         lines.append(" & ".join([shown, *(_latex_cell(cells[i]) for i in order)]) + r" \\")
     notes = r" \\ ".join(_notes(table, tex)).replace(PUBLISHED, r"$^{\dagger}$").replace(LEAKED, r"$^{\ddagger}$")
     return "\n".join(
-        [*lines, r"\bottomrule", r"\end{tabular}", r"\par\smallskip{\footnotesize " + notes + "}", r"\end{table}"]
+        [
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}" + ("}" if wide else ""),
+            r"\par\smallskip{\footnotesize " + notes + "}",
+            r"\end{table}",
+        ]
     )
 
 

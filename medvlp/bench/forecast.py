@@ -60,13 +60,13 @@ class Forecast:
         rows: Cells by task and protocol.
         encoders: Name, spec and account of each encoder.
         missing: (what, next step) of what stops cells.
-        not_applicable: Sentence -> number of settings that do not apply.
+        not_applicable: (encoder, why it does not run them) -> tasks with their protocols.
     """
 
     rows: list[Row] = field(default_factory=list)
     encoders: list[tuple[str, str, str]] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
-    not_applicable: Counter[str] = field(default_factory=Counter)
+    not_applicable: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -102,7 +102,7 @@ def forecast(
     plan = list(schedule.plan(judged))
     _add_missing(found, suite, plan)
     for task, protocol, encoder, lack in not_applicable(suite.config, schedule.tasks, judged):
-        found.not_applicable[f"{encoder}: {lack} ({task}, {protocol})"] += 1
+        found.not_applicable.setdefault((encoder, lack), []).append(f"{task} ({protocol})")
     clock = Clock([*([] if out is None else [out]), *timed], schedule, device)
     groups: dict[tuple[str, str, str], list[Planned]] = defaultdict(list)
     for planned in plan:
@@ -215,9 +215,11 @@ class Clock:
         sizes = self._sizes(planned)
         looks = sizes["val"] + sizes["test"]
         if protocol != "zero_shot":
-            tuned = self.schedule.tasks[planned.key].config.fine_tune
+            task = self.schedule.task(planned.key, planned.judged).config
+            tuned, trials = task.fine_tune, 1 if task.tuning is None else len(task.tuning.settings)
             shown = tuned.epochs * sizes["train"] if tuned.steps is None else tuned.steps * tuned.batch_size
-            looks += TRAINING_PASSES * shown + shown // max(sizes["train"], 1) * sizes["val"]
+            looked = shown // max(sizes["train"], 1) // (tuned.validate_epochs or 1)
+            looks += trials * (TRAINING_PASSES * shown + looked * sizes["val"])
         return looks / self.rate
 
     def _sizes(self, planned: Planned) -> dict[str, int]:

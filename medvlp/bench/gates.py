@@ -180,7 +180,7 @@ class Marks:
             yield f"{_images(count, test)} are of patients whose images train the head."
             return
         name = self.audit.name_of.get(store.hash)
-        count = 0 if name is None else self.audit.shown(name, test.sample_ids, name)
+        count = 0 if name is None else self.audit.shown(name, _shown_in(store, test), name)
         if count:
             yield f"{_images(count, test)} are shown by images of the training or validation split of {store.dataset}."
 
@@ -193,12 +193,12 @@ class Marks:
             known = self.audit.name_of.get(source.store)
             if own and source.split in ("all", "test"):
                 yield f"The encoder was trained on the test images of {store.dataset}."
-            elif own and (count := _of_split(store, source.split, test)):
-                yield f"The encoder was trained on {_images(count, test)} of {store.dataset}."
+            elif own and source.split == "train" and (count := _of_training(store, test)):
+                yield f"{_images(count, test)} are training images of {store.dataset}, which trained the encoder."
             elif own and source.split == "unknown":
                 yield (f"The encoder was trained on {store.dataset}; whether on its test images is not written down.")
             elif known is not None:
-                count = self.audit.shown(self.audit.name_of[store.hash], test.sample_ids, known)
+                count = self.audit.shown(self.audit.name_of[store.hash], _shown_in(store, test), known)
                 if count:
                     yield f"{_images(count, test)} are shown by images of {known}, which trained the encoder."
             else:
@@ -210,9 +210,14 @@ class Marks:
                         )
 
 
-def _of_split(store: Store, split: str, samples: Samples) -> int:
-    """Return how many samples are of a split: some test samples are, where a task asks the images of all splits."""
-    return int((store.images["split"].to_numpy()[samples.rows] == split).sum())
+def _shown_in(store: Store, samples: Samples) -> list[str]:
+    """Return the image of each sample, which may be a question about it."""
+    return store.images["image_id"].to_numpy()[samples.rows].astype(str).tolist()
+
+
+def _of_training(store: Store, samples: Samples) -> int:
+    """Return how many samples show images of the data set's own training split: a task may test on such."""
+    return int((store.images["split"].to_numpy()[samples.rows] == "train").sum())
 
 
 def _images(count: int, test: Samples) -> str:

@@ -151,6 +151,7 @@ def _load_all(suite: Suite, spec: str, slot: EncoderSlot, records: EncoderRecord
                     "has_text": encoder.has_text,
                     "offers": _offers(encoder),
                     "other_preprocessing": _other_preprocessing(encoder, store),
+                    "loaded": encoder.loaded,
                 }
                 records.put(spec, seed, store.image_config, record)
             if record["other_preprocessing"]:
@@ -158,7 +159,7 @@ def _load_all(suite: Suite, spec: str, slot: EncoderSlot, records: EncoderRecord
                     "%s was trained on images made otherwise than those of the store %s: %s",
                     *(record["name"], store.path.name, "; ".join(record["other_preprocessing"])),
                 )
-            lists = {key: tuple(record[key]) for key in ("offers", "other_preprocessing")}
+            lists = {key: tuple(record[key]) for key in ("offers", "other_preprocessing", "loaded")}
             kind: Literal["random", "encoder"] = "random" if is_random else "encoder"
             found.append(Judged(spec=spec, dataset=dataset, kind=kind, seed=seed, **record | lists))
     return found

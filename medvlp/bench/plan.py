@@ -34,6 +34,15 @@ class Judged:
     """Of `SCORES`, `SPACE` and `HEAT_MAPS`."""
     other_preprocessing: tuple[str, ...] = ()
     """How the store's images were made unlike those that the encoder was trained on, one line per setting."""
+    loaded: tuple[str, ...] = ()
+    """How its weights were read, in words."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a task may call it: its name in tables, without the piece of its hash, and its format in the zoo."""
+        kind, _, rest = self.spec.partition(":")
+        own = (self.name, self.name.rpartition("@")[0], rest.partition(":")[0] if kind == "zoo" else "")
+        return tuple(name for name in own if name)
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,12 @@ def lacking(task: Task, protocol: str, judged: Judged) -> str:
     return f"the encoder has no {task.needs}" if judged.has_text else "the encoder has no text side"
 
 
+def hindrance(entry: SuiteEntry, task: Task, protocol: str, judged: Judged) -> str:
+    """Return why an encoder does not run a protocol of an entry: the suite excludes it, or it lacks something."""
+    reason = next((entry.exclude[name] for name in judged.names if name in entry.exclude), "")
+    return f"left out: {reason}" if reason else lacking(task, protocol, judged)
+
+
 def entry_protocols(suite: SuiteConfig, entry: SuiteEntry, task: Task, judged: Judged) -> tuple[str, ...]:
     """Return the protocols of an entry for an encoder or a baseline.
 
@@ -129,7 +144,7 @@ def settings_of(
             if task.config.dataset != one.dataset:
                 continue
             for protocol in entry_protocols(suite, entry, task, one):
-                if lacking(task, protocol, one):
+                if hindrance(entry, task, protocol, one):
                     continue
                 if one.kind == "baseline" and protocol not in entry.protocols:
                     wanted = [Amount()]
@@ -143,13 +158,13 @@ def settings_of(
 def not_applicable(
     suite: SuiteConfig, tasks: Mapping[str, Task], judged: Sequence[Judged]
 ) -> list[tuple[str, str, str, str]]:
-    """Return (task, protocol, encoder, what it lacks) of what the suite asks for and cannot be run, for encoders."""
+    """Return (task, protocol, encoder, why) of what encoders do not run: they lack something, or are excluded."""
     found = [
         (tasks[entry.task].config.name, protocol, one.name, lack)
         for one in judged
         for entry in suite.entries
         if tasks[entry.task].config.dataset == one.dataset and one.kind != "baseline"
         for protocol in entry.protocols
-        if (lack := lacking(tasks[entry.task], protocol, one))
+        if (lack := hindrance(entry, tasks[entry.task], protocol, one))
     ]
     return list(dict.fromkeys(found))

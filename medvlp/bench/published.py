@@ -236,7 +236,7 @@ def _number(text: str) -> float | None:
 def _against(task: TaskConfig, record: Mapping[str, str]) -> Iterator[str]:
     """Yield what does not fit the task: protocol, metric, label."""
     kind = TASKS.get(task.type)
-    metrics = SCORINGS.get(kind.scoring).metrics
+    metrics = SCORINGS.get(kind(task).rule).metrics
     if record["protocol"] in get_args(Protocol) and record["protocol"] not in kind.protocols:
         yield f"the task {task.name} has no {record['protocol']}; it has {', '.join(sorted(kind.protocols))}"
     if record["metric"] and record["metric"] not in metrics:

@@ -15,15 +15,18 @@ from typing import Any
 
 from medvlp.bench import report_analysis as analysis
 from medvlp.bench import report_sections as parts
+from medvlp.bench.report_benchx import as_benchx
+from medvlp.bench.report_cells import behind
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_notes import methods_text, warnings
 from medvlp.bench.report_outlines import outlines
 from medvlp.bench.report_places import places
 from medvlp.bench.report_ranks import ranks
+from medvlp.bench.report_record import missing, provenance
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, PROTOCOL_NAMES, is_baseline, number
 from medvlp.bench.report_texts import report_texts
 from medvlp.html import render_page, write_page
-from medvlp.html.charts import styles, swatch
+from medvlp.html.charts import styles, swatches
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
 
     found = Results.read(Path(results))
     looks = styles(found.encoder_names, [name for name in found.encoder_names if is_baseline(name)])
+    once, samples = swatches(looks)
     context = {
         "results": found,
         "title": str(found.suite.get("name") or "Benchmark"),
@@ -52,6 +56,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "headline": list(parts.headline(found, looks)),
         "ranks": ranks(found, looks),
         "boards": list(parts.boards(found, rank_published)),
+        "benchx": list(as_benchx(found)),
         "sources": list(dict.fromkeys(row.source for row in found.published)),
         "all_results": list(parts.all_results(found)),
         "efficiency": list(parts.efficiency_charts(found, looks)),
@@ -64,14 +69,19 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "places": list(places(found)),
         "outlines": list(outlines(found)),
         "texts": list(report_texts(found)),
+        "missing": missing(found),
         "methods": methods_text(found),
-        "swatches": {name: swatch(style) for name, style in looks.items()},
+        "provenance": provenance(found),
+        "behind": behind(found),
+        "looks": once,
+        "swatches": samples,
         "protocols": PROTOCOL_NAMES,
         "metric_names": METRICS,
         "lower_is_better": LOWER_IS_BETTER,
         "is_baseline": is_baseline,
         "as_json": lambda record: json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True),
     }
+    context["leads"] = {board["task"]: (found.primary(board["task"]), board["label"]) for board in context["boards"]}
     context["sections"] = _sections(context)
     write_page(Path(html), render_page("medvlp.bench", "report.html.j2", **context))
     logger.info("report: %d cells in %d settings", len(found.cells), len(found.groups))
@@ -83,6 +93,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("ranks", "Ranks"),
         ("boards", "Leaderboard"),
         ("all", "All results"),
+        ("benchx", "As BenchX reports it"),
         ("efficiency", "Label efficiency"),
         ("curves", "Curves"),
         ("comparisons", "Comparisons"),
@@ -93,11 +104,10 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("outlines", "Outlines"),
         ("texts", "Reports"),
         ("examples", "Examples"),
+        ("missing", "What is missing"),
     ]
     kept = [(key, name) for key, name in optional if key == "all" or context[key]]
-    if context["results"].failures:
-        kept.append(("failures", "Failures"))
-    return [*kept, ("methods", "Methods"), ("records", "Records")]
+    return [*kept, ("methods", "Methods"), ("provenance", "Provenance"), ("records", "Records")]
 
 
 def _facts(found: Results) -> Iterator[tuple[str, str, str]]:

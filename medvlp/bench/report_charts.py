@@ -75,8 +75,10 @@ def label_pairs(frame: Any, label: str) -> tuple[Float[np.ndarray, " n"], Float[
     return truth[kept], scores[kept]
 
 
-def roc_points(truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " g"] | None:
-    """Return the true-positive rate at 201 evenly spaced false-positive rates, or None where a class is missing.
+def roc_points(
+    truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"], grid: Float[np.ndarray, " g"] = _GRID
+) -> Float[np.ndarray, " g"] | None:
+    """Return the true-positive rate at false-positive rates from 0 to 1, or None where a class is missing.
 
     Ties are one step, as in the trapezoidal area under the curve.
     """
@@ -88,7 +90,7 @@ def roc_points(truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) 
     tpr = np.r_[0.0, np.cumsum(truth[order] == 1)[last_of_tie] / positives]
     fpr = np.r_[0.0, np.cumsum(truth[order] == 0)[last_of_tie] / negatives]
     # of several points at one false-positive rate the highest counts, except at 0, where the curve starts
-    return np.r_[0.0, np.interp(_GRID[1:], fpr, tpr)]
+    return np.r_[0.0, np.interp(grid[1:], fpr, tpr)]
 
 
 @dataclass
@@ -111,9 +113,16 @@ def _resamples(patients: tuple[str, ...], number: int, seed: int, dataset: str) 
     return Resamples.draw(patients, number, seed, dataset)
 
 
-def _pooled(group: Group, label: str) -> tuple[Pooled, list[Float[np.ndarray, " g"]]] | None:
+def read_groups(groups: Sequence[Group]) -> dict[str, list[tuple[Cell, Any]]]:
+    """Return encoder -> its cells with their predictions, where they are there."""
+    return {
+        group.setting.encoder: [(cell, frame) for cell in group.cells if (frame := read_predictions(cell)) is not None]
+        for group in groups
+    }
+
+
+def _pooled(frames: Sequence[tuple[Cell, Any]], label: str) -> tuple[Pooled, list[Float[np.ndarray, " g"]]] | None:
     """Return the answers of all cells together, and the ROC curve of each; None where no cell has both classes."""
-    frames = [(cell, frame) for cell in group.cells if (frame := read_predictions(cell)) is not None]
     pairs = [(cell, frame, *label_pairs(frame, label)) for cell, frame in frames if f"score:{label}" in frame]
     lines = [line for _, _, truth, scores in pairs if (line := roc_points(truth, scores)) is not None]
     if not lines:
@@ -137,7 +146,10 @@ class Curves:
 
 
 def curves(
-    groups: Sequence[Group], label: str, looks: Mapping[str, Style], suite: Mapping[str, Any] | None = None
+    answers: Mapping[str, Sequence[tuple[Cell, Any]]],
+    label: str,
+    looks: Mapping[str, Style],
+    suite: Mapping[str, Any] | None = None,
 ) -> Curves | None:
     """Draw ROC, reliability and decision curves of one label.
 
@@ -145,14 +157,14 @@ def curves(
     their notes, and drawn where there are few encoders; decision curves have theirs as bands.
 
     Args:
-        groups: Settings with cells.
+        answers: Encoder -> its cells with their predictions, see `read_groups`.
         label: The label.
         looks: Style of each encoder.
         suite: Resamples, seed and coverage, as in `suite.json`.
     """
     suite = suite or {}
     alpha = float(suite.get("alpha") or 0.05)
-    found = {group.setting.encoder: own for group in groups if (own := _pooled(group, label)) is not None}
+    found = {name: own for name, frames in answers.items() if (own := _pooled(frames, label)) is not None}
     if not found:
         return None
     roc = [

@@ -31,25 +31,29 @@ def outlines(found: Results) -> Iterator[dict[str, Any]]:
 
     Of several fractions of the labels the largest is shown.
     """
-    kept: dict[str, dict[tuple[str, str], Outlines]] = {}
+    kept: dict[str, dict[tuple[str, str], tuple[str, Outlines]]] = {}
     for group in sorted(found.groups, key=lambda each: each.setting.fraction):
         setting = group.setting
         if found.tasks.get(setting.task, {}).get("type") == "segmentation" and group.cells:
             frame = read_predictions(group.cells[0])
             if frame is not None:
-                kept.setdefault(setting.task, {})[setting.encoder, setting.protocol] = Outlines.from_frame(frame)
+                kept.setdefault(setting.task, {})[setting.encoder, setting.protocol] = (
+                    setting.id,
+                    Outlines.from_frame(frame),
+                )
     for number, entry in enumerate(found.places):
         own = kept.get(str(entry.get("task")), {})
         grey = grey_picture(found.root / "examples" / str(entry.get("file", "")), SIDE) if own else None
         tiles = [
-            {"encoder": encoder, "protocol": PROTOCOL_NAMES.get(protocol, protocol), **tile}
-            for (encoder, protocol), each in own.items()
+            {"encoder": encoder, "protocol": PROTOCOL_NAMES.get(protocol, protocol), "setting": setting, **tile}
+            for (encoder, protocol), (setting, each) in own.items()
             if (tile := _tile(each, entry)) is not None
         ]
         if grey is not None and tiles:
             picture = data_uri(np.rint(255 * grey).astype(np.uint8))
             about = {key: entry[key] for key in ("task", "finding", "sample_id")}
-            yield {**about, "id": f"outlined-{number}", "picture": picture, "tiles": tiles}
+            whole = {"reference": tiles[0]["reference"], "side": tiles[0]["side"]}
+            yield {**about, **whole, "id": f"outlined-{number}", "picture": picture, "tiles": tiles}
 
 
 def _tile(kept: Outlines, entry: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from medvlp.bench.report_charts import read_predictions
 from medvlp.bench.report_data import Results
+from medvlp.bench.report_scores import Setting
 from medvlp.html import data_uri
 from medvlp.html.heat import laid_over, scale_of
 from medvlp.html.pictures import COLOURS, edge
@@ -32,24 +33,25 @@ SIDE = 160
 
 def places(found: Results) -> Iterator[dict[str, Any]]:
     """Yield for each example its image with the region outlined, and a tile for each encoder with heat maps."""
-    kept: dict[str, list[tuple[str, HeatMaps]]] = {}
+    kept: dict[str, list[tuple[Setting, HeatMaps]]] = {}
     for group in found.groups:
         task = group.setting.task
         if found.tasks.get(task, {}).get("type") == "grounding" and group.cells:
             frame = read_predictions(group.cells[0])
             if frame is not None:
-                kept.setdefault(task, []).append((group.setting.encoder, HeatMaps.from_frame(frame)))
+                kept.setdefault(task, []).append((group.setting, HeatMaps.from_frame(frame)))
     for entry in found.places:
         path = found.root / "examples" / str(entry.get("file", ""))
         tiles = []
         grey = grey_picture(path, SIDE)
-        for encoder, maps in kept.get(str(entry.get("task")), []):
+        for setting, maps in kept.get(str(entry.get("task")), []):
             row = _row(maps, entry)
             if grey is None or row is None:
                 continue
             own, region = to_square(maps.maps[[row]], SIDE), _small(maps.regions(slice(row, row + 1))[0])
             hit = pointing(maps.maps[[row]], maps.regions(slice(row, row + 1)))[0]
-            tiles.append({"encoder": encoder, "hit": float(hit), "image": _tile(grey, own[0], region)})
+            about = {"encoder": setting.encoder, "setting": setting.id, "hit": float(hit)}
+            tiles.append(about | {"image": _tile(grey, own[0], region)})
         if tiles:
             yield {**{key: entry[key] for key in ("task", "finding", "sample_id")}, "tiles": tiles}
 

@@ -24,6 +24,9 @@ METRICS = {
     "auroc": "AUROC",
     "average_precision": "AP",
     "f1": "F1",
+    "legacy_auroc": "AUROC, as BenchX",
+    "argmax_f1": "F1 at argmax, as BenchX",
+    "pooled_f1": "F1 at a pooled threshold, as BenchX",
     "ece": "ECE",
     "brier": "Brier",
     "accuracy": "Accuracy",
@@ -111,6 +114,11 @@ class Cell:
     folder: Path
     info: dict[str, Any]
     result: dict[str, Any]
+
+    def score(self, metric: str, label: str) -> Score | None:
+        """Return the cell's own score of a metric and label, or None."""
+        rows = self.result.get("scores", [])
+        return next((score_of(row) for row in rows if (row.get("metric"), row.get("label")) == (metric, label)), None)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from medvlp.bench.report_charts import curves, efficiency, read_predictions, strip_axis, strip_style
+from medvlp.bench.report_charts import curves, efficiency, read_groups, read_predictions, strip_axis, strip_style
 from medvlp.bench.report_data import Results
-from medvlp.bench.report_scores import LOWER_IS_BETTER, PROTOCOL_NAMES, Group, is_baseline, number
+from medvlp.bench.report_scores import LOWER_IS_BETTER, PROTOCOL_NAMES, Group, Setting, is_baseline, number
 from medvlp.html import data_uri
 from medvlp.html.charts import Style
 
@@ -198,8 +198,9 @@ def curve_charts(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, 
     """Yield ROC, reliability and decision plots per task, protocol and label, with all training labels."""
     for task, protocol, groups in panels(found):
         labels = [n for n in dict.fromkeys(s.label for g in groups for s in g.scores) if n != "macro"]
+        answers = read_groups(groups)
         for label in labels:
-            drawn = curves([g for g in groups if g.cells], label, looks, found.suite)
+            drawn = curves(answers, label, looks, found.suite)
             if drawn:
                 yield {
                     "task": task,
@@ -239,11 +240,11 @@ def prompts(found: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def examples(found: Results, looks: dict[str, Style]) -> list[dict[str, Any]]:
     """Example images with their labels and each encoder's score for every label of the task."""
-    frames: list[tuple[str, str, Any]] = []
-    for _, protocol, groups in panels(found):
+    frames: list[tuple[Setting, Any]] = []
+    for _, _, groups in panels(found):
         for group in groups:
             if group.cells and (frame := read_predictions(group.cells[0])) is not None and _has_scores(frame):
-                frames.append((group.setting.encoder, protocol, frame.set_index(frame["sample_id"].astype(str))))
+                frames.append((group.setting, frame.set_index(frame["sample_id"].astype(str))))
         if frames:
             break
     examples = []
@@ -266,8 +267,8 @@ def examples(found: Results, looks: dict[str, Style]) -> list[dict[str, Any]]:
         tables = []
         for label, value in (entry.get("labels") or {}).items():
             scores = [
-                (name, float(frame[f"score:{label}"][sample]))
-                for name, _, frame in frames
+                (setting.encoder, setting.id, float(frame[f"score:{label}"][sample]))
+                for setting, frame in frames
                 if f"score:{label}" in frame and sample in frame.index
             ]
             if scores or value == 1:

@@ -36,12 +36,14 @@ def report_texts(found: Results) -> Iterator[dict[str, Any]]:
     Of several fractions of the training reports the largest is shown.
     """
     kept: dict[str, dict[tuple[str, str], Reports]] = {}
+    ids: dict[tuple[str, str, str], str] = {}
     for group in sorted(found.groups, key=lambda each: each.setting.fraction):
         setting = group.setting
         if found.tasks.get(setting.task, {}).get("type") == "report_generation" and group.cells:
             frame = read_predictions(group.cells[0])
             if frame is not None:
                 kept.setdefault(setting.task, {})[setting.encoder, setting.protocol] = Reports.from_frame(frame)
+                ids[setting.task, setting.encoder, setting.protocol] = setting.id
     for entry in read_json(found.root / "examples" / "studies.json") or []:
         own = kept.get(str(entry.get("task")), {})
         rows = {key: list(each.sample_ids).index(entry["sample_id"]) for key, each in own.items() if _has(each, entry)}
@@ -57,6 +59,7 @@ def report_texts(found: Results) -> Iterator[dict[str, Any]]:
                 {
                     "encoder": encoder,
                     "protocol": PROTOCOL_NAMES.get(protocol, protocol),
+                    "setting": ids[str(entry["task"]), encoder, protocol],
                     "pieces": pieces(own[encoder, protocol].generated[row]),
                     **differences(own[encoder, protocol].generated[row], reference),
                 }

@@ -65,7 +65,7 @@ def rescore(results: Path, metric: str) -> Rescored:
     """
     results = Path(results)
     cells = finished_cells(results)
-    rules = {cell.folder.name: SCORINGS.get(TASKS.get(_type(cell)).scoring)() for cell in cells}
+    rules = {cell.folder.name: SCORINGS.get(_rule(cell))() for cell in cells}
     known = list(dict.fromkeys(name for rule in rules.values() for name in rule.metrics))
     if metric not in known:
         raise UserError(
@@ -97,6 +97,11 @@ def rescore(results: Path, metric: str) -> Rescored:
 
 def _type(cell: Finished) -> str:
     return str(cell.result["config"]["task"]["type"])
+
+
+def _rule(cell: Finished) -> str:
+    """Return the scoring rule of a cell; one that older versions wrote has that of its kind of task."""
+    return str(cell.result.get("scoring") or TASKS.get(_type(cell)).scoring)
 
 
 def _check(cell: Finished, rule: Scoring[Any]) -> None:

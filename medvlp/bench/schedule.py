@@ -15,10 +15,11 @@ from typing import Any
 from medvlp.bench.plan import Amount, Cell, Judged, settings_of
 from medvlp.bench.suite import Suite
 from medvlp.config.base import json_sha256
-from medvlp.errors import UserError
+from medvlp.errors import UserError, nearest
 from medvlp.metrics.intervals import RULE as INTERVAL_RULE
 from medvlp.tasks import TASKS
 from medvlp.tasks.base import Samples, Task
+from medvlp.zoo.release import release_names
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Schedule:
         self.tasks: dict[str, Task] = {key: TASKS.get(task.type)(task) for key, task in suite.tasks.items()}
         for entry in suite.config.entries:
             _check_protocols(self.tasks[entry.task], entry.protocols, suite.config.name)
+        self._of_encoders: dict[tuple[str, tuple[str, ...]], Task] = {}
         self._samples: dict[str, dict[str, Samples] | UserError] = {}
         self._subsets: dict[tuple[str, Amount], Samples] = {}
 
@@ -94,11 +96,23 @@ class Schedule:
             )
         return self._subsets[key, amount]
 
+    def task(self, key: str, judged: Judged) -> Task:
+        """Return a task with the settings that it has for an encoder."""
+        at = key, judged.names
+        if at not in self._of_encoders:
+            self._of_encoders[at] = self.tasks[key].for_encoder(*judged.names)
+        return self._of_encoders[at]
+
     def plan(self, judged: Sequence[Judged]) -> Iterator[Planned]:
-        """Yield every cell once, encoder by encoder."""
+        """Yield every cell once, encoder by encoder.
+
+        Raises:
+            UserError: A task has settings for an encoder that there is not, or an entry excludes it.
+        """
+        self._check_encoders(judged)
         seen: set[str] = set()
         for key, protocol, amount, seed, one in settings_of(self.suite.config, self.tasks, judged):
-            task = self.tasks[key]
+            task = self.task(key, one)
             about: dict[str, Any] = {
                 "task": task.config.name,
                 "task_version": task.config.version,
@@ -128,6 +142,25 @@ class Schedule:
                 seen.add(cell.hash)
                 yield Planned(about, one, key, amount, cell)
 
+    def _check_encoders(self, judged: Sequence[Judged]) -> None:
+        known = [*release_names(), *(name for one in judged for name in one.names)]
+        named = [
+            (name, f"task {own.config.name}, per_encoder")
+            for own in self.tasks.values()
+            for name in own.config.per_encoder
+        ]
+        named += [
+            (name, f"task {entry.task}, exclude") for entry in self.suite.config.entries for name in entry.exclude
+        ]
+        for name, where in named:
+            # The view of a format of the zoo need not be among the encoders of this run.
+            if name not in known and name.removeprefix("zoo:").partition("@")[0] not in known:
+                raise UserError(
+                    f"There is no encoder '{name}'.{nearest(name, known)}",
+                    where,
+                    "Use a name of `medvlp zoo list`, or that of an encoder of this run.",
+                )
+
     def is_current(self, hashes: Mapping[str, str]) -> bool:
         """Return whether a cell with these hashes belongs to this suite with its tasks, settings and stores as now."""
         return tuple(hashes[key] for key in ("store", "task", "config")) in self._current
@@ -135,9 +168,10 @@ class Schedule:
     @cached_property
     def _current(self) -> set[tuple[str, str, str]]:
         return {
-            (self.suite.store_of(task.config).hash, task.config.sha256(), json_sha256(self.settings(task, protocol)))
+            (self.suite.store_of(own.config).hash, own.config.sha256(), json_sha256(self.settings(own, protocol)))
             for task in self.tasks.values()
             if task.config.dataset in self.suite.stores
+            for own in (task.for_encoder(), *(task.for_encoder(name) for name in task.config.per_encoder))
             for protocol in task.protocols
         }
 

@@ -69,7 +69,7 @@ def sum_up(
         ((task, protocol, 1.0, 0, encoder), versions[task], f"not applicable: {lack}")
         for task, protocol, encoder, lack in not_applicable(suite.config, schedule.tasks, judged)
     ]
-    leading = {task.config.name: SCORINGS.get(task.scoring).metrics[0] for task in schedule.tasks.values()}
+    leading = {task.config.name: SCORINGS.get(task.rule).metrics[0] for task in schedule.tasks.values()}
     rows += stats.missing_rows(planned, {cell.setting for cell in cells}, leading)
     write_atomic(out / "aggregate.json", as_json(rows).encode(), scratch)
     order = list(dict.fromkeys([entry["name"] for entry in encoders] + [one.name for one in judged]))

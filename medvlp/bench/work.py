@@ -132,7 +132,7 @@ class Workplace:
         """Record that a cell failed."""
         assert planned.cell is not None
         logger.warning("cell %s failed: %s", planned.shown, failure.reason)
-        task = self.schedule.tasks[planned.key]
+        task = self.schedule.task(planned.key, planned.judged)
         config = {"task": task.config.resolved(), "settings": self.schedule.settings(task, planned.cell.protocol)}
         write_failure(
             planned.cell,
@@ -145,7 +145,7 @@ class Workplace:
         )
 
     def _run(self, planned: Planned, cell: Cell) -> None:
-        task = self.schedule.tasks[planned.key]
+        task = self.schedule.task(planned.key, planned.judged)
         samples = self.schedule.samples(planned.key)
         train = self.schedule.subset(planned.key, planned.amount)
         split = self.bench.out / "splits" / f"{cell.hashes['split'][:24]}.json"

@@ -67,8 +67,8 @@ def plan(
     )
     print_table("Encoders", ("name", "given as", "account of the file"), found.encoders)
     if found.not_applicable:
-        rows = [(reason, count) for reason, count in found.not_applicable.items()]
-        print_table("Not applicable", ("reason", "settings"), rows)
+        rows = [(encoder, lack, ", ".join(tasks)) for (encoder, lack), tasks in found.not_applicable.items()]
+        print_table("Not run", ("encoder", "why", "tasks"), rows)
     for what, fix in found.missing:
         say(f"missing: {what}\n  next: {fix}")
     hours = found.hours / jobs

@@ -41,6 +41,9 @@ class PrepareConfig(Config):
         description="Share of training patients set aside where no val split exists; null takes 0.1, or 0 where the "
         "data set does not say whose its training images are.",
     )
+    test_fraction: float = Field(
+        0.0, ge=0, lt=1, description="Share of the patients set aside for test, of a data set that has no split at all."
+    )
     split_seed: int = 0
     split_lists: Path | None = Field(
         None,
@@ -64,6 +67,8 @@ class PrepareConfig(Config):
 
     @model_validator(mode="after")
     def _overlap_of_lists(self) -> PrepareConfig:
+        if self.test_fraction and self.split_lists is not None:
+            raise ValueError("test_fraction has no effect with split_lists, which name the test images")
         if self.accept_split_overlap and self.split_lists is None:
             raise ValueError("accept_split_overlap has no effect without split_lists")
         return self
@@ -74,6 +79,7 @@ class CollectionEntry(PrepareConfig):
 
     root: Path = Field(Path(), description="Folder or archive of the raw data set, below the collection's root.")
     out: Path = Field(Path(), description="Not to be set: a store lies below the collection's out, under its name.")
+    split_lists: Path | None = Field(None, description="As for one store; a folder below the collection's root.")
 
 
 class CollectionConfig(Config):
@@ -87,6 +93,12 @@ class CollectionConfig(Config):
     def entries(self) -> dict[str, PrepareConfig]:
         """Return name -> configuration of each store, with whole paths."""
         return {
-            name: entry.model_copy(update={"root": self.root / entry.root, "out": self.out / name})
+            name: entry.model_copy(
+                update={
+                    "root": self.root / entry.root,
+                    "out": self.out / name,
+                    "split_lists": None if entry.split_lists is None else self.root / entry.split_lists,
+                }
+            )
             for name, entry in self.stores.items()
         }

@@ -24,6 +24,9 @@ class SuiteEntry(Config):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     draws: int = Field(1, ge=1, description="Label subsets drawn per fraction below 1.")
     shots: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Samples per class in few_shot.")
+    exclude: dict[str, str] = Field(
+        default_factory=dict, description="Encoders that do not run the entry, by their names in tables -> why not."
+    )
     set: dict[str, Any] = Field(
         default_factory=dict, description="Task fields replaced for this suite, e.g. fine_tune.epochs."
     )

@@ -5,14 +5,18 @@ Guarantee: labels are named where a task asks for them, and nowhere else.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from medvlp.config.base import Config, Positive
+from medvlp.config.classification import ClassificationConfig, TuningConfig
 from medvlp.config.data import AugmentConfig
+from medvlp.config.prompts import RetrievalConfig, ZeroShotConfig
+from medvlp.config.questions import VqaConfig
 from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
+from medvlp.config.tree import merge
 
 
 class LabelConfig(Config):
@@ -25,7 +29,12 @@ class LabelConfig(Config):
     )
     prompts: dict[Literal["positive", "negative"], tuple[str, ...]] = Field(default_factory=dict)
     regions: tuple[str, ...] = Field(
-        (), description="Grounding, segmentation: names of its boxes or masks; empty takes those named `positive`."
+        (),
+        description="Grounding, segmentation, questions about places: names of its boxes or masks; empty takes those "
+        "named `positive`.",
+    )
+    finding: str | None = Field(
+        None, description="Entry of the finding book, for described and generated prompts; null reads it from `name`."
     )
 
 
@@ -47,17 +56,28 @@ class FineTuneConfig(Config):
     batch_size: int = Field(32, ge=1)
     lr: Positive = 3e-4
     encoder_lr_ratio: Positive = 1.0
-    optimizer: Literal["adamw", "adam_amsgrad"] = Field(
-        "adamw", description="adam_amsgrad adds weight_decay to the gradient, as R2Gen has it."
+    optimizer: Literal["adamw", "adam", "adam_amsgrad", "sgd"] = Field(
+        "adamw",
+        description="sgd has a momentum of 0.9; all but adamw add weight_decay to the gradient.",
     )
     weight_decay: float = Field(0.05, ge=0)
     warmup_steps: int = Field(20, ge=0)
-    schedule: Literal["cosine", "linear", "plateau"] = Field(
-        "cosine", description="Of the rate after the warm-up: down to 0, or by `plateau`."
+    schedule: Literal["cosine", "linear", "plateau", "legacy_cosine"] = Field(
+        "cosine",
+        description="Of the rate after the warm-up: down to 0, or by `plateau`. legacy_cosine is BenchX's: the first "
+        "step has rate 0, and behind `legacy_total` the cosine goes on, so that the rate climbs again.",
     )
+    legacy_total: int | None = Field(None, ge=1, description="legacy_cosine: step at which the rate is 0.")
     plateau: PlateauConfig = PlateauConfig()
     clip_norm: float | None = Field(1.0, gt=0, description="Of the gradient; null clips nothing.")
     validate_every: int | None = Field(None, ge=1, description="Steps; None validates after each epoch.")
+    validate_epochs: int | None = Field(
+        None, ge=1, description="Epochs, in place of validate_every; what is trained after the last one is not used."
+    )
+    first_validation: int | None = Field(None, ge=1, description="With validate_epochs: the first epoch validated.")
+    last_batch: Literal["drop", "keep"] = Field(
+        "drop", description="The samples left over at the end of an epoch: leave them out, or take a short batch."
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of an averaged copy, which is validated and kept.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Of training; validation and use are in fp32.")
     input_size: int | None = Field(None, ge=16, le=2048, description="Side in pixels; None takes the encoder's own.")
@@ -67,6 +87,18 @@ class FineTuneConfig(Config):
     def _plateau_has_an_effect(self) -> FineTuneConfig:
         if self.schedule != "plateau" and self.plateau != PlateauConfig():
             raise ValueError("plateau has no effect without schedule: plateau")
+        if (self.schedule == "legacy_cosine") != (self.legacy_total is not None):
+            raise ValueError("legacy_total belongs to schedule: legacy_cosine, and is needed there")
+        if self.legacy_total is not None and self.legacy_total <= self.warmup_steps:
+            raise ValueError("legacy_total must be above warmup_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _validated_by_steps_or_epochs(self) -> FineTuneConfig:
+        if self.validate_every is not None and self.validate_epochs is not None:
+            raise ValueError("give validate_every (steps) or validate_epochs, not both")
+        if self.first_validation is not None and self.validate_epochs is None:
+            raise ValueError("first_validation has no effect without validate_epochs")
         return self
 
     @model_validator(mode="after")
@@ -85,10 +117,11 @@ class GroundingConfig(Config):
     )
 
 
-class RetrievalConfig(Config):
-    """Which text of a study is looked for."""
+class EncoderSettings(Config):
+    """What a task has otherwise for one encoder: fields of `fine_tune` and of `classification`."""
 
-    sections: tuple[Literal["findings", "impression"], ...] = Field(("findings", "impression"), min_length=1)
+    fine_tune: dict[str, Any] = Field(default_factory=dict)
+    classification: dict[str, Any] = Field(default_factory=dict)
 
 
 class TaskConfig(Config):
@@ -100,7 +133,7 @@ class TaskConfig(Config):
     type: str = Field("classification", description="Module of medvlp.tasks.")
     dataset: str
     labels: tuple[LabelConfig, ...] = Field(
-        (), description="What is asked; retrieval and report generation ask no label."
+        (), description="What is asked; retrieval, report generation and questions of a table ask no label."
     )
     uncertain: Literal["ignore", "positive", "negative"] = "ignore"
     not_mentioned: Literal["ignore", "negative"] = "ignore"
@@ -109,20 +142,87 @@ class TaskConfig(Config):
         (0.001, 0.01, 0.1, 1.0, 10.0), description="Inverse penalties tried on val."
     )
     knn_k: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10, 20, 50)
+    store_options: dict[str, str] = Field(
+        default_factory=dict,
+        description="`options` that the store must have been prepared with, where labels depend on them.",
+    )
+    label_subsets: Literal["drawn", "lists"] = Field(
+        "drawn",
+        description="What a fraction of the labels is. drawn: a stratified draw; lists: that of the split lists that "
+        "the store must have been prepared with (0.01 is train_1, 0.1 is train_10).",
+    )
     fine_tune: FineTuneConfig = FineTuneConfig()
+    classification: ClassificationConfig = ClassificationConfig()
+    per_encoder: dict[str, EncoderSettings] = Field(
+        default_factory=dict,
+        description="Name of an encoder, or of its format in `medvlp zoo list` -> what it has otherwise.",
+    )
+    tuning: TuningConfig | None = Field(
+        None, description="Settings of `fine_tune` that are tried for each encoder; the best on val is used."
+    )
     grounding: GroundingConfig = GroundingConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    zero_shot: ZeroShotConfig = ZeroShotConfig()
+    vqa: VqaConfig = VqaConfig()
     reports: ReportsConfig = ReportsConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
 
     @model_validator(mode="after")
     def _labels_where_they_are_asked(self) -> TaskConfig:
-        if self.type in ("retrieval", "report_generation") and self.labels:
+        made = self.type == "vqa" and self.vqa.questions == "labels"
+        if self.type in ("retrieval", "class_retrieval", "report_generation", "vqa") and self.labels and not made:
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
-        if self.type == "report_generation" and self.fine_tune.augment.flip:
-            raise ValueError(
-                "fine_tune.augment.flip swaps the sides of an image, and a report names them: leave it out"
-            )
-        if self.type in ("classification", "grounding", "segmentation") and not self.labels:
+        if self.type in ("report_generation", "vqa") and self.fine_tune.augment.flip:
+            raise ValueError("fine_tune.augment.flip swaps the sides of an image, and a text names them: leave it out")
+        if (made or self.type in ("classification", "grounding", "segmentation")) and not self.labels:
             raise ValueError("labels must name one label or more")
+        return self
+
+    def settings_of(self, *names: str) -> Self:
+        """Return the task as it is for an encoder, by the first of its names that `per_encoder` has.
+
+        The result has no `per_encoder`, so that it changes only with what it is for this encoder.
+        """
+        own = next((self.per_encoder[name] for name in names if name in self.per_encoder), EncoderSettings())
+        given = self.model_dump(exclude={"per_encoder"})
+        for part in ("fine_tune", "classification"):
+            given[part] = merge(given[part], getattr(own, part))
+        return self.model_validate(given)
+
+    @model_validator(mode="after")
+    def _only_where_it_has_an_effect(self) -> TaskConfig:
+        if self.type == "classification":
+            if self.classification.classes == "exclusive" and len(self.labels) != 1:
+                raise ValueError("classification.classes: exclusive needs one label, which is told from its absence")
+            if self.classification.select == "f1" and len(self.labels) != 1:
+                raise ValueError("classification.select: f1 needs one label; use auroc")
+        elif self.classification != ClassificationConfig() or self.tuning or self.per_encoder:
+            raise ValueError(f"classification, tuning and per_encoder have no effect on {self.type}: leave them out")
+        if self.store_options and self.type != "classification":
+            raise ValueError(f"store_options has no effect on {self.type}: leave it out")
+        if self.label_subsets == "lists" and self.type not in ("classification", "segmentation"):
+            raise ValueError(f"label_subsets has no effect on {self.type}: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _every_encoder_fits(self) -> TaskConfig:
+        for name in self.per_encoder:
+            try:
+                self.settings_of(name)
+            except ValidationError as error:
+                found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                raise ValueError(f"per_encoder.{name}: {found}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _sections_where_they_are_read(self) -> TaskConfig:
+        for section, kind in (("vqa", "vqa"), ("zero_shot", "classification")):
+            if self.type != kind and getattr(self, section) != type(self).model_fields[section].default:
+                raise ValueError(f"{section} has no effect on {self.type}: leave it out")
+        of_classes = (self.retrieval.subset, self.retrieval.classes, self.retrieval.legacy_one_way)
+        if self.type == "class_retrieval":
+            if not self.retrieval.classes:
+                raise ValueError("retrieval.classes must name the labels that make up a class")
+        elif of_classes != (None, (), False):
+            raise ValueError(f"subset, classes and legacy_one_way have no effect on {self.type}: leave them out")
         return self

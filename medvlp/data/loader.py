@@ -54,6 +54,7 @@ class Loader(ABC):
         prefetch: Batches made ahead.
         rank: Rank of this process.
         world_size: Number of processes.
+        keep_last: In training, make a short batch of the samples left over at the end of an epoch.
         pin_memory: Put the pixels into page-locked memory, for asynchronous copies to a GPU.
     """
 
@@ -68,6 +69,7 @@ class Loader(ABC):
         prefetch: int = 4,
         rank: int = 0,
         world_size: int = 1,
+        keep_last: bool = False,
         pin_memory: bool = False,
     ) -> None:
         self.rows = np.asarray(rows, dtype=np.int64)
@@ -78,14 +80,15 @@ class Loader(ABC):
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(f"a global batch of {batch_size} does not split over {world_size} ranks")
         self.batch_size, self.seed, self.training = batch_size, seed, training
+        self.keep_last = keep_last or not training
         self.num_workers, self.prefetch = num_workers, max(1, prefetch)
         self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches per epoch; training leaves out the samples of a last, short one."""
+        """Global batches per epoch; training leaves out the samples of a last, short one, unless it is kept."""
         n = len(self.rows)
-        return n // self.batch_size if self.training else -(-n // self.batch_size)
+        return -(-n // self.batch_size) if self.keep_last else n // self.batch_size
 
     def batch_rows(self, epoch: int, step: int) -> Int[np.ndarray, " b"]:
         """Return the samples of this rank's part of a global batch."""

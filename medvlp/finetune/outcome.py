@@ -103,7 +103,7 @@ def outcome_of(
         validation, test = (samples[split].predictions(calibrated(decisions, logits[split])) for split in logits)
     else:
         validation, test = (task.kept(tunable, network, samples[split]) for split in ("val", "test"))
-    scoring = SCORINGS.get(task.scoring)()
+    scoring = SCORINGS.get(task.rule)()
     thresholds = {one.label: float("nan") if one.threshold is None else one.threshold for one in decisions}
     found = scored(scoring, test, thresholds, store.dataset, config)
     return Outcome(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup, escape
 
 from medvlp.html.numbers import decimal, tick_label, ticks
@@ -106,13 +107,37 @@ def marker_path(marker: str, x: float, y: float, r: float = 4.0) -> str:
     return "M" + "L".join(f"{x + r * dx:.1f} {y + r * dy:.1f}" for dx, dy in corners) + "z"
 
 
-def swatch(style: Style) -> Markup:
-    """Return the sample of a style for a legend: a short line with its marker."""
-    return Markup(
-        '<svg class="swatch" viewBox="0 0 26 12" width="26" height="12" aria-hidden="true">'
-        '<line x1="1" y1="6" x2="25" y2="6" style="stroke:{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
-        '<path d="{path}" style="fill:{colour}"/></svg>'
-    ).format(colour=style.colour, dash=style.dash, path=marker_path(style.marker, 13, 6))
+def swatches(looks: Mapping[str, Style]) -> tuple[Markup, dict[str, Markup]]:
+    """Return what a page holds once, and for each name the sample of its style: a short line with its marker."""
+    drawn = [
+        Markup(
+            '<g id="look-{i}"><line x1="1" y1="6" x2="25" y2="6" style="stroke:{colour}" stroke-width="2" '
+            'stroke-dasharray="{dash}"/><path d="{path}" style="fill:{colour}"/></g>'
+        ).format(i=i, colour=style.colour, dash=style.dash, path=marker_path(style.marker, 13, 6))
+        for i, style in enumerate(looks.values())
+    ]
+    once = Markup('<svg class="hidden" width="0" height="0" aria-hidden="true"><defs>{}</defs></svg>')
+    shown = Markup('<svg class="swatch" width="26" height="12" aria-hidden="true"><use href="#look-{}"/></svg>')
+    return once.format(Markup("").join(drawn)), {name: shown.format(i) for i, name in enumerate(looks)}
+
+
+def simplified(x: Sequence[float], y: Sequence[float], tolerance: float = 0.3) -> list[int]:
+    """Return the places of the points that a line needs to stay within `tolerance` of all (Douglas and Peucker)."""
+    points = np.column_stack([x, y])
+    kept, parts = {0, len(points) - 1}, [(0, len(points) - 1)]
+    while parts:
+        first, last = parts.pop()
+        if last - first < 2:
+            continue
+        step = points[last] - points[first]
+        away = points[first + 1 : last] - points[first]
+        length = float(np.hypot(*step))
+        far = np.abs(away @ (step[1], -step[0])) / length if length else np.hypot(*away.T)
+        if far.max() > tolerance:
+            middle = first + 1 + int(far.argmax())
+            kept.add(middle)
+            parts += [(first, middle), (middle, last)]
+    return sorted(kept)
 
 
 def _frame(x: Axis, y: Axis) -> list[str]:
@@ -170,7 +195,8 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, description: str, *, 
             upper = [f"{at:.1f} {y.place(value, bottom, TOP):.1f}" for at, value in zip(xs, line.high, strict=True)]
             lower = [f"{at:.1f} {y.place(value, bottom, TOP):.1f}" for at, value in zip(xs, line.low, strict=True)]
             parts.append(f'<path class="band" style="fill:{colour}" d="M{"L".join(upper + lower[::-1])}z"/>')
-        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(xs, ys, strict=True))
+        drawn = range(len(xs)) if line.points else simplified(xs, ys)
+        path = "M" + "L".join(f"{xs[i]:.1f} {ys[i]:.1f}" for i in drawn)
         dash = f' stroke-dasharray="{line.style.dash}"' if line.style.dash else ""
         parts.append(
             f'<path class="line" style="stroke:{colour}"{dash} d="{path}"><title>{escape(line.name)}</title></path>'

@@ -16,6 +16,7 @@ from medvlp.errors import UserError
 from medvlp.sources._checks import check_patients_apart, name_unlisted, refuse_no_match, unique_rows
 from medvlp.sources._csv import Row, read_csv
 from medvlp.sources._files import index_files, require_files, table_path
+from medvlp.sources._mimic_lists import Listed, read_lists
 from medvlp.sources._mimic_reports import open_reports
 from medvlp.sources._values import label_value, number, yyyymmdd
 from medvlp.sources.base import Source
@@ -63,7 +64,7 @@ class MimicSource(Source):
         require_files(self, files, f"files/p*/p*/s*/*{self.suffix}")
         name_unlisted(self, files, (row.cells["dicom_id"] for row in rows), table)
         metadata = {row.cells["dicom_id"]: row.cells for row in self.metadata()}
-        reports = open_reports(self)
+        reports, lists = open_reports(self), read_lists(self)
         studies = []
         for study_id, own in self._grouped(records, splits, files, table):
             subject = own[0].cells["subject_id"]
@@ -74,6 +75,12 @@ class MimicSource(Source):
             self.counts["studies without a report"] += text is None and reports.kind != "none"
             self.counts["studies with a radiologist's labels"] += named[1] == "radiologist"
             self.counts["studies without a row of labels"] += bool(labels) and study_id not in labels
+            listed = [
+                (name, of[row.cells["dicom_id"]])
+                for name, of in lists.items()
+                for row in own
+                if row.cells["dicom_id"] in of
+            ]
             own_splits = {splits[row.cells["dicom_id"]].cells["split"] for row in own} if splits is not None else set()
             studies.append(
                 Study(
@@ -83,11 +90,13 @@ class MimicSource(Source):
                     report=text,
                     language=self.card.language if text else None,
                     labels=named[0] or (dict.fromkeys(self.card.labels, NOT_MENTIONED) if labels else {}),
-                    attributes={"label_source": named[1]} | ({"study_time": time} if time else {}),
+                    attributes={"label_source": named[1]} | ({"study_time": time} if time else {}) | _facts(listed),
                     date=date,
                     split=self.card.adapter["splits"][own_splits.pop()] if own_splits else None,
+                    subsets=tuple(sorted({name for name, _ in listed})),
                 )
             )
+            self.counts.update(f"images of the list {name}" for name, _ in listed)
         self._edition["reports"] = reports.kind
         if labels:
             table = f"mimic-cxr-2.0.0-{self.options['labels']}"
@@ -202,6 +211,14 @@ class MimicSource(Source):
         if view is None:
             self.counts[f"view {position or 'not given'}, read as unknown"] += 1
         return ImageRef(dicom_id, files[dicom_id], self.card.modality, view)
+
+
+def _facts(listed: Sequence[tuple[str, Listed]]) -> dict[str, str]:
+    """Return the attributes of a study with images of lists: of each list the first image by its id."""
+    found: dict[str, str] = {}
+    for name, one in sorted(listed, key=lambda item: (item[0], item[1].image_id), reverse=True):
+        found |= {f"image_{name}": one.image_id} | ({f"class_{name}": one.classes} if one.classes else {})
+    return found
 
 
 def _when(facts: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -147,6 +147,15 @@ class Store(StoredVolumes):
         """One row per good mask or structure of a label map. Columns: `medvlp.store.manifest.MASK_COLUMNS`."""
         return self._table(manifest.MASKS)
 
+    @cached_property
+    def questions(self) -> pd.DataFrame:
+        """One row per question, none where the data set has no questions. Columns: `manifest.QUESTION_COLUMNS`."""
+        if not self.meta["counts"].get("questions"):
+            import pandas as pd
+
+            return pd.DataFrame(columns=list(manifest.QUESTION_COLUMNS))
+        return self._table(manifest.QUESTIONS)
+
     def _table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 

@@ -19,7 +19,7 @@ from medvlp.errors import UserError
 from medvlp.store.array_store import Store
 from medvlp.store.audit_labels import conflicts
 from medvlp.store.audit_report import ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT, AuditReport, findings
-from medvlp.store.audit_texts import repeated_texts, text_identifiers
+from medvlp.store.audit_texts import divided_questions, repeated_texts, text_identifiers
 from medvlp.store.burnt_in import burnt_in_text
 from medvlp.store.duplicates import hash_bits, near_identical
 from medvlp.store.exposure import PERSONAL, exposures, id_pairs, overlap_rows, picture_groups
@@ -90,6 +90,7 @@ def audit(stores: Sequence[Path], raw: Sequence[Path] = ()) -> AuditReport:
         conflicts=conflicts(opened, images, list(groups.members().values())),
         repeated_texts=repeated_texts(opened),
         text_identifiers=text_identifiers(opened),
+        divided_questions=divided_questions(opened),
         burnt_in=[row for store in opened if store.kind == "image" for row in burnt_in_text(store)],
         header_identifiers=[{"root": root.name, **row} for root in map(Path, raw) for row in header_identifiers(root)],
     )

@@ -58,6 +58,7 @@ class AuditReport:
         conflicts: Labels on which data sets disagree about the same picture.
         repeated_texts: How many studies of a store share their report or caption.
         text_identifiers: Kinds of possible identifiers in reports, with counts.
+        divided_questions: Test questions whose image, or whose other wording, is asked about in training, too.
         burnt_in: Images with candidates for burnt-in text.
         header_identifiers: Personal attributes that are filled in raw DICOM files.
         findings: Plain sentences, worst first.
@@ -74,6 +75,7 @@ class AuditReport:
     conflicts: list[dict[str, Any]] = field(default_factory=list)
     repeated_texts: list[dict[str, Any]] = field(default_factory=list)
     text_identifiers: list[dict[str, Any]] = field(default_factory=list)
+    divided_questions: list[dict[str, Any]] = field(default_factory=list)
     burnt_in: list[dict[str, Any]] = field(default_factory=list)
     header_identifiers: list[dict[str, Any]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -83,7 +85,8 @@ class AuditReport:
         """Whether a test image or patient is also in another split, or one picture in two data sets."""
         pairs = [*self.identical, *self.near_duplicates]
         tied = any(row["tied_by_id"] for row in self.overlaps)
-        return bool(self.leaks or self.exposures or tied or any(pair["kind"] != WITHIN_SPLIT for pair in pairs))
+        known = self.leaks or self.exposures or self.divided_questions
+        return bool(known or tied or any(pair["kind"] != WITHIN_SPLIT for pair in pairs))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole report as JSON types (None for a missing number)."""
@@ -135,6 +138,11 @@ def _further_tables(report: AuditReport) -> list[Table]:
             "Reports and captions that say the same",
             ["store", "texts", "distinct", "shared", "most frequent", "across splits", "alike in a batch of 256"],
             [list(x.values()) for x in report.repeated_texts],
+        ),
+        (
+            "Questions divided between splits",
+            ["store", "test questions", "images also in training", "their test questions", "rephrased in training"],
+            [list(x.values()) for x in report.divided_questions],
         ),
         (
             "Possible identifiers in texts",
@@ -219,6 +227,11 @@ def _leaks(report: AuditReport) -> list[str]:
         found.append(
             f"Leak: {len(own)} {stand} in more than one split of {dataset} ({images} images; for example {some})."
         )
+    found += [
+        f"Leak: {row['questions']} of {row['test_questions']} test questions of {row['store']} are about {row['images']} "
+        f"images that training asks about, too; {row['rephrased']} of them it asks in other words."
+        for row in report.divided_questions
+    ]
     for kind in (ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT):
         for adjective, pairs in (("identical", report.identical), ("near-identical", report.near_duplicates)):
             own = [pair for pair in pairs if pair["kind"] == kind]

@@ -1,4 +1,4 @@
-"""Reports and captions of stores: which say the same, and which still hold what looks like an identifier.
+"""Texts of stores: which say the same, which questions are divided between splits, which may hold an identifier.
 
 Guarantee: two texts count as the same only if their words agree, whatever case, blanks and punctuation. A possible
 identifier is reported by its kind and study, never by its text.
@@ -56,6 +56,31 @@ def repeated_texts(stores: Sequence[Store]) -> list[dict[str, Any]]:
                 "false_negatives": pairs / n / max(n - 1, 1) * (min(BATCH, n) - 1),
             }
         )
+    return rows
+
+
+def divided_questions(stores: Sequence[Store]) -> list[dict[str, Any]]:
+    """Return per store with questions how many test questions have an image, or other words, in training too.
+
+    `images` counts images with questions in test and in training or validation, `questions` their test questions,
+    `rephrased` the test questions that stand in other words (one group) in training or validation.
+    """
+    rows = []
+    for store in stores:
+        asked = store.questions
+        tested, learnt = asked[asked["split"] == "test"], asked[asked["split"].isin(("train", "val"))]
+        shared = tested["image_id"].isin(set(learnt["image_id"]))
+        rephrased = tested["group"].isin(set(learnt["group"].dropna()))
+        if shared.any() or rephrased.any():
+            rows.append(
+                {
+                    "store": store.path.name,
+                    "test_questions": len(tested),
+                    "images": int(tested.loc[shared, "image_id"].nunique()),
+                    "questions": int(shared.sum()),
+                    "rephrased": int(rephrased.sum()),
+                }
+            )
     return rows
 
 

@@ -22,7 +22,7 @@ from medvlp.store import manifest
 from medvlp.store.boxes import boxes_that_fit
 from medvlp.store.days import study_days
 from medvlp.store.files import file_sha256, write_atomic, write_json
-from medvlp.store.plan import LISTS_RULE, VAL_RULE, Plan, stored_config
+from medvlp.store.plan import LISTS_RULE, TEST_RULE, VAL_RULE, Plan, stored_config
 from medvlp.store.shards import PROGRESS, ShardTask, file_sizes
 from medvlp.types import UNKNOWN_PATIENT
 
@@ -61,6 +61,8 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     labels = source.label_columns
     days = study_days(plan.studies)
     study_rows = [manifest.study_row(study, labels, days.get(study.study_id)) for study in studies]
+    shown = {row["image_id"] for row in images}
+    questions = [row for study in studies for row in manifest.question_rows(study) if row["image_id"] in shown]
     quarantine, share = _quarantine(plan, misfits, [problem for record in records for problem in record["problems"]])
 
     card = source.card.text.encode()
@@ -68,7 +70,9 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     images_file = manifest.parquet_bytes(manifest.table(images, manifest.IMAGE_COLUMNS))
     studies_file = manifest.parquet_bytes(manifest.table(study_rows, manifest.study_columns(labels)))
     masks_file = manifest.parquet_bytes(manifest.table(masks, manifest.MASK_COLUMNS))
+    asked = manifest.parquet_bytes(manifest.table(questions, manifest.QUESTION_COLUMNS)) if questions else None
     for name, data in (
+        *(((manifest.QUESTIONS, asked),) if asked else ()),
         (manifest.MASKS, masks_file),
         (manifest.IMAGES, images_file),
         (manifest.STUDIES, studies_file),
@@ -80,22 +84,27 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
     stored = stored_config(plan.kind, config)
     preprocessing_sha256, card_sha256 = stored.sha256(), source.card.text_sha256
     counts = _counts(images, study_rows, len(plan.images)) | {"masks": len(masks), "shard_masks": plan.shard_masks}
+    counts |= {"questions": len(questions)} if questions else {}
     counts["empty masks"] = sum(row["pixels"] == 0 for row in masks)
     if counts["empty masks"]:
         lost = f"{counts['empty masks']:,} of {len(masks):,} masks have no pixel as stored"
         logger.warning("%s: %s; they are empty, or too small for image.size; see pixels in masks.parquet", out, lost)
     for split in {study.split for study in plan.studies} - {row["split"] for row in study_rows}:
         logger.warning("%s: no study of split %s is left; see %s", out, split, manifest.QUARANTINE)
-    rule = LISTS_RULE if "split_lists" in plan.settings else VAL_RULE
+    rules = {"split_lists": LISTS_RULE, "test_fraction": TEST_RULE}
+    rule = next((rules[key] for key in rules if key in plan.settings), VAL_RULE)
     meta = {
         "format": "medvlp store",
         "format_version": manifest.FORMAT_VERSION,
         "dataset": config.source,
         "kind": plan.kind,
-        "hash": manifest.store_hash(config.source, preprocessing_sha256, card_sha256, images, study_rows, masks),
+        "hash": manifest.store_hash(
+            config.source, preprocessing_sha256, card_sha256, images, study_rows, masks, questions
+        ),
         "preprocessing": stored.resolved(),
         "labels": list(labels),
-        "split_rule": {"rule": rule, "val_fraction": plan.settings["val_fraction"], "split_seed": config.split_seed},
+        "split_rule": {"rule": rule, "val_fraction": plan.settings["val_fraction"], "split_seed": config.split_seed}
+        | {key: plan.settings[key] for key in ("test_fraction",) if key in plan.settings},
         "counts": counts,
         "source": plan.summary,
         "quarantine": {"entries": len(quarantine), "share": share},
@@ -105,6 +114,7 @@ def finish(plan: Plan, records: Sequence[dict[str, Any]], source: Source, config
             manifest.IMAGES: file_sha256(out / manifest.IMAGES),
             manifest.STUDIES: file_sha256(out / manifest.STUDIES),
             manifest.MASKS: file_sha256(out / manifest.MASKS),
+            **({manifest.QUESTIONS: file_sha256(out / manifest.QUESTIONS)} if questions else {}),
         },
         "made_from": plan.state,
         "versions": _versions(),

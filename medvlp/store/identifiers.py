@@ -29,7 +29,7 @@ from medvlp.sources.cards import Card
 from medvlp.store.files import file_sha256, write_atomic
 from medvlp.text.deidentify import deidentify, presidio
 from medvlp.text.known_names import without_known
-from medvlp.types import UNKNOWN_PATIENT, ImageRef, Study
+from medvlp.types import UNKNOWN_PATIENT, ImageRef, Question, Study
 
 SALT_BYTES = 32
 HASH_DIGITS = 20
@@ -98,8 +98,11 @@ class Protection:
         known = tuple(name for name in known if name != UNKNOWN_PATIENT)
         if report is not None and self.text != "none":
             report = self.clean(deidentify(report, known=known, study_date=study.date))
+        if self.text != "none":
+            study = dataclasses.replace(study, questions=tuple(self._question(one, known) for one in study.questions))
         if not self.hashes:
             return dataclasses.replace(study, report=report, identifiers=())
+        images = {image.image_id for image in study.images}
         return dataclasses.replace(
             study,
             study_id=self.pseudonyms("study", study.study_id),
@@ -111,10 +114,22 @@ class Protection:
             ),
             lesions=tuple(self._of_image(lesion) for lesion in study.lesions),
             masks=tuple(dataclasses.replace(self._of_image(mask), path=None) for mask in study.masks),
-            attributes={name: without_known(value, known) for name, value in study.attributes.items()},
+            questions=tuple(
+                dataclasses.replace(self._of_image(one), question_id=self.pseudonyms("question", one.question_id))
+                for one in study.questions
+            ),
+            # An attribute that is the id of an image names that image in the store, too.
+            attributes={
+                name: self.pseudonyms("image", value) if value in images else without_known(value, known)
+                for name, value in study.attributes.items()
+            },
             age=None if study.age is None else min(study.age, float(OLDEST_AGE)),
             identifiers=(),
         )
+
+    def _question(self, question: Question, known: Sequence[str]) -> Question:
+        text, answer = (self.clean(deidentify(part, known=known)) for part in (question.text, question.answer))
+        return dataclasses.replace(question, text=text, answer=answer)
 
     def _image(self, image: ImageRef) -> ImageRef:
         return dataclasses.replace(image, image_id=self.pseudonyms("image", image.image_id), path="", files=())

@@ -1,9 +1,10 @@
 """The tables of a store and its hash.
 
 Guarantee: `images.parquet` has one row per good image, volume or clip, `studies.parquet` one per study and
-`masks.parquet` one per good mask or structure, with the columns below and no others. The hash of a store is taken over
-the content of the three tables, the preprocessing and the card, not over file bytes: the same input and preprocessing
-give the same hash on every machine, whatever the number of workers or the shard size.
+`masks.parquet` one per good mask or structure, with the columns below and no others; a data set with questions also has
+`questions.parquet`, one row per question about a good image. The hash of a store is taken over the content of the
+tables, the preprocessing and the card, not over file bytes: the same input and preprocessing give the same hash on
+every machine, whatever the number of workers or the shard size.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT_VERSION = 2
-IMAGES, STUDIES, MASKS, CARD, META, QUARANTINE = (
+IMAGES, STUDIES, MASKS, QUESTIONS, CARD, META, QUARANTINE = (
     "images.parquet",
     "studies.parquet",
     "masks.parquet",
+    "questions.parquet",
     "card.md",
     "store.json",
     "quarantine.jsonl",
@@ -84,6 +86,21 @@ MASK_COLUMNS: dict[str, str] = {
 `frame` is that of the stored clip; `pixels` and `voxels` count the inside as stored; `sha256` is that of the stored
 mask or of the whole label map."""
 
+QUESTION_COLUMNS: dict[str, str] = {
+    "question_id": _TEXT,
+    "image_id": _TEXT,
+    "study_id": _TEXT,
+    "split": _TEXT,
+    "language": _TEXT,
+    "kind": _TEXT,
+    "closed": _FLAG,
+    "group": _TEXT,
+    "question": _TEXT,
+    "answer": _TEXT,
+}
+"""`split` is that of the question: where a data set splits questions, not images, it differs from its study's. `group`
+is shared by questions that say the same in other words, `kind` is what is asked, in the words of the data set."""
+
 STUDY_COLUMNS: dict[str, str] = {
     "study_id": _TEXT,
     "patient_id": _TEXT,
@@ -135,6 +152,15 @@ def study_row(study: Study, labels: Sequence[str], day: float | None = None) -> 
     return row
 
 
+def question_rows(study: Study) -> list[dict[str, Any]]:
+    """Return the rows of a study in `questions.parquet`."""
+    return [
+        asdict(question)
+        | {"study_id": study.study_id, "question": question.text, "split": question.split or study.split}
+        for question in study.questions
+    ]
+
+
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: None if inner != inner else inner for name, inner in value.items()}
@@ -179,6 +205,7 @@ def store_hash(
     images: Sequence[Mapping[str, Any]],
     studies: Sequence[Mapping[str, Any]],
     masks: Sequence[Mapping[str, Any]] = (),
+    questions: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the hash of a store's content.
 
@@ -194,5 +221,6 @@ def store_hash(
             "images": rows_sha256(images, leave_out=("phash",)),
             "studies": rows_sha256(studies),
             "masks": rows_sha256(masks, leave_out=("index",)),
+            **({"questions": rows_sha256(questions)} if questions else {}),
         }
     )

@@ -34,6 +34,11 @@ logger = logging.getLogger(__name__)
 VAL_FRACTION = 0.1
 VAL_RULE = "official splits; val = the share of the training patients with the lowest SHA-256 of '<seed>/<patient>'"
 
+TEST_RULE = (
+    "test = the share of patients with the lowest SHA-256 of 'test/<seed>/<patient>', of the others val = the share "
+    "with the lowest one of '<seed>/<patient>'; studies of unknown patients are in no split"
+)
+
 LISTS_RULE = "the given split lists; where they have no val, " + VAL_RULE.split("; ", 1)[1]
 
 
@@ -68,6 +73,9 @@ class Plan:
     def input_sha256(self) -> str:
         """Hash of everything that the raw data set says."""
         studies = [dataclasses.asdict(study) for study in self.studies]
+        for study in studies:
+            if not study["questions"]:  # stores of data sets without questions keep the hash that they had before
+                del study["questions"]
         return json_sha256({"studies": studies, "problems": [dataclasses.asdict(problem) for problem in self.problems]})
 
     @cached_property
@@ -102,6 +110,7 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
     studies, repeated = _unique(found)
     studies, listed = _in_split_lists(studies, source, config)
     problems += [*repeated, *unreadable_dates(studies), *_masks_of_no_image(studies)]
+    studies = _with_test(studies, config.test_fraction, config.split_seed)
     val_fraction = _val_fraction(studies) if config.val_fraction is None else config.val_fraction
     studies = _with_validation(studies, val_fraction, config.split_seed)
     kind = source.kind
@@ -120,6 +129,7 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
         "split_seed": config.split_seed,
         "limit": config.limit,
         **({"split_lists": listed["sha256"]} if listed else {}),
+        **({"test_fraction": config.test_fraction} if config.test_fraction else {}),
     }
     refs = [(study, image) for study in studies for image in study.images] if kind != "none" else []
     masks = [
@@ -219,6 +229,43 @@ def _in_split_lists(
     return studies, report.summary(lists.sha256)
 
 
+def _with_test(studies: list[Study], fraction: float, seed: int) -> list[Study]:
+    """Part the studies of known patients into training and test, by a hash of seed and patient.
+
+    Studies of unknown patients stay without a split: nobody can say on which side theirs are.
+
+    Raises:
+        UserError: A share is asked for, but there is a split already, or there are fewer than two known patients.
+    """
+    if fraction == 0:
+        return studies
+    given = sorted({study.split for study in studies if study.split is not None})
+    if given:
+        raise UserError(
+            f"The data set has splits of its own: {', '.join(given)}.", "test_fraction", "Leave test_fraction out."
+        )
+    patients = {study.patient_id for study in studies} - {UNKNOWN_PATIENT}
+    if len(patients) < 2:
+        raise UserError(
+            f"The test split cannot be made: there are {len(patients)} known patients.",
+            "test_fraction",
+            "Add what tells the patients (the data set's card says what), or give split lists.",
+        )
+    chosen = _lowest(patients, fraction, f"test/{seed}")
+    return [
+        study
+        if study.patient_id == UNKNOWN_PATIENT
+        else dataclasses.replace(study, split="test" if study.patient_id in chosen else "train")
+        for study in studies
+    ]
+
+
+def _lowest(patients: set[str], fraction: float, salt: str) -> set[str]:
+    """Return the share of the patients with the lowest hash of salt and id, at least one and not all."""
+    order = sorted(patients, key=lambda patient: (hashlib.sha256(f"{salt}/{patient}".encode()).digest(), patient))
+    return set(order[: min(max(1, round(fraction * len(order))), len(order) - 1)])
+
+
 def _val_fraction(studies: list[Study]) -> float:
     """Return the share that is set aside unless the user names one: none where training patients are unknown."""
     known = {study.patient_id for study in studies if study.split == "train"} - {UNKNOWN_PATIENT}
@@ -247,8 +294,7 @@ def _with_validation(studies: list[Study], fraction: float, seed: int) -> list[S
             f"The validation split would be empty: there are {len(patients)} known training patients.",
             fix="Set val_fraction=0, or prepare more studies.",
         )
-    order = sorted(patients, key=lambda patient: (hashlib.sha256(f"{seed}/{patient}".encode()).digest(), patient))
-    chosen = set(order[: min(max(1, round(fraction * len(order))), len(order) - 1)])
+    chosen = _lowest(patients, fraction, str(seed))
     return [
         dataclasses.replace(study, split="val") if study.split == "train" and study.patient_id in chosen else study
         for study in studies

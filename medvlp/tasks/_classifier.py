@@ -1,28 +1,37 @@
-"""The network that a classification is fine-tuned as: an encoder's tower and a linear head on its pooled features."""
+"""The network that a classification is fine-tuned as: an encoder's tower and a linear head on its pooled features.
+
+Guarantee: whatever the head, there is one logit per label; of two exclusive classes it is the difference of both, whose
+binary cross-entropy is the cross-entropy of the two and whose sign is their argmax.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 
 from medvlp.data.loader import ImageLoader
 from medvlp.data.transforms import normalise
-from medvlp.errors import UserError
-from medvlp.tasks._fine_tune import Term, Tunable
+from medvlp.tasks._fine_tune import DivergedError, Term, Tunable
 from medvlp.tasks.base import Samples
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+    from medvlp.config.classification import ClassificationConfig
     from medvlp.config.preprocessing import ModelInputConfig
-    from medvlp.config.task import FineTuneConfig
+    from medvlp.config.task import TaskConfig
     from medvlp.store.array_store import Store
     from medvlp.types import Batch
     from medvlp.zoo import Encoder
+
+
+INITIAL_DEVIATION = 2e-5
+F1_DECIMALS = 4
+"""Of the F1 that chooses: BenchX rounds to 0.01 %, and of equal ones the first is kept."""
 
 
 class Classifier(nn.Module):
@@ -32,20 +41,27 @@ class Classifier(nn.Module):
         tower: Module from normalised pixels to `Features`.
         dim: Width of its pooled features.
         labels: Number of questions.
+        config: Form and beginning of the head.
         frozen: The tower has no gradient and stays in evaluation mode.
     """
 
-    def __init__(self, tower: nn.Module, dim: int, labels: int, frozen: bool = False) -> None:
+    def __init__(
+        self, tower: nn.Module, dim: int, labels: int, config: ClassificationConfig, frozen: bool = False
+    ) -> None:
         super().__init__()
-        self.frozen = frozen
+        self.frozen, self.exclusive = frozen, config.classes == "exclusive"
         self.tower = tower.requires_grad_(not frozen)
-        self.head = nn.Linear(dim, labels)
+        self.norm = nn.LayerNorm(dim, eps=1e-6) if config.norm else nn.Identity()
+        self.head = nn.Linear(dim, 2 if self.exclusive else labels)
+        if config.init == "truncated_normal":
+            nn.init.trunc_normal_(self.head.weight, std=INITIAL_DEVIATION)
 
     def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b k"]:
         """Return the logit of every question."""
         pooled = self.tower(pixels).pooled
         with torch.autocast(pooled.device.type, enabled=False):
-            return self.head(pooled.float())
+            logits = self.head(self.norm(pooled.float()))
+            return logits[:, 1:] - logits[:, :1] if self.exclusive else logits
 
     def train(self, mode: bool = True) -> Classifier:
         """Switch to training mode; a frozen tower stays in evaluation mode."""
@@ -63,7 +79,7 @@ class ClassifierTuning(Tunable):
         store: The prepared store.
         train: Training samples.
         val: Validation samples.
-        config: Batch size, input size, augmentation.
+        task: Head, batch size, input, augmentation.
         seed: Seed of order and augmentation.
         num_workers: Threads of the loaders.
     """
@@ -77,22 +93,23 @@ class ClassifierTuning(Tunable):
         store: Store,
         train: Samples,
         val: Samples,
-        config: FineTuneConfig,
+        task: TaskConfig,
         seed: int,
         num_workers: int = 1,
     ) -> None:
         self.network, self.name, self.store, self.val = network, encoder.name, store, val
         self.device = encoder.device
+        config = task.fine_tune
         self.batch_size, self.num_workers = config.batch_size, num_workers
-        size = config.input_size or encoder.preprocessing.input.size
-        self.input = encoder.preprocessing.input.model_copy(update={"size": size})
+        self.input = model_input(task, encoder.preprocessing.input)
         self.loader = ImageLoader(
             store,
             train.rows,
             batch_size=config.batch_size,
-            input_size=size,
+            input_size=self.input.size,
             seed=seed,
             augment=config.augment,
+            keep_last=config.last_batch == "keep",
             num_workers=num_workers,
         )
         self._labels = _labels_by_row(train)
@@ -104,15 +121,19 @@ class ClassifierTuning(Tunable):
         return {"bce": (masked_bce(logits, labels), (~labels.isnan()).sum())}
 
     def validate(self, network: nn.Module) -> float:
-        """Return the macro AUROC over the labels of which validation has both classes."""
+        """Return the score on validation."""
         scores = self.logits(network, self.val)
         if not np.isfinite(scores).all():
-            raise UserError(
+            raise DivergedError(
                 "The network gives numbers that are not finite on the validation images.",
                 self.name,
                 "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
             )
-        return macro_auroc(self.val.labels, scores)
+        return self.score(self.val.labels, scores)
+
+    def score(self, labels: Float[np.ndarray, "n k"], logits: Float[np.ndarray, "n k"]) -> float:
+        """Return the macro AUROC over the labels of which validation has both classes."""
+        return macro_auroc(labels, logits)
 
     def logits(self, network: nn.Module, samples: Samples) -> Float[np.ndarray, "n k"]:
         """Return logits by the encoder's own preprocessing, without augmentation."""
@@ -126,6 +147,26 @@ class ClassifierTuning(Tunable):
             num_workers=self.num_workers,
         )
         return np.concatenate([logits_of(network, batch.pixels, self.input, self.device) for batch in loader.epoch(0)])
+
+
+class F1ClassifierTuning(ClassifierTuning):
+    """As its base, judged as BenchX judges two classes: by the F1 of the label where its logit is the larger one."""
+
+    criterion: ClassVar[str] = "f1"
+
+    def score(self, labels: Float[np.ndarray, "n k"], logits: Float[np.ndarray, "n k"]) -> float:
+        """Return the F1 of the one label, rounded; 0 where it is never called."""
+        known = ~np.isnan(labels[:, 0])
+        return round(float(f1_score(labels[known, 0] == 1, logits[known, 0] > 0, zero_division=0)), F1_DECIMALS)
+
+
+def model_input(task: TaskConfig, given: ModelInputConfig) -> ModelInputConfig:
+    """Return what a classifier takes: the encoder's own input with the side, mean and deviation that the task sets."""
+    changes: dict[str, Any] = {"size": task.fine_tune.input_size or given.size}
+    config = task.classification
+    if config.mean is not None and config.std is not None:
+        changes |= {"mean": (config.mean,), "std": (config.std,)}
+    return given.model_copy(update=changes)
 
 
 @torch.inference_mode()

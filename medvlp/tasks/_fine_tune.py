@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -42,6 +41,16 @@ logger = logging.getLogger(__name__)
 
 Term = tuple[torch.Tensor, torch.Tensor]
 """Value and count of a loss term."""
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {}),
+    "adam": (torch.optim.Adam, {}),
+    "adam_amsgrad": (torch.optim.Adam, {"amsgrad": True}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+}
+
+
+class DivergedError(UserError):
+    """A fine-tuning that came to numbers that are not finite."""
 
 
 class Tunable(ABC):
@@ -99,7 +108,7 @@ def seeded(seed: int, device: str) -> Iterator[None]:
 
 
 class FineTuning:
-    """Adam by the configuration, a linear warm-up, then a cosine, a line, or by validation; gradients clipped.
+    """Adam or SGD by the configuration, a linear warm-up, then a cosine, a line, or by validation; gradients clipped.
 
     Args:
         tunable: What is trained.
@@ -129,8 +138,8 @@ class FineTuning:
         self._window = Window()
         if checkpoint is not None:
             self.network.load_state_dict(checkpoint.tensors["model"], strict=True)
-        kind = torch.optim.AdamW if config.optimizer == "adamw" else partial(torch.optim.Adam, amsgrad=True)
-        self.optimizer = kind(self._groups(), lr=config.lr, weight_decay=config.weight_decay)
+        kind, options = OPTIMIZERS[config.optimizer]
+        self.optimizer = kind(self._groups(), lr=config.lr, weight_decay=config.weight_decay, **options)
         self.average = None if config.ema is None else Average(self.network, config.ema)
         self.judged = self.network if self.average is None else copy.deepcopy(self.network)
         if checkpoint is not None:
@@ -197,11 +206,15 @@ class FineTuning:
         return {name: best[name] for name in best if name != "loss"} | {"history": self.history}
 
     def _rate(self, step: int) -> float:
-        if self.config.schedule != "plateau":
-            return rate(step, self.config.warmup_steps, self.total, self.config.schedule)
-        warmup = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        config = self.config
+        if config.schedule == "legacy_cosine":
+            assert config.legacy_total is not None
+            return legacy_rate(step, config.warmup_steps, config.legacy_total)
+        if config.schedule != "plateau":
+            return rate(step, config.warmup_steps, self.total, config.schedule)
+        warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
         return warmup * plateau_factor(
-            [entry[f"val_{self.tunable.criterion}"] for entry in self.history], self.config.plateau
+            [entry[f"val_{self.tunable.criterion}"] for entry in self.history], config.plateau
         )
 
     def _one_step(self, batch: Batch) -> None:
@@ -222,10 +235,19 @@ class FineTuning:
         self._window.add({**terms, GRADIENT: (norm, torch.ones_like(norm))}, self.step + 1)
         self._epoch_loss += torch.stack([loss.detach().double(), torch.ones((), dtype=torch.float64).to(loss.device)])
 
+    def _judged_after(self, step: int) -> bool:
+        """Return whether validation follows a step; by epochs the last step needs it only if there was none before."""
+        every, last = self.config.validate_epochs, step == self.total
+        if every is None:
+            return last or step % (self.config.validate_every or self.per_epoch) == 0
+        epoch, rest = divmod(step, self.per_epoch)
+        beyond = epoch - (self.config.first_validation or every)
+        return (rest == 0 and beyond >= 0 and beyond % every == 0) or (last and not self.history)
+
     def _after_step(self, speed: float, stop: bool) -> dict[str, float] | None:
         """Validate, log and save where it is time to; return the metrics where there are any."""
         keeping, step = self.keeping, self.step
-        judge = step % (self.config.validate_every or self.per_epoch) == 0 or step == self.total
+        judge = self._judged_after(step)
         save = keeping is not None and (judge or step % keeping.every == 0 or stop)
         if not (judge or save or (keeping is not None and step % keeping.log_every == 0)):
             return None
@@ -233,7 +255,7 @@ class FineTuning:
             metrics = {f"train/{name}": value for name, value in self._window.close(step).items()}
         except NotFiniteError as error:
             fix = "Lower lr, or use precision fp32, then run again: the last good checkpoint is kept."
-            raise UserError(error.what, f"fine-tuning of {self.tunable.name}", fix) from error
+            raise DivergedError(error.what, f"fine-tuning of {self.tunable.name}", fix) from error
         metrics |= {
             "train/lr": self.config.lr * self._rate(step - 1),
             "train/epoch": step / self.per_epoch,
@@ -287,6 +309,17 @@ def rate(step: int, warmup: int, total: int, schedule: Literal["cosine", "linear
         return (step + 1) / warmup
     share = (step - warmup) / max(1, total - warmup)
     return 1 - share if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
+
+
+def legacy_rate(step: int, warmup: int, total: int) -> float:
+    """Return the factor of the learning rate as BenchX has it (`WarmupCosineScheduler`): its cosine has no end.
+
+    Faults: the first step has rate 0; behind `total` the rate climbs again, to 1 at twice the way; steps are counted,
+    so that the factor at an epoch depends on label fraction and batch size.
+    """
+    if step < warmup:
+        return step / warmup
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))))
 
 
 def plateau_factor(values: Sequence[float], config: PlateauConfig) -> float:

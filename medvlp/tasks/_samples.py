@@ -6,7 +6,9 @@ fraction and draw alone; of one draw, the smaller fraction is contained in the l
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,7 +69,13 @@ def _column(frame: pd.DataFrame, name: str, config: TaskConfig) -> np.ndarray:
 
 
 def select(store: Store, config: TaskConfig) -> dict[str, Samples]:
-    """Return the samples of each split that have at least one known label."""
+    """Return the samples of each split that have at least one known label.
+
+    Raises:
+        UserError: The store was prepared otherwise than the task asks for, lacks a label, or a split has no samples.
+    """
+    if config.store_options or config.label_subsets == "lists":
+        _check_prepared(store, config)
     frame = store.samples()
     found = by_split(store, frame, config, [label.name for label in config.labels], label_matrix(frame, config))
     for split, samples in found.items():
@@ -75,17 +83,40 @@ def select(store: Store, config: TaskConfig) -> dict[str, Samples]:
     return found
 
 
+def _check_prepared(store: Store, config: TaskConfig) -> None:
+    options, where = store.meta["made_from"]["settings"].get("options", {}), f"task {config.name}, {store.path}"
+    for name, value in config.store_options.items():
+        if options.get(name) != value:
+            raise UserError(
+                f"The store was prepared with options.{name}={options.get(name)}; the task asks for {value}.",
+                where,
+                f"Run `medvlp data prepare {config.dataset} ... options.{name}={value}`, and give that store.",
+            )
+    if config.label_subsets == "lists" and "split lists" not in store.meta["source"]:
+        raise UserError(
+            "The store was prepared without split lists; the task asks for a benchmark's own split.",
+            where,
+            f"Run `medvlp data prepare {config.dataset} ... split_lists=FOLDER`, and give that store.",
+        )
+
+
 def by_split(
-    store: Store, frame: pd.DataFrame, config: TaskConfig, names: Sequence[str], labels: Float[np.ndarray, "n k"]
+    store: Store,
+    frame: pd.DataFrame,
+    config: TaskConfig,
+    names: Sequence[str],
+    labels: Float[np.ndarray, "n k"],
+    sample: str = "image_id",
 ) -> dict[str, Samples]:
-    """Return the samples of each split with at least one known label and a view of the task, ordered by image.
+    """Return the samples of each split with at least one known label and a view of the task, ordered by their ids.
 
     Args:
         store: The store.
-        frame: Its `samples()`.
+        frame: Its `samples()`, or rows with the columns of these, an image several times.
         config: The task.
         names: Names of the labels.
         labels: Of every row of `frame`.
+        sample: Column with the ids of the samples.
     """
     keep = ~np.isnan(labels).all(axis=1)
     if config.views:
@@ -95,7 +126,8 @@ def by_split(
     # Samples of unknown patients are no cluster: their study stands for the patient.
     unknown = frame["patient_id"].isna() | (frame["patient_id"] == UNKNOWN_PATIENT)
     patients = frame["patient_id"].astype(object).where(~unknown, "study:" + frame["study_id"].astype(str)).to_numpy()
-    ids, splits = frame["image_id"].astype(str).to_numpy(), frame["split"].to_numpy()
+    ids, splits = frame[sample].astype(str).to_numpy(), frame["split"].to_numpy()
+    subsets = [json.loads(text) if isinstance(text, str) else [] for text in frame["subsets"]]
     found = {}
     for split in SPLITS:
         chosen = np.flatnonzero(keep & (splits == split))
@@ -106,6 +138,7 @@ def by_split(
             [str(patient) for patient in patients[chosen]],
             list(names),
             labels[chosen],
+            [subsets[i] for i in chosen],
         )
     return found
 
@@ -135,6 +168,29 @@ def _strata(labels: Float[np.ndarray, "n k"]) -> np.ndarray:
     for k in np.argsort(-frequency, kind="stable"):
         strata[labels[:, k] == 1] = k
     return strata
+
+
+def label_subset(train: Samples, fraction: float, draw: int, config: TaskConfig) -> Samples:
+    """Return a share of the training samples, drawn or by the split lists of the store, as the task says.
+
+    Raises:
+        UserError: The store has no list of this share, or a second draw of a list is asked for.
+    """
+    if config.label_subsets == "drawn" or fraction >= 1:
+        return fraction_subset(train, fraction, draw)
+    name = f"train_{100 * fraction:g}"
+    chosen = np.array([i for i, names in enumerate(train.subsets) if name in names], dtype=np.int64)
+    where = f"task {config.name}, data set {config.dataset}"
+    if not len(chosen):
+        known = sorted({name for names in train.subsets for name in names})
+        raise UserError(
+            f"No training image of the store is in a list '{name}' (there are: {', '.join(known) or 'none'}).",
+            where,
+            "Prepare it with split_lists=FOLDER, which holds that list, or set label_subsets: drawn.",
+        )
+    if draw:
+        raise UserError("A list of labels has one draw.", where, "Set draws: 1, or label_subsets: drawn.")
+    return train.take(chosen)
 
 
 def fraction_subset(train: Samples, fraction: float, draw: int) -> Samples:
@@ -168,4 +224,4 @@ def few_shot_subset(train: Samples, shots: int, draw: int) -> Samples:
             chosen = order[train.labels[order, k] == value][:shots]
             labels[chosen, k] = value
     kept = np.flatnonzero(~np.isnan(labels).all(axis=1))
-    return Samples(train.rows, train.sample_ids, train.patient_ids, train.label_names, labels).take(kept)
+    return replace(train, labels=labels).take(kept)

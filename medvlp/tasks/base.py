@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -66,6 +66,8 @@ class Samples:
     patient_ids: Sequence[str]
     label_names: Sequence[str]
     labels: Float[np.ndarray, "n k"]
+    subsets: Sequence[Collection[str]] = ()
+    """Named subsets of each sample's study, such as train_1; empty where they are not known."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,6 +80,7 @@ class Samples:
             sample_ids=[self.sample_ids[i] for i in index],
             patient_ids=[self.patient_ids[i] for i in index],
             labels=self.labels[index],
+            subsets=[self.subsets[i] for i in index] if self.subsets else (),
         )
 
     def predictions(self, scores: Float[np.ndarray, "n k"]) -> Predictions:
@@ -155,6 +158,15 @@ class Task(ABC):
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
+
+    @property
+    def rule(self) -> str:
+        """Scoring rule of this very task: `scoring`, or one that adds scores to it."""
+        return self.scoring
+
+    def for_encoder(self, *names: str) -> Self:
+        """Return the task with the settings of an encoder; see `TaskConfig.settings_of`."""
+        return type(self)(self.config.settings_of(*names)) if self.config.per_encoder else self
 
     @abstractmethod
     def samples(self, store: Store) -> dict[str, Samples]:

@@ -14,10 +14,11 @@ import numpy as np
 
 from medvlp.errors import UserError
 from medvlp.tasks._probes import linear_probe, nearest_neighbours
-from medvlp.tasks._samples import few_shot_subset, fraction_subset, select
+from medvlp.tasks._samples import few_shot_subset, label_subset, select
 from medvlp.tasks.base import SCORES, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
     from torch import nn
 
     from medvlp.config.preprocessing import ModelInputConfig
@@ -39,25 +40,33 @@ class Classification(Task):
     protocols: ClassVar[frozenset[str]] = frozenset({"linear_probe", "knn", "few_shot", "fine_tune", ZERO_SHOT})
     needs: ClassVar[str] = SCORES
 
+    @property
+    def rule(self) -> str:
+        """See `Task.rule`."""
+        return "benchx_classification" if self.config.classification.legacy_scores else self.scoring
+
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return train, val and test samples with labels by the task's rules; see `Task.samples`."""
         return select(store, self.config)
 
     def training_subset(self, train: Samples, *, fraction: float, shots: int, draw: int) -> Samples:
-        """Return a stratified share, or `shots` per class and label; see `_samples`."""
-        return few_shot_subset(train, shots, draw) if shots else fraction_subset(train, fraction, draw)
+        """Return a share, drawn or listed, or `shots` per class and label; see `_samples`."""
+        return few_shot_subset(train, shots, draw) if shots else label_subset(train, fraction, draw, self.config)
 
     def settings(self, protocol: str) -> dict[str, Any]:
         """Return what of the task decides a protocol's numbers."""
         task = self.config.resolved()
+        made = protocol == ZERO_SHOT and self.config.zero_shot.prompts != "pair"
         keys = {
             "linear_probe": ["linear_probe_c"],
             "few_shot": ["linear_probe_c"],
             "knn": ["knn_k"],
-            "fine_tune": ["fine_tune"],
-            "zero_shot": [],
+            "fine_tune": ["fine_tune", "classification", "tuning"],
+            "zero_shot": ["zero_shot"],
         }[protocol]
-        return {"code_version": self.code_version, "protocol": protocol} | {key: task[key] for key in keys}
+        settings = {"code_version": self.code_version, "protocol": protocol} | {key: task[key] for key in keys}
+        # What prompts are made from lies outside of the task: the prompts themselves decide the numbers.
+        return settings | ({"made_prompts": self._prompts()} if made else {})
 
     def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:
         """Fit a head by one of the protocols.
@@ -83,19 +92,21 @@ class Classification(Task):
         """Return the tower with a linear head; see `Task.network`."""
         from medvlp.tasks._classifier import Classifier
 
-        if self.config.fine_tune.input_size is not None:
-            tower.set_input_size(self.config.fine_tune.input_size)
-        return Classifier(tower, dim, len(self.config.labels), self.config.fine_tune.freeze_encoder)
+        task = self.config
+        if task.fine_tune.input_size is not None:
+            tower.set_input_size(task.fine_tune.input_size)
+        return Classifier(tower, dim, len(task.labels), task.classification, task.fine_tune.freeze_encoder)
 
     def tunable(
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
     ) -> ClassifierTuning:
         """Return a classifier on a copy of the encoder's tower; see `Task.tunable`."""
-        from medvlp.tasks._classifier import ClassifierTuning
+        from medvlp.tasks._classifier import ClassifierTuning, F1ClassifierTuning
 
+        kind = F1ClassifierTuning if self.config.classification.select == "f1" else ClassifierTuning
         network = self.network(copy.deepcopy(encoder.image_tower), encoder.dim, encoder.preprocessing.input)
         ready = network.to(encoder.device)
-        return ClassifierTuning(ready, encoder, store, train, val, self.config.fine_tune, seed, num_workers)
+        return kind(ready, encoder, store, train, val, self.config, seed, num_workers)
 
     def kept(self, tunable: ClassifierTuning, network: nn.Module, samples: Samples) -> Predictions:
         """Return probabilities as the network gives them; see `Task.kept`."""
@@ -104,14 +115,48 @@ class Classification(Task):
         return samples.predictions(expit(tunable.logits(network, samples)))
 
     def _fine_tune(self, subject: Subject, train: Samples, val: Samples, seed: int) -> Head:
-        from medvlp.tasks._fine_tune import FineTuning, seeded
+        """Fine-tune, by every setting of the task's grid where it has one; of equal ones the first is used.
+
+        Raises:
+            UserError: No setting came to its end: the numbers of each were not finite.
+        """
+        from medvlp.tasks._fine_tune import DivergedError
 
         encoder = encoder_of(subject, "fine_tune")
+        if self.config.tuning is None:
+            return self._tuned(encoder, subject.store, train, val, seed)[1]
+        best: tuple[float, Head] | None = None
+        trials: list[dict[str, Any]] = []
+        for setting in self.config.tuning.settings:
+            how = self.config.fine_tune.model_copy(update=setting)
+            task = Classification(self.config.model_copy(update={"fine_tune": how, "tuning": None}))
+            try:
+                value, head = task._tuned(encoder, subject.store, train, val, seed)
+            except DivergedError as error:
+                trials.append({"setting": setting, "score": None, "reason": error.what})
+                continue
+            trials.append({"setting": setting, "score": value} | head.best_params)
+            if best is None or value > best[0]:
+                best = value, head
+        if best is None:
+            raise UserError(
+                f"None of the {len(trials)} settings of the grid came to finite numbers.",
+                f"task {self.config.name}, tuning",
+                "Name lower rates in `tuning.lr`.",
+            )
+        tried = {"trials": trials, "chosen": [one["score"] for one in trials].index(best[0])}
+        return Head(best[1].predict, best[1].best_params | tried)
+
+    def _tuned(self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int) -> tuple[float, Head]:
+        """Fine-tune once; return the score on validation, and the head."""
+        from medvlp.tasks._fine_tune import FineTuning, seeded
+
         with seeded(seed, str(encoder.device)):
-            tunable = self.tunable(encoder, subject.store, train, val, seed)
+            tunable = self.tunable(encoder, store, train, val, seed)
             tuning = FineTuning(tunable, self.config.fine_tune, seed)
             chosen = tuning.run()
-        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
+        best = float(chosen[f"val_{tunable.criterion}"])
+        return best, Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
 
     def _probe(self, subject: Subject, protocol: str, train: Samples, val: Samples) -> Head:
         features = subject.load_features()
@@ -132,25 +177,76 @@ class Classification(Task):
 
         return Head.of_scores(score, best)
 
-    def _zero_shot(self, subject: Subject) -> Head:
-        positives = [list(label.prompts.get("positive", ())) for label in self.config.labels]
-        negatives = [list(label.prompts.get("negative", ())) for label in self.config.labels]
-        for label, positive, negative in zip(self.config.labels, positives, negatives, strict=True):
-            if not positive or not negative:
+    def _prompts(self) -> tuple[list[list[str]], list[list[str]]]:
+        """Return the prompts of each label and those against it.
+
+        Raises:
+            UserError: A label has none, or names no finding that prompts can be made of.
+        """
+        from medvlp.knowledge import zero_shot
+
+        how, sides = self.config.zero_shot, ([], [])  # type: ignore[var-annotated]
+        for label in self.config.labels:
+            positive, negative = (list(label.prompts.get(side, ())) for side in ("positive", "negative"))
+            if how.prompts in ("description", "generated"):
+                finding = label.finding or zero_shot.finding_of(label.name)
+                described = how.prompts == "description"
+                positive = (
+                    zero_shot.descriptions(finding)
+                    if described
+                    else zero_shot.generated(finding, how.per_class, how.seed)
+                )
+                negative = negative or [f"no {finding}"]
+            elif not positive or not (negative or how.legacy_standardised):
                 raise UserError(
                     f"The label '{label.name}' has no prompts.",
                     f"task {self.config.name}, labels",
-                    "Give `prompts: {positive: [...], negative: [...]}`.",
+                    "Give `prompts: {positive: [...], negative: [...]}`, or let them be made by `zero_shot.prompts`.",
                 )
+            elif how.prompts == "ensemble":
+                positive, negative = zero_shot.ensemble(positive), zero_shot.ensemble(negative)
+            for side, prompts in zip(sides, (positive, negative), strict=True):
+                side.append(prompts)
+        return sides
+
+    def _zero_shot(self, subject: Subject) -> Head:
+        positives, negatives = self._prompts()
         encoder = encoder_of(subject, ZERO_SHOT)
-        store = subject.store
+        store, how = subject.store, self.config.zero_shot
         places = store.images["index"].to_numpy()
 
         def score(samples: Samples) -> np.ndarray:
             parts = []
             for start in range(0, len(samples), ZERO_SHOT_BATCH):
                 pixels = store.read(places[samples.rows[start : start + ZERO_SHOT_BATCH]])
-                parts.append(encoder.zero_shot_stored(pixels, positives, negatives).double().cpu().numpy())
-            return np.concatenate(parts)
+                if how.legacy_standardised:
+                    parts.append(_most_similar(encoder, pixels, positives))
+                else:
+                    scores = encoder.zero_shot_stored(pixels, positives, negatives, how.reduce)
+                    parts.append(scores.double().cpu().numpy())
+            found = np.concatenate(parts)
+            return _standardised(found) if how.legacy_standardised else found
 
         return Head.of_scores(score)
+
+
+def _most_similar(
+    encoder: Encoder, pixels: Shaped[np.ndarray, "b s s *c"], prompts: list[list[str]]
+) -> Float[np.ndarray, "b k"]:
+    """Return the cosine of each image with the most similar prompt of each label."""
+    images = encoder.embed_features(encoder.encode_stored(pixels)).double()
+    columns = [(images @ encoder.embed_text(own).double().T).amax(dim=1) for own in prompts]
+    return np.stack([column.cpu().numpy() for column in columns], axis=1)
+
+
+def _standardised(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Return BenchX's logits, each label standardised over the images at hand, as probabilities; one image stays.
+
+    A label on which all images are equal gets one half.
+    """
+    from scipy.special import expit
+
+    if len(values) > 1:
+        spread = values.std(axis=0)
+        values = np.where(spread > 0, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0), 0.0)
+    return expit(values)

@@ -21,9 +21,11 @@ from medvlp.tasks.base import SPACE, ZERO_SHOT, Head, Samples, Subject, Task, en
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float
+    from jaxtyping import Float, Shaped
 
     from medvlp.store.array_store import Store
+    from medvlp.types import Features
+    from medvlp.zoo import Encoder
 
 IMAGES_AT_ONCE = 256
 DIRECTIONS = ("image to report", "report to image")
@@ -137,10 +139,10 @@ class Retrieval(Task):
             first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
             if not first:
                 return Vectors([], [], [], [], np.zeros((0, 1)), np.zeros((0, 1)))
-            wordings = encoder.embed_text([texts[i] for i in first.values()]).double().cpu().numpy()
+            wordings = encoder.embed_text([texts[i] for i in first.values()], self.config.retrieval.max_tokens)
             place = {digest: number for number, digest in enumerate(first)}
             images = [
-                encoder.embed_features(encoder.encode_stored(store.read(places[rows]))).double().cpu().numpy()
+                encoder.embed_features(self._encoded(encoder, store.read(places[rows]))).double().cpu().numpy()
                 for rows in np.array_split(samples.rows, range(IMAGES_AT_ONCE, len(samples), IMAGES_AT_ONCE))
             ]
             return Vectors(
@@ -149,10 +151,23 @@ class Retrieval(Task):
                 of,
                 digests,
                 np.concatenate(images),
-                wordings[[place[digest] for digest in digests]],
+                wordings.double().cpu().numpy()[[place[digest] for digest in digests]],
             )
 
         return Head(predict)
+
+    def _encoded(self, encoder: Encoder, pixels: Shaped[np.ndarray, "b s s *c"]) -> Features:
+        """Return the features of stored squares, normalised by the task's mean and deviation where it has them."""
+        from medvlp.data.transforms import normalise, resize_pixels, to_tensor
+
+        mean, std = self.config.retrieval.mean, self.config.retrieval.std
+        if mean is None or std is None:
+            return encoder.encode_stored(pixels)
+        taken = encoder.preprocessing.input
+        if taken.channels == 1:
+            mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
+        taken = taken.model_copy(update={"mean": mean, "std": std})
+        return encoder(normalise(to_tensor(resize_pixels(pixels, taken.size)), taken))
 
 
 def _digest(text: str) -> str:

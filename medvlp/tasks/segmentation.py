@@ -17,7 +17,7 @@ import numpy as np
 from medvlp.errors import UserError
 from medvlp.io.stored import stored_transform
 from medvlp.tasks._regions import RegionReader, masks_of, runs_of
-from medvlp.tasks._samples import by_split, collapse, fraction_subset
+from medvlp.tasks._samples import by_split, collapse, label_subset
 from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ class Segmentation(Task):
         return RegionReader(store, self.config.labels, config.target, config.legacy_boxes, self.config.name)
 
     def training_subset(self, train: Samples, *, fraction: float, shots: int, draw: int) -> Samples:
-        """Return a share of the images, stratified by their rarest structure."""
-        return fraction_subset(train, fraction, draw)
+        """Return a share of the images, stratified by their rarest structure, or by lists."""
+        return label_subset(train, fraction, draw, self.config)
 
     def settings(self, protocol: str) -> dict[str, Any]:
         """Return what of the task decides a protocol's numbers."""

@@ -46,7 +46,12 @@ class Encoder:
         text: Text side, where the method has one.
         device: Where it computes.
         batch_size: Images or texts at a time.
+
+    Attributes:
+        loaded: How its weights were read, in words; set by the loader.
     """
+
+    loaded: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -138,9 +143,16 @@ class Encoder:
         return self._text_side().encode(texts)
 
     @torch.inference_mode()
-    def embed_text(self, texts: Sequence[str]) -> Float[torch.Tensor, "b d"]:
-        """Return unit vectors of texts in the space that images are projected to."""
+    def embed_text(self, texts: Sequence[str], max_tokens: int | None = None) -> Float[torch.Tensor, "b d"]:
+        """Return unit vectors of texts in the space that images are projected to.
+
+        Args:
+            texts: One text or more.
+            max_tokens: Longer texts are cut to it, or to the encoder's own limit if that is lower.
+        """
         side = self._space_side()
+        if max_tokens is not None:
+            side = replace(side, max_tokens=min(max_tokens, side.max_tokens))
         chunks = _chunks(as_texts(texts), self.batch_size)
         return torch.cat([side.method.project_text(side.encode(chunk)).float() for chunk in chunks])
 

@@ -145,7 +145,11 @@ def load_hub(folder: Path, stored: StoredImageConfig | None, device: str) -> Enc
     architecture: dict[str, Any] = {
         "transformers": {k: v for k, v in fields.items() if k not in ("_name_or_path", "transformers_version")}
     }
-    return Encoder(f"hf:{folder.name}", tower, tower.dim, preprocessing, architecture, device=device)
+    encoder = Encoder(f"hf:{folder.name}", tower, tower.dim, preprocessing, architecture, device=device)
+    left = sorted(info["unexpected_keys"])
+    more = f"{len(left)} left out, no part of an image tower: {', '.join(left[:4])}"
+    encoder.loaded = (f"{len(model.state_dict())} tensors, all of the model", *([more] if left else []))
+    return encoder
 
 
 def _side(processor: dict[str, Any]) -> int:

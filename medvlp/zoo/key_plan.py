@@ -77,6 +77,17 @@ class KeyPlan:
             {fate: sum(x.count for x in self.lines if x.fate == fate) for fate in {x.fate for x in self.lines}}
         )
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The account in words: how many tensors of the file are used, and what became of all others."""
+        own = sum(self.counts[fate] for fate in ("used", "joined", "split"))
+        others = [line for line in self.lines if line.fate in ("ignored", "zeros", "absent")]
+        counted = (
+            f"{line.count} {line.fate}: {line.detail}" if line.count else f"{line.fate}: {line.detail}"
+            for line in others
+        )
+        return (f"{own} tensors of the file used, none unexplained", *counted)
+
 
 def expand_braces(pattern: str) -> list[str]:
     """Return the names that a pattern stands for: `{a,b}` and `{0..11}`, nested if need be."""

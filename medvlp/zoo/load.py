@@ -91,7 +91,14 @@ def _run(path: Path, device: str) -> Encoder:
         architecture["tokenizer"] = model.tokenizer.hash
         text = TextSide(method, model.tokenizer, method.config.text.max_tokens)
     tower = method.image_encoder
-    return Encoder(name, tower, tower.dim, model.preprocessing, architecture, text=text, device=device)
+    encoder = Encoder(name, tower, tower.dim, model.preprocessing, architecture, text=text, device=device)
+    encoder.loaded = strictly(len(method.state_dict()))
+    return encoder
+
+
+def strictly(count: int) -> tuple[str, ...]:
+    """Return the words for a load in which file and model hold the same names and shapes."""
+    return (f"{count} tensors, all of the model and all of the file",)
 
 
 def _random(rest: str, stored: StoredImageConfig | None, device: str, seed: int) -> Encoder:
@@ -107,7 +114,9 @@ def _random(rest: str, stored: StoredImageConfig | None, device: str, seed: int)
         tower = ImageTower(config)
     preprocessing = Preprocessing(stored=stored or StoredImageConfig(), input=config.input)
     shown = f"random:{rest}" + (f"#{seed}" if seed else "")
-    return Encoder(shown, tower, tower.dim, preprocessing, {"timm": config.resolved()}, device=device)
+    encoder = Encoder(shown, tower, tower.dim, preprocessing, {"timm": config.resolved()}, device=device)
+    encoder.loaded = ("drawn at random, from no file",)
+    return encoder
 
 
 def _timm(folder: Path, stored: StoredImageConfig | None, device: str) -> Encoder:
@@ -127,12 +136,16 @@ def _timm(folder: Path, stored: StoredImageConfig | None, device: str) -> Encode
     config = ImageTowerConfig(name=described["architecture"], input=input_config)
     with torch.random.fork_rng(devices=[]):
         tower = ImageTower(config, arguments)
-    load_timm_weights(tower.backbone, folder)
+    read = load_timm_weights(tower.backbone, folder)
     preprocessing = Preprocessing(
         stored=stored or stored_for(input_config.size, trained.get("interpolation", "")), input=input_config
     )
     architecture: dict[str, Any] = {"timm": config.resolved(), "model_args": arguments}
-    return Encoder(f"timm:{folder.name}", tower, tower.dim, preprocessing, architecture, device=device)
+    encoder = Encoder(f"timm:{folder.name}", tower, tower.dim, preprocessing, architecture, device=device)
+    changed = {"fitted to the model": read["adapted"], "left out, the classifier": read["dropped"]}
+    lines = (f"{len(names)} {what}: {', '.join(names[:4])}" for what, names in changed.items() if names)
+    encoder.loaded = (f"{len(tower.backbone.state_dict())} tensors, all of the model", *lines)
+    return encoder
 
 
 def read_json(file: Path, origin: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from medvlp.models.vision2d import ImageTower
 from medvlp.models.weights import check_keys, read_state
 from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.hub import HubTower
+from medvlp.zoo.load import strictly
 from medvlp.zoo.release import ImageConfig
 from medvlp.zoo.released_towers import ReleasedTower, build_tower
 
@@ -93,4 +94,6 @@ def fine_tuned_encoder(folder: Path, described: dict[str, Any], name: str, devic
         raise UserError(
             f"The preprocessing cannot be read: {error}", folder / PREPROCESSING, "Copy the model folder again."
         ) from error
-    return Encoder(name, tower, dim, preprocessing, {"fine_tuned": described["tower"]}, device=device)
+    encoder = Encoder(name, tower, dim, preprocessing, {"fine_tuned": described["tower"]}, device=device)
+    encoder.loaded = strictly(len(state))
+    return encoder

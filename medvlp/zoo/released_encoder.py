@@ -28,8 +28,8 @@ def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encode
     """Return the encoder of `NAME:FILE?OPTIONS`; see `medvlp.zoo.load_encoder`."""
     release, file, options = named_release(rest)
     size = options.get("size")
-    model, _ = load_released(release, file)
-    return released_encoder(
+    model, plan = load_released(release, file)
+    encoder = released_encoder(
         model,
         view=options.get("view"),
         size=None if size is None else int(size),
@@ -40,6 +40,8 @@ def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encode
         stored=stored,
         device=device,
     )
+    encoder.loaded = plan.said
+    return encoder
 
 
 def named_release(rest: str) -> tuple[Release, Path, dict[str, str]]:

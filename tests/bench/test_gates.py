@@ -148,7 +148,7 @@ def test_training_images_that_a_task_asks_are_counted(stores: dict[str, Path]) -
     marker = Marks(Audit({"nih_chestxray14": store.hash}), Schedule.__new__(Schedule), {})
     training = Training((Source("nih_chestxray14", "train", store.hash),), known=True)
     assert list(marker._encoder(training, store, test)) == [
-        "The encoder was trained on 5 of 8 test images of nih_chestxray14."
+        "5 of 8 test images are training images of nih_chestxray14, which trained the encoder."
     ]
     assert list(marker._encoder(training, store, test.take(np.arange(5, 8)))) == []
 

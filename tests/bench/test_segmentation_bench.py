@@ -93,7 +93,7 @@ def test_the_page_shows_both_outlines_told_apart_by_their_lines(
             box = pictures.nth(i).bounding_box()
             assert box["width"] > 100
             assert abs(box["width"] - box["height"]) < 2
-            assert pictures.nth(i).locator("path.of-reference").count() == 1
+            assert pictures.nth(i).locator("use.of-reference").count() == 1
         dashes = page.eval_on_selector_all(
             "#outlines .of-reference, #outlines .of-prediction",
             "all => all.map(each => [each.classList[0], getComputedStyle(each).strokeDasharray])",

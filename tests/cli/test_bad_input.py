@@ -97,7 +97,7 @@ def test_printed_commands_can_be_pasted_also_with_spaces_in_paths(
     status, shown = called(monkeypatch, capsys, "pretrain", config, f"run.dir={tmp_path}/my run")
     assert status == 0
     words = shlex.split(next(line for line in shown.splitlines() if line.startswith("Next: ")).removeprefix("Next: "))
-    assert words[:4] == ["medvlp", "bench", "run", "benchmarks/suites/phantom_mini.yaml"]
+    assert words[:4] == ["medvlp", "bench", "run", "benchmarks/suites/phantom.yaml"]
     assert words[words.index("--store") + 1] == str(phantom[1])
     assert words[words.index("--encoder") + 1] == f"{tmp_path}/my run"
     assert shown.count("Next:") == 1

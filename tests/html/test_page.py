@@ -8,7 +8,7 @@ import pytest
 
 from medvlp.errors import UserError
 from medvlp.html import data_uri, write_page
-from medvlp.html.charts import Axis, Series, Style, histogram, line_chart, marker_path, styles, swatch
+from medvlp.html.charts import Axis, Series, Style, histogram, line_chart, marker_path, simplified, styles, swatches
 from medvlp.html.markdown import to_html
 from medvlp.html.numbers import decimal, interval, p_value, percent, signed, ticks
 from medvlp.html.private import public, scrub
@@ -116,7 +116,9 @@ def test_charts_are_valid_xml_and_place_points_to_scale():
     heights = [float(b.get("height")) for b in bars]
     assert heights[1] == pytest.approx(4 * heights[0], abs=0.3)
     assert heights[2] == 0
-    ET.fromstring(swatch(Style("red", "1 2", "hexagon")))
+    once, samples = swatches({"a": Style("red", "1 2", "hexagon"), "b": Style("blue")})
+    ids = {each.get("id") for each in ET.fromstring(once).iter("g")}
+    assert {ET.fromstring(sample)[0].get("href") for sample in samples.values()} == {f"#{name}" for name in ids}
     assert all(marker_path(name, 1, 2) for name in ("square", "diamond", "triangle", "down"))
 
 
@@ -146,3 +148,15 @@ def test_data_uri_keeps_the_image():
     uri = data_uri(image)
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
     assert np.abs(decoded.astype(int) - image).mean() < 2
+
+
+def test_a_simplified_line_stays_within_its_tolerance():
+    x = np.linspace(0, 300, 201)
+    y = np.cumsum(np.random.default_rng(0).random(201) ** 4)
+    kept = simplified(x, y, 0.3)
+    assert kept[0] == 0
+    assert kept[-1] == 200
+    assert len(kept) < 150
+    assert np.abs(np.interp(x, x[kept], y[kept]) - y).max() < 0.5  # 0.3 across the line, a little more upwards
+    assert simplified([0, 1, 2], [0, 0, 0]) == [0, 2]
+    assert simplified([5, 9, 5], [5, 5, 5]) == [0, 1, 2]

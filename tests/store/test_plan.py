@@ -87,6 +87,24 @@ def test_given_validation_missing_splits_and_unknown_patients_are_left_alone(fak
         plan(fake, unknown, val_fraction=0.5)
 
 
+def test_a_data_set_without_splits_is_parted_by_patient_where_they_are_known(fake: PrepareConfig) -> None:
+    studies = [study(n, n // 3, None) for n in range(90)] + [study(99, UNKNOWN_PATIENT, None)]
+    first = plan(fake, studies, test_fraction=0.2, val_fraction=0.25)
+    patients = {split: {n // 3 for n in range(90) if first[f"s{n}"] == split} for split in ("train", "val", "test")}
+    assert [len(own) for own in patients.values()] == [18, 6, 6]
+    assert len(set.union(*patients.values())) == 30
+    assert first["s99"] is None
+    assert plan(fake, studies[::-1], test_fraction=0.2, val_fraction=0.25) == first
+    tested = {name for name, split in first.items() if split == "test"}
+    assert tested == {
+        n for n, split in plan(fake, studies, test_fraction=0.2, val_fraction=0).items() if split == "test"
+    }
+    with pytest.raises(UserError, match="has splits of its own: train"):
+        plan(fake, [study(n, n) for n in range(9)], test_fraction=0.2)
+    with pytest.raises(UserError, match="there are 0 known patients"):
+        plan(fake, [study(n, UNKNOWN_PATIENT, None) for n in range(9)], test_fraction=0.2)
+
+
 def test_several_images_of_a_study_and_none(fake: PrepareConfig) -> None:
     for place, name in enumerate(("a_pa", "a_lat", "b_pa", "c_pa")):
         cv2.imwrite(str(fake.root / f"{name}.png"), nih.picture(place, 20))

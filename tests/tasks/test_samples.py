@@ -25,6 +25,7 @@ def frame_of(splits: list[str], **labels: list[float]) -> pd.DataFrame:
         {"image_id": [f"i{i:02d}" for i in range(n)], "split": splits, "view": ["PA", "AP"] * (n // 2)}
     )
     frame["patient_id"], frame["study_id"] = [f"p{i // 2}" for i in range(n)], [f"s{i}" for i in range(n)]
+    frame["subsets"] = "[]"
     return frame.assign(**{f"label:{name}": values for name, values in labels.items()})
 
 

@@ -31,13 +31,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// A filter bar offers one choice per key, from the values that the items of its target carry as data-<key>.
-for (const bar of document.querySelectorAll("[data-filter-of]")) {
-  const target = document.getElementById(bar.dataset.filterOf);
-  const items = [...(target.tBodies ? target.tBodies[0].rows : target.children)];
+// A filter bar offers one choice per key. Choices combine; one that leaves nothing beside the others cannot be taken.
+function filterBar(bar, keys, items, apply) {
   const shown = document.createElement("output");
-  const selects = bar.dataset.keys.split(",").map((key) => {
-    const values = [...new Set(items.flatMap((item) => (item.dataset[key] ?? "").split("|")))].filter(Boolean);
+  const reset = document.createElement("button");
+  reset.type = "button";
+  reset.className = "reset";
+  reset.textContent = "Show all";
+  const selects = keys.map((key) => {
+    const values = [...new Set(items.flatMap((item) => item[key]))].filter(Boolean);
     const select = document.createElement("select");
     select.name = key;
     select.append(new Option("all", ""), ...values.map((value) => new Option(value, value)));
@@ -47,20 +49,40 @@ for (const bar of document.querySelectorAll("[data-filter-of]")) {
     label.append(key.replace("_", " "), select);
     label.hidden = values.length < 2;
     bar.append(label);
-    select.addEventListener("change", apply);
+    select.addEventListener("change", update);
     return select;
   });
-  bar.append(shown);
-  function apply() {
-    let count = 0;
-    for (const item of items) {
-      const match = selects.every((s) => !s.value || (item.dataset[s.name] ?? "").split("|").includes(s.value));
-      item.hidden = !match;
-      count += match;
+  bar.append(reset, shown);
+  bar.setAttribute("role", "group");
+  bar.setAttribute("aria-label", bar.dataset.label ?? "Filters");
+  reset.addEventListener("click", () => {
+    selects.forEach((select) => { select.value = ""; });
+    update();
+    selects.find((select) => !select.parentElement.hidden)?.focus();
+  });
+  const fits = (item, select) => !select.value || item[select.name].includes(select.value);
+  function update() {
+    const matches = items.map((item) => selects.every((select) => fits(item, select)));
+    for (const select of selects) {
+      const others = selects.filter((other) => other !== select);
+      const left = new Set(items.filter((item) => others.every((other) => fits(item, other))).flatMap((item) => item[select.name]));
+      for (const option of select.options) option.disabled = option.value !== "" && !left.has(option.value) && !option.selected;
     }
-    shown.textContent = count + " of " + items.length;
+    reset.hidden = selects.every((select) => !select.value);
+    shown.textContent = apply(matches, selects);
   }
-  apply();
+  update();
+}
+// A bar of a table takes its choices from what the rows carry as data-<key>, several values divided by a bar.
+for (const bar of document.querySelectorAll("[data-filter-of]")) {
+  const target = document.getElementById(bar.dataset.filterOf);
+  const rows = [...(target.tBodies ? target.tBodies[0].rows : target.children)];
+  const keys = bar.dataset.keys.split(",");
+  const items = rows.map((row) => Object.fromEntries(keys.map((key) => [key, (row.dataset[key] ?? "").split("|")])));
+  filterBar(bar, keys, items, (matches) => {
+    rows.forEach((row, i) => { row.hidden = !matches[i]; });
+    return matches.filter(Boolean).length + " of " + rows.length;
+  });
 }
 // A link to a record opens it in a panel; without this script it leads to the record at the end of the page.
 const panel = document.getElementById("panel");
@@ -74,6 +96,7 @@ for (const link of document.querySelectorAll("a[data-panel]")) {
     copy.querySelectorAll("[id]").forEach((each) => each.removeAttribute("id"));
     panel.querySelector("h2").textContent = record.dataset.title;
     panel.querySelector(".panel-body").replaceChildren(copy);
+    panel.dispatchEvent(new CustomEvent("fill", { detail: { id: record.id, copy } }));
     panel.showModal();
     panel.scrollTop = 0;
     panel.querySelector("h2").focus();

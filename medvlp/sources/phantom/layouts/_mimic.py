@@ -33,6 +33,7 @@ class MimicTables:
     sections: list[list[Any]] = field(default_factory=list)
     reports: dict[str, str] = field(default_factory=dict)
     records: list[list[Any]] = field(default_factory=list)
+    listed: list[list[Any]] = field(default_factory=list)
 
 
 class MimicLayout(Layout):
@@ -62,6 +63,8 @@ class MimicLayout(Layout):
             self.put_csv("mimic_cxr_sectioned.csv", header, tables.sections)
         else:
             self.put_bytes("mimic-cxr-reports.zip", _zip(tables.reports))
+        if tables.listed:
+            self.put_csv("mimic_5x200.csv", ["Path", "Report", *self._classes()], tables.listed)
         self.put_others(tables)
         return sorted(studies, key=lambda study: (study.patient_id, study.study_id))
 
@@ -94,6 +97,13 @@ class MimicLayout(Layout):
         tables.labels.append([subject, study_id, *([None] * len(cells) if by_radiologist else cells)])
         if by_radiologist:
             tables.radiologist.append([study_id, *cells])
+        present = [name for name in self._classes() if labels[name] == PRESENT]
+        listed = {}
+        if len(present) == 1:
+            place = images[0].path.removeprefix("files/")
+            cells = [float(name in present) for name in self._classes()]
+            tables.listed.append([place, example.caption, *cells])
+            listed = {"image_5x200": images[0].image_id, "class_5x200": present[0]}
         used = self.options["labels"] != "none"
         source = "radiologist" if by_radiologist else str(self.options["labels"])
         return Study(
@@ -103,10 +113,15 @@ class MimicLayout(Layout):
             report=self._report(example, subject, study_id, tables),
             language="en" if self.options["reports"] != "none" else None,
             labels=labels if used else {},
-            attributes={"label_source": source, "study_time": "093014"},
+            attributes={"label_source": source, "study_time": "093014"} | listed,
+            subsets=("5x200",) if listed else (),
             date=date,
             split=None if self.options.get("split") == "none" else example.split,
         )
+
+    def _classes(self) -> list[str]:
+        """Return the classes of the list of BenchX, where this edition has it."""
+        return list(self.card.adapter.get("lists", {}).get("5x200", {}).get("classes", ()))
 
     def _report(self, example: Example, subject: str, study_id: str, tables: MimicTables) -> str | None:
         sections = [(name.upper(), text) for name, text in example.sections.items()]
