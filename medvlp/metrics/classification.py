@@ -251,7 +251,7 @@ class ClassificationScoring(Scoring[Predictions]):
         patients, labels = predictions.patient_ids, predictions.labels
         return {metric: patient_counts(patients, *_carriers(metric, labels)) for metric in METRICS}
 
-    def answers(self, metric: str, predictions: Predictions, thresholds: Mapping[str, float]) -> Answers:
+    def answers(self, metric: str, predictions: Predictions, thresholds: Mapping[str, float]) -> Answers | None:
         """See `Scoring.answers`: ranks, answers at the encoder's own threshold, or probabilities."""
         from medvlp.metrics.answers import Answers, ranks_within
         from medvlp.metrics.bootstrap import bootstrap_values
