@@ -252,7 +252,9 @@ class ClassificationScoring(Scoring[Predictions]):
         return {metric: patient_counts(patients, *_carriers(metric, labels)) for metric in METRICS}
 
     def answers(self, metric: str, predictions: Predictions, thresholds: Mapping[str, float]) -> Answers | None:
-        """See `Scoring.answers`: ranks, answers at the encoder's own threshold, or probabilities."""
+        """See `Scoring.answers`: ranks, answers at the encoder's own threshold, or probabilities; BenchX's enter none."""
+        if metric not in METRICS:
+            return None
         from medvlp.metrics.answers import Answers, ranks_within
         from medvlp.metrics.bootstrap import bootstrap_values
 
