@@ -122,9 +122,7 @@ function scores(id) {
   return make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Scores" }, table);
 }
 async function fill(id, copy) {
-  const place = copy.querySelector(".drawn");
-  place.append(scores(id));
-  const data = await behind(), labels = data.settings[id] ?? [];
+  const place = copy.querySelector(".drawn"), data = await behind(), labels = data.settings[id] ?? [];
   if (labels.length) {
     const select = make("select", {}, ...labels.map((one) => make("option", {}, one.label)));
     const drawing = make("div", { "aria-live": "polite" });
@@ -134,6 +132,7 @@ async function fill(id, copy) {
     if (labels.length > 1) place.append(make("div", { class: "filters" }, make("label", {}, "label", select)));
     place.append(drawing);
   }
+  place.append(scores(id));
   const shown = pictures(id);
   if (shown.length) place.append(make("h4", {}, "Examples"), make("div", { class: "images shown" }, ...shown));
   for (const part of copy.querySelectorAll("[data-cell]")) texts(part, data);
