@@ -196,8 +196,12 @@ class Task(ABC):
         """
         return self.network(tower, dim, taken)
 
-    def save_parts(self, tunable: Any, folder: Path) -> None:  # noqa: B027 - most tasks have nothing to write
+    def save_parts(self, network: nn.Module, folder: Path) -> None:  # noqa: B027 - most tasks have nothing to write
         """Write what beside weights and configuration decides the answers of a fine-tuned network."""
+
+    def images(self, store: Store, samples: Samples) -> Int[np.ndarray, " m"]:
+        """Return the rows of the images table that samples are answered from."""
+        return samples.rows
 
     def tunable(
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
