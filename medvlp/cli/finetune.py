@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -76,7 +76,7 @@ def predict(
     """Answer new images as it was validated; what cannot be read, or is of another kind, is set aside (status 3)."""
     from medvlp.infer.predict import predict as answer
 
-    by = None if study_by is None else study_by.value
+    by: Literal["header", "folder"] | None = None if study_by is None else study_by.value
     done = answer(run, paths, out, masks=masks, study_by=by, device=device, batch_size=batch_size, num_workers=workers)
     say(f"Answers for {done.predicted} {done.what} are in {done.out}" + (f", masks in {masks}" if masks else ""))
     if done.refused:

@@ -17,7 +17,8 @@ from typing import TypeVar
 from medvlp.errors import UserError
 from medvlp.io import find_images
 
-F, T = TypeVar("F"), TypeVar("T")
+F = TypeVar("F")
+T = TypeVar("T")
 
 IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg"})
 """A file of a folder with such a name is expected to be an image: if it is none, it is reported, not passed over."""

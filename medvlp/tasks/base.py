@@ -102,6 +102,7 @@ class Subject:
         load_features: Returns `[n d]`, one row per row of the images table; called when a protocol needs them.
         load_encoder: Returns the encoder; None for features that no encoder made.
         device: Torch device for protocols that train the encoder.
+        checkpoints: Folder in which a long training keeps its state, and goes on from it; None keeps nothing.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Subject:
     load_features: Callable[[], Float[np.ndarray, "n d"]]
     load_encoder: Callable[[], Encoder] | None = None
     device: str = "cpu"
+    checkpoints: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -104,13 +104,12 @@ class Classification(Task):
         return samples.predictions(expit(tunable.logits(network, samples)))
 
     def _fine_tune(self, subject: Subject, train: Samples, val: Samples, seed: int) -> Head:
-        from medvlp.tasks._fine_tune import FineTuning, seeded
+        from medvlp.tasks._fine_tune import fine_tuned, seeded
 
         encoder = encoder_of(subject, "fine_tune")
         with seeded(seed, str(encoder.device)):
             tunable = self.tunable(encoder, subject.store, train, val, seed)
-            tuning = FineTuning(tunable, self.config.fine_tune, seed)
-            chosen = tuning.run()
+            tuning, chosen = fine_tuned(tunable, self.config.fine_tune, seed, subject.checkpoints)
         return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
 
     def _probe(self, subject: Subject, protocol: str, train: Samples, val: Samples) -> Head:

@@ -173,13 +173,12 @@ class ReportGeneration(Task):
         """
         if protocol == "knn":
             return self._nearest(subject, train)
-        from medvlp.tasks._fine_tune import FineTuning, seeded
+        from medvlp.tasks._fine_tune import fine_tuned, seeded
 
         encoder, task = encoder_of(subject, protocol), self._by(protocol)
         with seeded(seed, str(encoder.device)):
             tunable = task.tunable(encoder, subject.store, train, val, seed)
-            tuning = FineTuning(tunable, task.config.fine_tune, seed)
-            chosen = tuning.run()
+            tuning, chosen = fine_tuned(tunable, task.config.fine_tune, seed, subject.checkpoints)
         facts = {"tokens": tunable.network.tokens.size, "tokens_hash": tunable.network.tokens.hash}
         return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen | facts)
 

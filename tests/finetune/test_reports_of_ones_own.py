@@ -123,7 +123,9 @@ def test_the_page_shows_reference_beside_generated(folder: Path) -> None:
         assert "most frequent training report" in page.locator("#headline").inner_text()
         assert [overflow(page, width) for width in WIDTHS] == [0, 0, 0]
         text = page.content()
-    assert not [name for name in (*kept["patient_id"], *kept["sample_id"], own_data.SECRET, str(folder)) if name in text]
+    assert not [
+        name for name in (*kept["patient_id"], *kept["sample_id"], own_data.SECRET, str(folder)) if name in text
+    ]
 
 
 def test_new_studies_get_the_reports_that_were_validated(folder: Path, tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_a_decoder_of_a_folder_is_kept_with_its_tokenizer_and_another_one_is_ano
     [
         ({"data": {"labels": ["Edema"]}}, "data.labels has no effect"),
         ({"decision": {"calibration": "none"}}, "decision has no effect"),
-        ({"segmentation": {"channels": 8}}, "segmentation has no effect"),
+        ({"segmentation": {"cross_entropy": 0.5}}, "segmentation has no effect"),
         ({"train": {"augment": {"flip": True}}}, "swaps the sides"),
         ({"task": "classification"}, "reports has no effect"),
     ],
