@@ -6,6 +6,7 @@ code version, store, samples, encoder, seed, draw) and their file says that it i
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -43,6 +44,8 @@ class KeptPredictions:
             settings: Settings of its protocol and intervals.
         """
         for folder in self._by_record[_about(cell.record())]:
+            if status_of(folder) != OK:
+                continue
             try:
                 found = Finished.read(folder)
                 if _deciding(found.result["config"]["settings"]) == _deciding(settings):
@@ -55,7 +58,7 @@ class KeptPredictions:
     def _by_record(self) -> defaultdict[str, list[Path]]:
         found: defaultdict[str, list[Path]] = defaultdict(list)
         for path in sorted(self.out.glob(f"cells/*/{CELL}")):
-            if status_of(path.parent) == OK:
+            with contextlib.suppress(OSError, ValueError, KeyError):
                 found[_about(json.loads(path.read_text(encoding="utf-8")))].append(path.parent)
         return found
 
