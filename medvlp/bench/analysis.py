@@ -54,9 +54,9 @@ def subgroup_rows(cells: Iterable[Finished], stores: dict[str, Store], suite: Su
     about = {name: store.samples().set_index("image_id") for name, store in stores.items()}
     for members in with_all_labels(cells):
         record, metric = members[0].record, members[0].leading
-        answers = [
-            ClassificationScoring().answers(metric, read(cell, PREDICTIONS), thresholds_of(cell)) for cell in members
-        ]
+        rule = ClassificationScoring()
+        given = (rule.answers(metric, read(cell, PREDICTIONS), thresholds_of(cell)) for cell in members)
+        answers = [one for one in given if one is not None]
         first = answers[0]
         resamples = Resamples.draw(
             first.patient_ids, suite.bootstrap_resamples, suite.bootstrap_seed, record["dataset"]

@@ -28,6 +28,7 @@ from medvlp.metrics.scoring import SCORINGS
 
 if TYPE_CHECKING:
     from medvlp.bench.plan import Cell
+    from medvlp.bench.reuse import KeptPredictions
     from medvlp.config.suite import SuiteConfig
     from medvlp.tasks.base import Samples, Subject, Task
     from medvlp.types import Predictions
@@ -140,10 +141,11 @@ def run_cell(
     suite: SuiteConfig,
     settings: dict[str, Any],
     facts: dict[str, Any],
+    kept: KeptPredictions,
     out: Path,
     scratch: Path,
 ) -> Finished:
-    """Fit, predict, score, and write `out/cells/<hash>`.
+    """Fit and predict, or take over kept predictions; score, and write `out/cells/<hash>`.
 
     Args:
         cell: What is run.
@@ -155,6 +157,7 @@ def run_cell(
         suite: Bootstrap settings.
         settings: Settings of protocol and intervals, of which `cell` has the hash.
         facts: Versions and git hash, recorded as they are.
+        kept: Predictions of cells with other statistics.
         out: Folder of the results.
         scratch: Folder on the same disk.
 
@@ -162,13 +165,18 @@ def run_cell(
         The cell; the one of another run if that was faster.
     """
     started = time.time()
-    head = task.fit(subject, cell.protocol, train, val, cell.seed)
-    validation, predictions = head.predict(val), head.predict(test)
-    frames = {VALIDATION: validation.to_frame(), PREDICTIONS: predictions.to_frame()}
+    scoring = SCORINGS.get(task.rule)()
+    donor = kept.of(cell, settings)
+    if donor is None:
+        head = task.fit(subject, cell.protocol, train, val, cell.seed)
+        validation, predictions, chosen = head.predict(val), head.predict(test), head.best_params
+        frames = {VALIDATION: validation.to_frame(), PREDICTIONS: predictions.to_frame()}
+    else:
+        chosen, frames = donor[0].result["best_params"], donor[1]
+        validation, predictions = (scoring.read(frames[name]) for name in (VALIDATION, PREDICTIONS))
     for name, frame in frames.items():
         check_predictions(frame, f"{cell.encoder}, {cell.task}, {cell.protocol}")
         frame.attrs[STAMP] = {"format": PREDICTIONS_FORMAT, "kind": task.scoring, "cell": cell.hash, "file": name}
-    scoring = SCORINGS.get(task.rule)()
     thresholds = scoring.thresholds(validation)
     found = scored(scoring, predictions, thresholds, cell.dataset, suite)
     record = cell.record()
@@ -183,7 +191,7 @@ def run_cell(
         "config": {"task": task.config.resolved(), "settings": settings},
         "scores": found.rows,
         "thresholds": thresholds,
-        "best_params": head.best_params,
+        "best_params": chosen,
         "resamples": suite.bootstrap_resamples,
         **facts,
     }
@@ -191,6 +199,8 @@ def run_cell(
     np.savez_compressed(archive, **found.arrays)  # type: ignore[arg-type]
     ended = time.time()
     run = {"started": round(started, 3), "seconds": round(ended - started, 3), "device": subject.device}
+    if donor is not None:
+        run["predictions_of"] = donor[0].folder.name
     target = out / "cells" / cell.hash
     write_folder(
         target,

@@ -92,6 +92,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("headline", "Main result"),
         ("ranks", "Ranks"),
         ("boards", "Leaderboard"),
+        ("all", "All results"),
         ("benchx", "As BenchX reports it"),
         ("efficiency", "Label efficiency"),
         ("curves", "Curves"),
@@ -105,8 +106,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("examples", "Examples"),
         ("missing", "What is missing"),
     ]
-    kept = [(key, name) for key, name in optional if context[key]]
-    kept.insert([key for key, _ in kept].index("boards") + 1, ("all", "All results"))
+    kept = [(key, name) for key, name in optional if key == "all" or context[key]]
     return [*kept, ("methods", "Methods"), ("provenance", "Provenance"), ("records", "Records")]
 
 

@@ -50,8 +50,9 @@ def behind(found: Results) -> str:
 def drawn(group: Group) -> list[dict[str, Any]]:
     """Return one record for each label of a classification; nothing for other tasks and without predictions.
 
-    `roc` and `pr`: true-positive rate and precision at `GRID`, mean over cells; `bins`: mean probability, observed
-    share and number of samples of each bin, all cells together; `share`: of positives; `confusion`: one for each cell.
+    `roc` and `pr`: true-positive rate and precision at `GRID`, mean over cells, as steps from 0 in parts of `UNIT`;
+    `bins`: mean probability, observed share and number of samples of each bin, all cells together; `share`: of
+    positives; `confusion`: one for each cell.
     """
     frames = [(cell, frame) for cell in group.cells if (frame := read_predictions(cell)) is not None]
     labels = [column.removeprefix("score:") for column in frames[0][1] if column.startswith("score:")] if frames else []
@@ -64,7 +65,7 @@ def drawn(group: Group) -> list[dict[str, Any]]:
         record: dict[str, Any] = {"label": label, "share": round(float(truth.mean()), 4)}
         for name, points in (("roc", roc_points), ("pr", precision_points)):
             lines = [line for _, own, given in pairs if (line := points(own, given, GRID)) is not None]
-            record[name] = np.rint(UNIT * np.mean(lines, axis=0)).astype(int).tolist() if lines else None
+            record[name] = _steps(np.mean(lines, axis=0)) if lines else None
         record["bins"] = _bins(truth, scores)
         record["said"] = {
             chart: f"{METRICS[metric]} {decimal(score.value)} ({interval(score.low, score.high)})"
@@ -91,6 +92,11 @@ def precision_points(
     true = np.cumsum(truth[order] == 1)[last_of_tie]
     # a recall of the grid is reached also where it differs from k / positives by rounding alone
     return (true / (last_of_tie + 1))[np.searchsorted(true, grid * positives - 1e-9)]
+
+
+def _steps(values: Float[np.ndarray, " g"]) -> list[int]:
+    """Return what is added from one value to the next, the first from 0: shorter than the values."""
+    return np.diff(np.rint(UNIT * values).astype(int), prepend=0).tolist()
 
 
 def _bins(truth: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> list[list[float]]:

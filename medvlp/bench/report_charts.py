@@ -197,7 +197,9 @@ def _reliability(
         )
     ]
     low, high = (bound.tolist() if drawn and not np.isnan(bound).any() else None for bound in (curve.low, curve.high))
-    return Series(name, curve.score.tolist(), curve.share.tolist(), style, low, high, band=False, notes=notes)
+    return Series(
+        name, curve.score.tolist(), curve.share.tolist(), style, low, high, band=False, notes=notes, told=drawn
+    )
 
 
 def _decision(

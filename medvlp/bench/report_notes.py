@@ -166,6 +166,7 @@ def _subset(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _small(results: Results) -> Iterator[tuple[str, str]]:
+    few, rare_labels = [], []
     for task in dict.fromkeys(g.setting.task for g in results.groups if g.cells):
         cell = next(g.cells[0] for g in results.groups if g.setting.task == task and g.cells)
         frame = read_predictions(cell)
@@ -173,19 +174,17 @@ def _small(results: Results) -> Iterator[tuple[str, str]]:
             continue
         patients = frame["patient_id"].nunique()
         if patients < FEW_PATIENTS:
-            yield (
-                "Few patients.",
-                f"{task}: the test split holds {patients} patients; small differences cannot be told from chance.",
-            )
+            few.append(f"{task} ({patients} patients)")
         labels = [column.removeprefix("label:") for column in frame.columns if column.startswith("label:")]
         rare = {label: k for label in labels if (k := int((label_pairs(frame, label)[0] == 1).sum())) < FEW_POSITIVES}
         if rare:
             listed = ", ".join(f"{label} ({k})" for label, k in sorted(rare.items(), key=lambda pair: pair[1])[:6])
             more = f" and {len(rare) - 6} more" if len(rare) > 6 else ""
-            yield (
-                "Few positive samples.",
-                f"{task}: fewer than {FEW_POSITIVES} positive test samples for {listed}{more}.",
-            )
+            rare_labels.append(f"{task}: {listed}{more}")
+    if few:
+        yield "Few patients.", f"Small differences cannot be told from chance in the test split of {', '.join(few)}."
+    if rare_labels:
+        yield "Few positive samples.", f"Fewer than {FEW_POSITIVES} positive test samples in {'; '.join(rare_labels)}."
 
 
 def _missing(results: Results) -> Iterator[tuple[str, str]]:

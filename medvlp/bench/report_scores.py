@@ -120,6 +120,13 @@ class Cell:
         rows = self.result.get("scores", [])
         return next((score_of(row) for row in rows if (row.get("metric"), row.get("label")) == (metric, label)), None)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Return what names the cell, for people: data set, amount, seed and draw, then its hashes."""
+        keys = ("dataset", "fraction", "shots", "seed", "draw")
+        hashes = {f"{name} hash": value for name, value in (self.info.get("hashes") or {}).items()}
+        return {key: self.info[key] for key in keys if self.info.get(key) is not None} | hashes
+
 
 @dataclass(frozen=True)
 class Group:
@@ -144,6 +151,12 @@ class Group:
     def score(self, metric: str, label: str) -> Score | None:
         """Return the score of a metric and label that has a value, or None."""
         return next((s for s in self.scores if s.metric == metric and s.label == label and s.value is not None), None)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Return what of `Cell.about` all cells have in common."""
+        first, *others = [cell.about for cell in self.cells]
+        return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
     @property
     def seeds(self) -> int:

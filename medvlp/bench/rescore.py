@@ -13,20 +13,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from medvlp.bench import stats
-from medvlp.bench.cells import (
-    PREDICTIONS,
-    PREDICTIONS_FORMAT,
-    RESCORED,
-    STAMP,
-    VALIDATION,
-    Finished,
-    as_json,
-)
+from medvlp.bench.cells import PREDICTIONS, RESCORED, VALIDATION, Finished, as_json
+from medvlp.bench.kept import read_predictions, task_type
 from medvlp.bench.locks import Locks
 from medvlp.bench.results import finished_cells
 from medvlp.bench.scored import JACKKNIFE, scored
@@ -39,9 +32,6 @@ from medvlp.progress import progress_bar
 from medvlp.store.files import write_atomic
 from medvlp.tasks import TASKS
 from medvlp.track import run_record
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass
@@ -77,7 +67,7 @@ def rescore(results: Path, metric: str) -> Rescored:
     for cell in wanted:  # all are looked at before any is changed
         _check(cell, rules[cell.folder.name])
     found = Rescored()
-    found.others.update(f"{_type(cell)} has no {metric}" for cell in cells if cell not in wanted)
+    found.others.update(f"{task_type(cell)} has no {metric}" for cell in cells if cell not in wanted)
     locks = Locks(results / LOCKS)
     scratch = own_scratch(results, locks)
     try:
@@ -95,13 +85,9 @@ def rescore(results: Path, metric: str) -> Rescored:
     return found
 
 
-def _type(cell: Finished) -> str:
-    return str(cell.result["config"]["task"]["type"])
-
-
 def _rule(cell: Finished) -> str:
     """Return the scoring rule of a cell; one that older versions wrote has that of its kind of task."""
-    return str(cell.result.get("scoring") or TASKS.get(_type(cell)).scoring)
+    return str(cell.result.get("scoring") or TASKS.get(task_type(cell)).scoring)
 
 
 def _check(cell: Finished, rule: Scoring[Any]) -> None:
@@ -115,41 +101,6 @@ def _check(cell: Finished, rule: Scoring[Any]) -> None:
             cell.folder,
             "Run the suite again with this version of medvlp; its cells get new hashes.",
         )
-
-
-def read_predictions(cell: Finished, name: str) -> pd.DataFrame:
-    """Return kept predictions of a cell.
-
-    Args:
-        cell: The cell.
-        name: `predictions.parquet` or `validation.parquet`.
-
-    Raises:
-        UserError: The file is missing or broken, or of another version, kind or cell.
-    """
-    import pandas as pd
-
-    path = cell.folder / name
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"The predictions cannot be read: {error}", path, _AGAIN) from error
-    stamp = frame.attrs.get(STAMP)
-    expected = {
-        "format": PREDICTIONS_FORMAT,
-        "kind": TASKS.get(_type(cell)).scoring,
-        "cell": cell.folder.name,
-        "file": name,
-    }
-    if stamp is None:
-        raise UserError("The predictions do not say which version they are.", path, _AGAIN)
-    wrong = [f"{key} {stamp.get(key)} instead of {value}" for key, value in expected.items() if stamp.get(key) != value]
-    if wrong:
-        raise UserError(f"The predictions are of another version: {'; '.join(wrong)}.", path, _AGAIN)
-    return frame
-
-
-_AGAIN = "Remove the cell's folder and run the suite again, or use the medvlp that wrote it."
 
 
 def _one(cell: Finished, rule: Scoring[Any], metric: str, scratch: Path) -> bool:

@@ -17,6 +17,7 @@ from medvlp.bench.suite import Suite
 from medvlp.config.base import json_sha256
 from medvlp.errors import UserError, nearest
 from medvlp.metrics.intervals import RULE as INTERVAL_RULE
+from medvlp.metrics.scoring import SCORINGS
 from medvlp.tasks import TASKS
 from medvlp.tasks.base import Samples, Task
 from medvlp.zoo.release import release_names
@@ -24,6 +25,8 @@ from medvlp.zoo.release import release_names
 logger = logging.getLogger(__name__)
 
 Setting = tuple[str, str, float, int, str]
+STATISTICS = ("bootstrap", "scoring")
+"""Settings that decide scores and intervals, and no prediction."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,10 @@ class Schedule:
         }
 
     def settings(self, task: Task, protocol: str) -> dict[str, Any]:
-        """Return what decides the numbers of a cell's protocol and intervals; its hash is the cell's `config`."""
+        """Return what decides the numbers of a cell's protocol and intervals; its hash is the cell's `config`.
+
+        The first version of a scoring rule's code is not named.
+        """
         suite = self.suite.config
         bootstrap = {
             "resamples": suite.bootstrap_resamples,
@@ -184,7 +190,9 @@ class Schedule:
             "alpha": suite.alpha,
             "rule": INTERVAL_RULE,
         }
-        return task.settings(protocol) | {"bootstrap": bootstrap}
+        found = task.settings(protocol) | {"bootstrap": bootstrap}
+        version = SCORINGS.get(task.rule).code_version
+        return found if version == 1 else found | {"scoring": version}
 
 
 def _check_protocols(task: Task, protocols: Sequence[str], suite: str) -> None:

@@ -1,7 +1,8 @@
 """The place of one process that runs cells: samples, the encoder in memory, features and images serve all of them.
 
 Guarantee: whatever goes wrong in a cell is recorded in its folder and stops no other; only a disk that takes no more
-files ends the work. A cell is never run with another encoder than the one it is named after.
+files ends the work. A cell is never run with another encoder than the one it is named after. A training that was
+stopped goes on from its checkpoint, which is removed with its result.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlp.bench.cells import RUN, as_json, run_cell
+from medvlp.bench.cells import OK, RUN, as_json, run_cell, status_of
 from medvlp.bench.failures import Failure, lost_disk, write_failure
 from medvlp.bench.features import FeatureCache
 from medvlp.bench.judged import EncoderSlot
 from medvlp.bench.locks import POLL_SECONDS, Locks
 from medvlp.bench.plan import Cell, Judged
+from medvlp.bench.reuse import KeptPredictions
 from medvlp.bench.schedule import Planned, Schedule
 from medvlp.bench.suite import Suite
 from medvlp.errors import UserError
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCRATCH, LOCKS = ".tmp", "locks"
+SCRATCH, LOCKS, CHECKPOINTS = ".tmp", "locks", "checkpoints"
+GOES_ON = ("memory", "timeout", "died")
+"""Kinds of failures after which the same training may go on from its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,14 @@ class Workplace:
         self.scratch = own_scratch(bench.out, self.locks)
         self.schedule = schedule or Schedule(bench.suite)
         self.slot = slot or EncoderSlot(self.device)
+        self.kept = KeptPredictions(bench.out)
         self.features = FeatureCache(bench.out / "features", self.scratch, self.locks, alive)
 
     def close(self) -> None:
-        """Remove the scratch folder and give all locks back."""
+        """Remove the scratch folder and what finished cells need no more, and give all locks back."""
+        for folder in (self.bench.out / CHECKPOINTS).glob("*"):
+            if status_of(self.bench.out / "cells" / folder.name) == OK:
+                remove_checkpoints(folder)
         remove_scratch(self.bench.out, self.scratch, self.locks)
         self.locks.close()
 
@@ -126,6 +134,8 @@ class Workplace:
                 logger.exception("cell %s failed", planned.shown)
             if failure.kind == "memory":
                 self.slot.clear()
+            if failure.kind not in GOES_ON:
+                remove_checkpoints(self._checkpoints(planned.cell))
             self.fail(planned, failure, started)
 
     def fail(self, planned: Planned, failure: Failure, started: float) -> None:
@@ -154,24 +164,30 @@ class Workplace:
             about = {key: planned.about[key] for key in ("task", "fraction", "shots", "draw")}
             write_atomic(split, json.dumps(about | {"sha256": cell.hashes["split"]} | ids).encode(), self.scratch)
         before = self.features.seconds
+        checkpoints = self._checkpoints(cell)
         finished = run_cell(
             cell,
             task=task,
-            subject=self._subject(planned.judged, self.bench.suite.store_of(task.config)),
+            subject=self._subject(planned.judged, self.bench.suite.store_of(task.config), checkpoints),
             train=train,
             val=samples["val"],
             test=samples["test"],
             suite=self.bench.suite.config,
             settings=self.schedule.settings(task, cell.protocol),
             facts=self.bench.facts,
+            kept=self.kept,
             out=self.bench.out,
             scratch=self.scratch,
         )
+        remove_checkpoints(checkpoints)
         times = json.loads((finished.folder / RUN).read_text(encoding="utf-8"))
         times["features_seconds"] = round(self.features.seconds - before, 3)
         write_atomic(finished.folder / RUN, as_json(times).encode(), self.scratch)
 
-    def _subject(self, one: Judged, store: Store) -> Subject:
+    def _checkpoints(self, cell: Cell) -> Path:
+        return self.bench.out / CHECKPOINTS / cell.hash
+
+    def _subject(self, one: Judged, store: Store, checkpoints: Path) -> Subject:
         if one.kind == "baseline":
             return Subject(one.name, store, lambda: self.features.of_baseline(one.spec, one.hash, store))
 
@@ -188,7 +204,14 @@ class Workplace:
         def features() -> Any:
             return self.features.of_encoder(load, one.hash, store, one.name)
 
-        return Subject(one.name, store, features, load, self.device)
+        return Subject(one.name, store, features, load, self.device, checkpoints)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of one cell, and the folder around them if nothing is left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
 
 
 def ended(folder: Path) -> float:

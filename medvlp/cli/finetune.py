@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +15,15 @@ FINETUNE_EXAMPLE = (
     "run.dir=runs/ours"
 )
 PREDICT_EXAMPLE = "Example: medvlp predict runs/ours new/ --out predictions.csv"
+
+
+class StudyBy(StrEnum):
+    """What makes images one study."""
+
+    header = "header"
+    folder = "folder"
+
+
 REFUSED = 3
 """Exit status of `predict` where some files got no answer."""
 
@@ -53,6 +63,12 @@ def predict(
     masks: Annotated[
         Path | None, typer.Option(help="Segmentation: folder for masks, PNG on the pixels of each image.")
     ] = None,
+    study_by: Annotated[
+        StudyBy | None,
+        typer.Option(
+            help="Reports: images with one StudyInstanceUID (header, the default) or in one folder are a study."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read files.")] = 2,
@@ -60,8 +76,9 @@ def predict(
     """Answer new images as it was validated; what cannot be read, or is of another kind, is set aside (status 3)."""
     from medvlp.infer.predict import predict as answer
 
-    done = answer(run, paths, out, masks=masks, device=device, batch_size=batch_size, num_workers=workers)
-    say(f"Answers for {done.predicted} images are in {done.out}" + (f", masks in {masks}" if masks else ""))
+    by: Literal["header", "folder"] | None = None if study_by is None else study_by.value
+    done = answer(run, paths, out, masks=masks, study_by=by, device=device, batch_size=batch_size, num_workers=workers)
+    say(f"Answers for {done.predicted} {done.what} are in {done.out}" + (f", masks in {masks}" if masks else ""))
     if done.refused:
         say(f"{done.refused} files got no answer, with reasons: {done.quarantine}")
         raise typer.Exit(REFUSED)

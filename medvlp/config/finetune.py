@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medvlp.config.base import Config, Fraction
+from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
 from medvlp.config.task import FineTuneConfig, LabelConfig
 from medvlp.config.train import RunConfig, TrackConfig
@@ -80,11 +81,12 @@ class FinetuneConfig(Config):
     kind: Literal["finetune"] = "finetune"
     run: RunConfig
     encoder: str = Field(description="A run, or zoo:NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME.")
-    task: Literal["classification", "segmentation"] = "classification"
+    task: Literal["classification", "segmentation", "report_generation"] = "classification"
     data: FinetuneDataConfig
     train: FineTuneConfig = FineTuneConfig()
     decision: DecisionConfig = DecisionConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
+    reports: ReportsConfig = ReportsConfig()
     device: str = Field("auto", description="auto, cpu or cuda.")
     checkpoint_every: int = Field(200, ge=1, description="Steps; validation saves, too.")
     log_every: int = Field(10, ge=1)
@@ -95,8 +97,20 @@ class FinetuneConfig(Config):
 
     @model_validator(mode="after")
     def _of_its_task(self) -> FinetuneConfig:
-        if self.task != "segmentation" and self.segmentation != SegmentationConfig():
-            raise ValueError(f"segmentation has no effect on task: {self.task}")
-        if self.task == "segmentation" and self.decision != DecisionConfig():
-            raise ValueError("decision has no effect on task: segmentation")
+        idle = [
+            ("segmentation", "segmentation", self.segmentation == SegmentationConfig()),
+            ("report_generation", "reports", self.reports == ReportsConfig()),
+            ("classification", "decision", self.decision == DecisionConfig()),
+        ]
+        for task, section, plain in idle:
+            if self.task != task and not plain:
+                raise ValueError(f"{section} has no effect on task: {self.task}")
+        if self.task == "report_generation":
+            for name in ("labels", "uncertain", "not_mentioned"):
+                if getattr(self.data, name) != FinetuneDataConfig.model_fields[name].default:
+                    raise ValueError(f"data.{name} has no effect on task: report_generation")
+            if self.train.augment.flip:
+                raise ValueError(
+                    "train.augment.flip swaps the sides of an image, and a report names them: leave it out"
+                )
         return self

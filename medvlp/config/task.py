@@ -112,6 +112,9 @@ class GroundingConfig(Config):
     """Where a finding is said to be."""
 
     target: Literal["boxes", "masks"] = "boxes"
+    images: Literal["test", "all"] = Field(
+        "test", description="Images that are asked; all where few hold a region, because nothing is trained."
+    )
 
 
 class EncoderSettings(Config):

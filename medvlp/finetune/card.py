@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 SHOWN = {
     "classification": ("auroc", "average_precision", "sensitivity", "specificity", "ece"),
     "segmentation": ("dice", "iou", "hd95_mm", "hd95_pixels", "specificity"),
+    "report_generation": ("finding_f1_micro", "finding_f1", "bleu_1", "bleu_4", "rouge_l", "cider"),
+}
+TASK_NAMES = {
+    "classification": "Classification",
+    "segmentation": "Segmentation",
+    "report_generation": "Report generation",
 }
 RULES = {
     "f1": "the highest F1",
@@ -39,7 +45,8 @@ def rule_of(config: FinetuneConfig) -> str:
 def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) -> Iterator[str]:
     record, scope, pixels = result["record"], model.scope, model.preprocessing
     labels = ", ".join(model.label_names)
-    yield f"# {config.task.capitalize()} of {labels}" if len(labels) < 80 else f"# {config.task.capitalize()}"
+    name = TASK_NAMES[config.task]
+    yield f"# {name} of {labels}" if 0 < len(labels) < 80 else f"# {name}"
     yield ""
     yield f"An image encoder ({record['encoder']}) with a head, fine-tuned by medvlp {record['versions']['medvlp']}."
     yield from ("", "## Intended use", "")
@@ -49,11 +56,14 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
     yield from ("", "## Data", "")
     yield f"- Data set: {record['dataset']}, store {record['store_hash'][:16]}; splits: {record['split_rule']}."
     for split, found in record["samples"].items():
-        yield f"- {split}: {count(found['images'])} images of {count(found['patients'])} patients."
+        studies = "" if found["samples"] == found["images"] else f"{count(found['samples'])} studies, "
+        yield f"- {split}: {count(found['images'])} images of {studies}{count(found['patients'])} patients."
     known = {"modalities": scope.modalities, "views": scope.views, "body parts": scope.body_parts}
     for name, values in known.items():
         yield f"- {name.capitalize()} of the training images: {', '.join(values) or 'not known'}."
-    yield f"- Uncertain labels: {config.data.uncertain}; labels that are not mentioned: {config.data.not_mentioned}."
+    if labels:
+        data = config.data
+        yield f"- Uncertain labels: {data.uncertain}; labels that are not mentioned: {data.not_mentioned}."
     yield from ("", "## Scores on the test patients", "")
     coverage = f"{100 * (1 - config.alpha):g} %"
     yield f"With {coverage} intervals over patients. Nothing was chosen on these patients."
@@ -68,10 +78,15 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
         for one in model.decisions:
             threshold = "no threshold" if one.threshold is None else f"yes from {decimal(one.threshold, 4)}"
             yield f"- {one.label}: {threshold}"
-    else:
+    elif labels:
         yield "Masks on the pixels of each image."
+    else:
+        yield from _about_texts(config, result)
     yield from ("", "## Limits", "")
-    yield f"- It knows {labels} and nothing else; a label that was not asked is not a normal finding."
+    if labels:
+        yield f"- It knows {labels} and nothing else; a label that was not asked is not a normal finding."
+    else:
+        yield "- A text may name what is not there and pass over what is, in words that sound sure: read the images."
     yield "- Images of other scanners, hospitals, countries or ages than those above may be answered wrongly."
     stored = pixels.stored
     yield f"- Input: squares of {stored.size} pixels ({stored.aspect}), {pixels.input.size} for the network."
@@ -83,6 +98,14 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
     yield f"- Encoder {'frozen' if train.freeze_encoder else 'trained with the head'}, seed {config.run.seed}, at most"
     yield f"  {length}; kept is the state with the best score on validation."
     yield "- Hashes and versions stand in `config.json`."
+
+
+def _about_texts(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str]:
+    how = config.reports
+    yield f"One text for each study, of at most {how.max_images} images: {' and '.join(how.sections)}, as the training"
+    yield f"reports have them, at most {how.max_tokens} tokens, by beam search ({how.beams} beams). The most frequent"
+    metric = "finding_f1_micro"
+    yield f"training report, written for every test study, would get {metric} {decimal(result['usual'].get(metric))}."
 
 
 def _scores(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str]:
@@ -98,4 +121,5 @@ def _scores(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str]:
             "–" if row is None else f"{decimal(row['value'])} ({interval(row['low'], row['high']) or 'no interval'})"
             for row in cells
         ]
-        yield f"| {'mean over labels' if label == 'macro' else label} | {' | '.join(shown)} |"
+        mean = "all findings" if config.task == "report_generation" else "mean over labels"
+        yield f"| {mean if label == 'macro' else label} | {' | '.join(shown)} |"

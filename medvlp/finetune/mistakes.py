@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from medvlp.finetune.outcome import groups_of
+from medvlp.finetune.pictures import grey, stored_images
 from medvlp.html import data_uri
 from medvlp.html.numbers import decimal
 from medvlp.html.pictures import edge
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 MOST, EACH = 24, 6
 """Images on the page, and of each label."""
-PIXELS = 224
 REFERENCE, PREDICTED = (62, 201, 255), (255, 176, 0)
 """Colours of outlines: red, green, blue."""
 
@@ -36,7 +36,8 @@ def mistakes(outcome: Outcome, store: Store) -> list[dict[str, Any]]:
     test, thresholds = outcome.test, outcome.thresholds
     if isinstance(test, Outlines):
         return _worst_masks(test, store)
-    assert isinstance(test, Predictions)
+    if not isinstance(test, Predictions):
+        return []
     each = max(1, min(EACH, MOST // len(test.label_names)))
     chosen: list[tuple[int, int]] = []
     for k, name in enumerate(test.label_names):
@@ -50,8 +51,8 @@ def mistakes(outcome: Outcome, store: Store) -> list[dict[str, Any]]:
                 chosen.append((k, row))
     if not chosen:
         return []
-    pictures = [data_uri(_grey(image)) for image in _stored(store, [test.sample_ids[row] for _, row in chosen])]
-    groups = groups_of(store, test.sample_ids)
+    pictures = [data_uri(grey(image)) for image in _stored(store, [test.sample_ids[row] for _, row in chosen])]
+    groups = groups_of(store, test)
     return [
         {
             "label": test.label_names[k],
@@ -74,11 +75,11 @@ def _worst_masks(test: Outlines, store: Store) -> list[dict[str, Any]]:
         own = [row for row in np.argsort(dice, kind="stable") if test.labels[row] == label and dice[row] >= 0]
         chosen += own[:each]
     images = _stored(store, [test.sample_ids[row] for row in chosen])
-    groups = groups_of(store, test.sample_ids)
+    groups = groups_of(store, test)
     found = []
     for row, image in zip(chosen, images, strict=True):
         (reference,), (predicted,) = test.masks(slice(row, row + 1))
-        shown = np.repeat(_grey(image)[..., None], 3, axis=2) if image.ndim == 2 else _grey(image).copy()
+        shown = np.repeat(grey(image)[..., None], 3, axis=2) if image.ndim == 2 else grey(image).copy()
         for mask, colour in ((reference, REFERENCE), (predicted, PREDICTED)):
             own = cv2.resize(mask.astype(np.uint8), shown.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
             shown[edge(own)] = colour
@@ -97,11 +98,4 @@ def _worst_masks(test: Outlines, store: Store) -> list[dict[str, Any]]:
 
 def _stored(store: Store, image_ids: list[str]) -> np.ndarray:
     position = {image: place for place, image in enumerate(store.images["image_id"])}
-    return store.read(store.images["index"].to_numpy()[[position[image] for image in image_ids]])
-
-
-def _grey(stored: np.ndarray) -> np.ndarray:
-    """Return a stored square with 8 bits, as large as it is shown."""
-    image = stored if stored.dtype == np.uint8 else (stored >> 8).astype(np.uint8)
-    enlarge = image.shape[0] < PIXELS
-    return cv2.resize(image, (PIXELS, PIXELS), interpolation=cv2.INTER_LINEAR if enlarge else cv2.INTER_AREA)
+    return stored_images(store, np.array([position[image] for image in image_ids], dtype=np.intp))

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import expit
 
+from medvlp.bench.report_scores import METRICS
 from medvlp.bench.scored import scored
 from medvlp.config.preprocessing import Preprocessing
 from medvlp.errors import UserError
 from medvlp.finetune.decide import decide
 from medvlp.finetune.notes import Note, sentences
 from medvlp.finetune.task import balance
+from medvlp.finetune.texts import findings_of, usual_scores
 from medvlp.metrics.bootstrap import Resamples
 from medvlp.metrics.scoring import SCORINGS
 from medvlp.metrics.subgroups import NOT_KNOWN, age_bands, subgroups
 from medvlp.tasks._tuned import Decision, calibrated
+from medvlp.tasks.report_generation import Reports
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,10 +37,16 @@ if TYPE_CHECKING:
     from medvlp.store.array_store import Store
     from medvlp.tasks.base import Kept, Samples, Task
 
-GAPS = {"classification": ("auroc", "sensitivity", "specificity"), "segmentation": ("dice",)}
+GAPS = {
+    "classification": ("auroc", "sensitivity", "specificity"),
+    "segmentation": ("dice",),
+    "report_generation": (),
+}
 """Metrics that are looked at group by group."""
 FEW_PATIENTS = 10
 """Test patients with the rarer class, or with the structure, below which a score is doubtful."""
+USUAL = ("finding_f1_micro", "bleu_4")
+"""Metrics by which generated reports must beat the usual one."""
 CHANCE = {"auroc": 0.5}
 """What guessing gets."""
 
@@ -55,7 +64,8 @@ class Outcome:
         raw: Test probabilities before calibration, `[n k]`; None for masks.
         scores: As in `result.json` of the benchmark.
         subgroups: One row per attribute, metric, label and group.
-        balance: Positives, negatives and unknown labels by split.
+        balance: Positives, negatives and unknown labels by split; of reports, findings by the rule labeler.
+        usual: Metric -> score of the most frequent training report, written for every study.
         notes: What has to be known beside the scores.
     """
 
@@ -69,6 +79,7 @@ class Outcome:
     subgroups: list[dict[str, Any]]
     balance: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    usual: dict[str, float] = field(default_factory=dict)
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -106,6 +117,11 @@ def outcome_of(
     scoring = SCORINGS.get(task.rule)()
     thresholds = {one.label: float("nan") if one.threshold is None else one.threshold for one in decisions}
     found = scored(scoring, test, thresholds, store.dataset, config)
+    names, known = [label.name for label in task.config.labels], {split: own.labels for split, own in samples.items()}
+    usual: dict[str, float] = {}
+    if isinstance(test, Reports):
+        names, known = findings_of(tunable.references, samples)
+        usual = usual_scores(tunable.references, samples["train"], test, task.scoring)
     return Outcome(
         network,
         Preprocessing(stored=store.image_config, input=tunable.input),
@@ -114,9 +130,10 @@ def outcome_of(
         test,
         raw,
         found.rows,
-        gaps(config, scoring, test, thresholds, groups_of(store, test.sample_ids), store.dataset),
-        balance(task.config, {split: own.labels for split, own in samples.items()}),
-        sentences([*_doubtful(found.rows), *notes]),
+        gaps(config, scoring, test, thresholds, groups_of(store, test), store.dataset),
+        balance(names, known),
+        sentences([*_doubtful(found.rows, usual), *notes]),
+        usual,
     )
 
 
@@ -126,8 +143,11 @@ def _finite(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return logits
 
 
-def _doubtful(rows: Sequence[dict[str, Any]]) -> Iterator[Note]:
-    """Yield what is to be doubted of the leading score of each label."""
+def _doubtful(rows: Sequence[dict[str, Any]], usual: dict[str, float]) -> Iterator[Note]:
+    """Yield what is to be doubted of the leading score of each label, and of texts beside the usual report."""
+    for row in rows:
+        if row["label"] == "macro" and row["metric"] in USUAL and not row["low"] > usual.get(row["metric"], -1.0):
+            yield "No better than the most frequent training report written for every study", METRICS[row["metric"]]
     leading = [row for row in rows if row["metric"] == rows[0]["metric"] and row["label"] != "macro"]
     for row in leading:
         if row["metric"] in CHANCE and not row["low"] > CHANCE[row["metric"]]:
@@ -137,15 +157,22 @@ def _doubtful(rows: Sequence[dict[str, Any]]) -> Iterator[Note]:
             yield f"Test scores that hang on fewer than {FEW_PATIENTS} patients", f"{row['label']} ({row['support']})"
 
 
-def groups_of(store: Store, sample_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Return attribute -> group of each sample, for the attributes of which more than one group is known."""
-    frame = store.samples().set_index("image_id").loc[list(sample_ids)]
+def groups_of(store: Store, kept: Kept) -> dict[str, list[str]]:
+    """Return attribute -> group of each sample, for the attributes of which more than one group is known.
+
+    A study has several views: it has no group of that attribute.
+    """
+    key = "study_id" if isinstance(kept, Reports) else "image_id"
+    frame = store.samples().drop_duplicates(key)
+    frame = frame.set_index(frame[key].astype(str)).loc[list(kept.sample_ids)]
     found = {
         "age": age_bands(frame["age"].to_numpy(dtype=np.float64)),
         "sex": _words(frame["sex"]),
         "view": _words(frame["view"]),
         "site": _words(frame["site"]),
     }
+    if isinstance(kept, Reports):
+        del found["view"]
     return {name: groups for name, groups in found.items() if len(set(groups) - {NOT_KNOWN}) > 1}
 
 

@@ -19,11 +19,14 @@ from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS
 from medvlp.finetune.card import rule_of
 from medvlp.finetune.charts import curves, progress
 from medvlp.finetune.mistakes import mistakes
-from medvlp.finetune.outcome import CHANCE
+from medvlp.finetune.outcome import CHANCE, groups_of
+from medvlp.finetune.texts import side_by_side
 from medvlp.html import render_page, write_page
 from medvlp.html.charts import Style
 from medvlp.html.numbers import count, decimal
 from medvlp.html.private import public
+from medvlp.metrics.subgroups import NOT_KNOWN
+from medvlp.tasks.report_generation import Reports
 from medvlp.track.jsonl import read_lines
 
 if TYPE_CHECKING:
@@ -52,13 +55,14 @@ def write_report(
         UserError: The page cannot be written.
     """
     context = {
-        "title": ", ".join(model.label_names),
+        "title": ", ".join(model.label_names) or "Reports",
         "task": config.task,
         "coverage": f"{100 * (1 - config.alpha):g} %",
         "one_in": round(2 / config.alpha),
         "facts": list(_facts(result)),
         "notes": result["notes"],
-        "headline": _headline(result["scores"]),
+        "headline": _headline(result["scores"], result["usual"]),
+        "usual": {metric: value for metric, value in result["usual"].items() if np.isfinite(value)},
         "metrics": list(dict.fromkeys(row["metric"] for row in result["scores"])),
         "table": _table(result["scores"]),
         "thresholds": {one.label: one.threshold for one in outcome.decisions},
@@ -69,6 +73,7 @@ def write_report(
         "balance": _balance(result["balance"]),
         "gaps": _gaps(result["subgroups"]),
         "mistakes": mistakes(outcome, store),
+        "texts": list(_texts(model, outcome, store)),
         "chosen": list(_chosen(config, result)),
         "style": strip_style(LOOK),
         "record": as_json(public({"config": config.resolved(), **{k: result[k] for k in ("record", "decisions")}})),
@@ -83,6 +88,7 @@ _SECTIONS = (
     ("curves", "ROC and calibration"),
     ("gaps", "Subgroups"),
     ("mistakes", "Mistakes"),
+    ("texts", "Reports"),
     ("progress", "Training"),
     ("balance", "Labels"),
     ("chosen", "What was chosen"),
@@ -95,7 +101,8 @@ def _facts(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "Data set", record["dataset"], f"store {record['store_hash'][:12]}"
     yield "Encoder", record["encoder"], record["encoder_hash"][:12]
     for split, found in record["samples"].items():
-        yield f"{split.capitalize()} images", count(found["images"]), f"of {count(found['patients'])} patients"
+        studies = "" if found["samples"] == found["images"] else f"{count(found['samples'])} studies, "
+        yield f"{split.capitalize()} images", count(found["images"]), f"of {studies}{count(found['patients'])} patients"
     criterion = next(name for name in chosen if name.startswith("val_"))
     yield (
         "Kept",
@@ -104,13 +111,14 @@ def _facts(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     )
 
 
-def _headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the leading metric of every label, as an interval plot."""
+def _headline(rows: Sequence[dict[str, Any]], usual: dict[str, float]) -> dict[str, Any]:
+    """Return the leading metric of every label, as an interval plot with chance, or the usual report's score."""
     metric = rows[0]["metric"]
     own = [row for row in rows if row["metric"] == metric]
     if len(own) == 2:
         own = own[:1]  # the mean over one label is that label
-    chance = CHANCE.get(metric)
+    chance = CHANCE.get(metric, usual.get(metric))
+    chance = chance if chance is not None and np.isfinite(chance) else None
     bounds = [row[key] for row in own for key in ("value", "low", "high") if np.isfinite(row[key])]
     return {
         "metric": metric,
@@ -128,6 +136,13 @@ def _table(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]
     if len(found) == 2:
         found.pop("macro")
     return found
+
+
+def _texts(model: TunedModel, outcome: Outcome, store: Store) -> Iterator[dict[str, Any]]:
+    """Yield test studies with both reports."""
+    if isinstance(outcome.test, Reports):
+        groups = groups_of(store, outcome.test)
+        yield from side_by_side(outcome.test, model.task, store, groups, NOT_KNOWN)
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import yaml
 from medvlp.bench.cells import as_json
 from medvlp.bench.judged import shown_spec
 from medvlp.bench.tracking import metrics_of
+from medvlp.config.base import json_sha256
 from medvlp.config.finetune import FinetuneConfig
 from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
@@ -31,6 +32,7 @@ from medvlp.models.device import resolve_device
 from medvlp.store.files import write_atomic
 from medvlp.tasks._fine_tune import FineTuning, Keeping, seeded
 from medvlp.tasks._tuned import TunedModel, save_tuned
+from medvlp.tasks.report_generation import decoder_sha256
 from medvlp.track import Tracker, open_tracker, run_record
 from medvlp.track.base import Status
 from medvlp.train.checkpoint import Checkpoint, load_newest
@@ -40,6 +42,8 @@ from medvlp.zoo import load_encoder
 from medvlp.zoo.rebuild import describe_tower
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from medvlp.tasks.base import Samples
 
 logger = logging.getLogger(__name__)
@@ -103,7 +107,7 @@ def _finished(folder: Path, config: FinetuneConfig) -> Finetuned | None:
     """Return the result of a run that is complete under this configuration."""
     try:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        same = result["config_sha256"] == config.sha256() and (folder / MODEL).is_dir()
+        same = result["config_sha256"] == _config_sha256(config) and (folder / MODEL).is_dir()
         return Finetuned(folder, result["scores"], result["notes"]) if same else None
     except (OSError, ValueError, KeyError):
         return None
@@ -125,7 +129,8 @@ class _Run:
         self.task, about_labels = task_of(config, self.store)
         self.notes = sentences(about_labels)
         self.samples = self.task.samples(self.store)
-        self.notes += [*self.store.warnings, *shared_pixels(self.store, self.samples)]
+        self.images = {split: self.task.images(self.store, own) for split, own in self.samples.items()}
+        self.notes += [*self.store.warnings, *shared_pixels(self.store, self.images)]
         device = resolve_device(config.device)
         self.encoder = load_encoder(config.encoder, stored=self.store.image_config, device=device, seed=config.run.seed)
         self.record = self._record()
@@ -140,17 +145,19 @@ class _Run:
             "encoder": shown_spec(self.config.encoder),
             "encoder_hash": self.encoder.hash,
             "split_rule": store.split_rule,
-            "samples": {name: _counted(samples) for name, samples in self.samples.items()},
+            "task_hash": json_sha256(self.task.settings("fine_tune")),
+            "samples": {name: _counted(samples, self.images[name]) for name, samples in self.samples.items()},
         } | run_record()
 
     def _check_same_data(self, checkpoint: Checkpoint) -> None:
         before = checkpoint.state["record"]
-        for name, what in (("samples", "samples"), ("store_hash", "store"), ("encoder_hash", "encoder")):
-            if before[name] != self.record[name]:
+        kinds = {"samples": "samples", "store_hash": "store", "encoder_hash": "encoder", "task_hash": "task"}
+        for name, what in kinds.items():
+            if before.get(name) != self.record[name]:
                 raise UserError(
                     f"The {what} is not what this run began with.",
                     self.folder,
-                    "Give the same store and encoder, or start a new run with another run.dir.",
+                    "Give the same store, encoder and decoder, or start a new run with another run.dir.",
                 )
 
     def run(self) -> Finetuned:
@@ -204,12 +211,13 @@ class _Run:
         config, folder = self.config, self.folder
         scratch = folder / SCRATCH
         result = {
-            "config_sha256": config.sha256(),
+            "config_sha256": _config_sha256(config),
             "task": config.task,
             "scores": outcome.scores,
             "subgroups": outcome.subgroups,
             "decisions": [asdict(one) for one in outcome.decisions],
             "balance": outcome.balance,
+            "usual": outcome.usual,
             "chosen": chosen,
             "notes": self.notes,
             "record": self.record,
@@ -219,7 +227,7 @@ class _Run:
             outcome.network,
             outcome.preprocessing,
             outcome.decisions,
-            scope_of(self.store, self.samples["train"]),
+            scope_of(self.store, self.images["train"]),
             {**self.record, "chosen": {name: chosen[name] for name in chosen if name != "history"}},
         )
         for name, kept in (("val", outcome.validation), ("test", outcome.test)):
@@ -242,6 +250,12 @@ def _check_kind(folder: Path) -> None:
         )
 
 
-def _counted(samples: Samples) -> dict[str, Any]:
+def _config_sha256(config: FinetuneConfig) -> str:
+    """Return the hash of a configuration, and of what lies in the decoder's folder, which it does not name."""
+    decoder = decoder_sha256(config.reports)
+    return config.sha256() if decoder is None else json_sha256([config.sha256(), decoder])
+
+
+def _counted(samples: Samples, images: np.ndarray) -> dict[str, Any]:
     patients = len(set(samples.patient_ids))
-    return {"images": len(samples), "patients": patients, "sha256": samples.sha256}
+    return {"samples": len(samples), "images": len(images), "patients": patients, "sha256": samples.sha256}

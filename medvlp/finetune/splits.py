@@ -18,10 +18,9 @@ from medvlp.store.array_store import Store
 from medvlp.types import UNKNOWN_PATIENT
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
     from medvlp.config.finetune import FinetuneDataConfig
-    from medvlp.tasks.base import Samples
 
 
 class SplitStore(Store):
@@ -74,11 +73,16 @@ class SplitStore(Store):
             )
 
 
-def shared_pixels(store: Store, samples: Mapping[str, Samples]) -> list[str]:
-    """Return a note where test images are, pixel by pixel, among those of training or validation."""
+def shared_pixels(store: Store, images: Mapping[str, Int[np.ndarray, " m"]]) -> list[str]:
+    """Return a note where test images are, pixel by pixel, among those of training or validation.
+
+    Args:
+        store: The store.
+        images: Split -> rows of the images table.
+    """
     pixels = store.images["pixels_sha256"].to_numpy()
-    known = set(pixels[samples["train"].rows]) | set(pixels[samples["val"].rows])
-    shared = sum(digest in known for digest in pixels[samples["test"].rows].tolist())
+    known = set(pixels[images["train"]]) | set(pixels[images["val"]])
+    shared = sum(digest in known for digest in pixels[images["test"]].tolist())
     if not shared:
         return []
     return [

@@ -7,6 +7,7 @@ images cannot teach, and they are named.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,9 @@ def task_of(config: FinetuneConfig, store: Store) -> tuple[Task, list[Note]]:
         UserError: The store has no labels, none of that name, or training images of one class only.
     """
     notes: list[Note] = []
-    labels = config.data.labels or _all_labels(config, store)
+    labels = config.data.labels
+    if not labels and config.task != "report_generation":
+        labels = _all_labels(config, store)
     task = _task(config, store, labels)
     if config.task == "classification":
         labels, notes = _taught(task, store, asked=bool(config.data.labels))
@@ -50,6 +53,7 @@ def _task(config: FinetuneConfig, store: Store, labels: tuple[LabelConfig, ...])
         views=config.data.views,
         fine_tune=config.train,
         segmentation=config.segmentation,
+        reports=config.reports,
     )
 
 
@@ -94,21 +98,21 @@ def _taught(task: TaskConfig, store: Store, asked: bool) -> tuple[tuple[LabelCon
     return kept, [("Left out, because the training images have one class only", name) for name in bad]
 
 
-def balance(task: TaskConfig, samples: dict[str, np.ndarray]) -> list[dict[str, object]]:
+def balance(names: Sequence[str], samples: Mapping[str, np.ndarray]) -> list[dict[str, object]]:
     """Return positives, negatives and unknown labels of each label and split.
 
     Args:
-        task: Its labels.
+        names: Labels.
         samples: Split -> labels `[n k]`.
     """
     return [
         {
-            "label": label.name,
+            "label": name,
             "split": split,
             "positives": int((labels[:, k] == 1).sum()),
             "negatives": int((labels[:, k] == 0).sum()),
             "unknown": int(np.isnan(labels[:, k]).sum()),
         }
-        for k, label in enumerate(task.labels)
+        for k, name in enumerate(names)
         for split, labels in samples.items()
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -31,6 +31,8 @@ class Style:
     colour: str
     dash: str = ""
     marker: str = "circle"
+    id: str = ""
+    """Of its sample on the page, see `swatches`; a line may then take its marks from there."""
 
 
 def styles(names: Sequence[str], baselines: Sequence[str]) -> dict[str, Style]:
@@ -50,7 +52,7 @@ def styles(names: Sequence[str], baselines: Sequence[str]) -> dict[str, Style]:
         name: Style(f"var(--grey-{i % 4 + 1})", DASHES[i % 4 + 1], MARKERS[(i + 1) % len(MARKERS)])
         for i, name in enumerate(grey)
     }
-    return looks
+    return {name: replace(look, id=f"look-{i}") for i, (name, look) in enumerate(looks.items())}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Series:
     band: bool = True
     """Whether the area between `low` and `high` is filled; error bars are drawn either way."""
     notes: Sequence[str] = ()
+    told: bool = True
+    """Whether each mark has a note; without, marks are those of the style's sample and take no space."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +115,25 @@ def swatches(looks: Mapping[str, Style]) -> tuple[Markup, dict[str, Markup]]:
     """Return what a page holds once, and for each name the sample of its style: a short line with its marker."""
     drawn = [
         Markup(
-            '<g id="look-{i}"><line x1="1" y1="6" x2="25" y2="6" style="stroke:{colour}" stroke-width="2" '
+            '<g id="{id}"><line x1="1" y1="6" x2="25" y2="6" style="stroke:{colour}" stroke-width="2" '
             'stroke-dasharray="{dash}"/><path d="{path}" style="fill:{colour}"/></g>'
-        ).format(i=i, colour=style.colour, dash=style.dash, path=marker_path(style.marker, 13, 6))
-        for i, style in enumerate(looks.values())
+            '<marker id="{id}-mark" viewBox="-6 -6 12 12" markerWidth="10" markerHeight="10" '
+            'markerUnits="userSpaceOnUse"><path d="{mark}" style="fill:{colour}"/></marker>'
+        ).format(
+            id=style.id,
+            colour=style.colour,
+            dash=style.dash,
+            path=marker_path(style.marker, 13, 6),
+            mark=marker_path(style.marker, 0, 0),
+        )
+        for style in looks.values()
     ]
     once = Markup('<svg class="hidden" width="0" height="0" aria-hidden="true"><defs>{}</defs></svg>')
-    shown = Markup('<svg class="swatch" width="26" height="12" aria-hidden="true"><use href="#look-{}"/></svg>')
-    return once.format(Markup("").join(drawn)), {name: shown.format(i) for i, name in enumerate(looks)}
+    shown = Markup('<svg class="swatch" aria-hidden="true"><use href="#{}"/></svg>')
+    return once.format(Markup("").join(drawn)), {name: shown.format(style.id) for name, style in looks.items()}
 
 
-def simplified(x: Sequence[float], y: Sequence[float], tolerance: float = 0.3) -> list[int]:
+def simplified(x: Sequence[float], y: Sequence[float], tolerance: float = 0.5) -> list[int]:
     """Return the places of the points that a line needs to stay within `tolerance` of all (Douglas and Peucker)."""
     points = np.column_stack([x, y])
     kept, parts = {0, len(points) - 1}, [(0, len(points) - 1)]
@@ -195,15 +207,19 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, description: str, *, 
             upper = [f"{at:.1f} {y.place(value, bottom, TOP):.1f}" for at, value in zip(xs, line.high, strict=True)]
             lower = [f"{at:.1f} {y.place(value, bottom, TOP):.1f}" for at, value in zip(xs, line.low, strict=True)]
             parts.append(f'<path class="band" style="fill:{colour}" d="M{"L".join(upper + lower[::-1])}z"/>')
-        drawn = range(len(xs)) if line.points else simplified(xs, ys)
-        path = "M" + "L".join(f"{xs[i]:.1f} {ys[i]:.1f}" for i in drawn)
+        path = (
+            "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(xs, ys, strict=True)) if line.points else _short(xs, ys)
+        )
+        marked = bool(line.points and not line.told and line.style.id and line.low is None)
+        marks = f";marker:url(#{escape(line.style.id)}-mark)" if marked else ""
         dash = f' stroke-dasharray="{line.style.dash}"' if line.style.dash else ""
         parts.append(
-            f'<path class="line" style="stroke:{colour}"{dash} d="{path}"><title>{escape(line.name)}</title></path>'
+            f'<path class="line" style="stroke:{colour}{marks}"{dash} d="{path}">'
+            f"<title>{escape(line.name)}</title></path>"
             if len(xs) > 1
             else ""
         )
-        if not line.points:
+        if not line.points or marked:
             continue
         for i, (a, b) in enumerate(zip(xs, ys, strict=True)):
             if line.low is not None and line.high is not None:
@@ -216,6 +232,14 @@ def line_chart(series: Sequence[Series], x: Axis, y: Axis, description: str, *, 
                 f"<title>{escape(line.name)}: {escape(note)}</title></path>"
             )
     return _svg(parts, description)
+
+
+def _short(xs: Sequence[float], ys: Sequence[float]) -> str:
+    """Return the path through the points that a line needs, as steps from one to the next."""
+    at = [(round(10 * xs[i]), round(10 * ys[i])) for i in simplified(xs, ys)]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(at)]
+    words = [f"{dx / 10:g}{'' if dy < 0 else ' '}{dy / 10:g}" for dx, dy in steps]
+    return f"M{at[0][0] / 10:g} {at[0][1] / 10:g}l" + " ".join(words).replace(" -", "-")
 
 
 def histogram(counts: Sequence[float], edges: Sequence[float], x_label: str, y_label: str, description: str) -> Markup:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from medvlp.errors import UserError
 from medvlp.io import find_images
 
+F = TypeVar("F")
 T = TypeVar("T")
 
 IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".png", ".jpg", ".jpeg"})
@@ -53,7 +54,7 @@ def list_files(paths: Sequence[Path]) -> tuple[list[Path], list[Bad]]:
 
 
 def read_ahead(
-    read: Callable[[Path], T], files: Sequence[Path], batch_size: int, num_workers: int
+    read: Callable[[F], T], files: Sequence[F], batch_size: int, num_workers: int
 ) -> Iterator[tuple[list[tuple[str, T]], list[Bad]]]:
     """Yield what was read of each batch of files, with their names, and the others, in order.
 
@@ -61,7 +62,7 @@ def read_ahead(
 
     Args:
         read: Reads one file; called from threads.
-        files: Files.
+        files: Files, or what else `str` names by its path.
         batch_size: Files at a time.
         num_workers: Threads.
     """
@@ -77,7 +78,7 @@ def read_ahead(
             yield good, [result for _, result in results if isinstance(result, Bad)]
 
 
-def _safely(read: Callable[[Path], T], path: Path) -> T | Bad:
+def _safely(read: Callable[[F], T], path: F) -> T | Bad:
     try:
         return read(path)
     except UserError as error:

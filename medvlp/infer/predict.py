@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class PredictSummary:
     quarantine: Path | None
     masks: Path | None
     seconds: float
+    what: str = "images"
+    """What has a row: images, or studies."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def predict(
     out: Path,
     *,
     masks: Path | None = None,
+    study_by: Literal["header", "folder"] | None = None,
     device: str = "cpu",
     batch_size: int = 32,
     num_workers: int = 2,
@@ -83,15 +86,17 @@ def predict(
     Columns are `path`, for each label `probability:<label>` and `positive:<label>` (1, 0, or nothing without a
     threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked). A
     segmentation has `mask:<label>` (a file in `masks`), `pixels:<label>` and `area_mm2:<label>` in their place.
-    `<out>.json` says which model it was, with its thresholds.
+    Written reports have one row per study, see `medvlp.infer.reports`. `<out>.json` says which model it was, with its
+    thresholds.
 
     Args:
         run: `run.dir` of a fine-tuning, or its `model/`.
         paths: Files and folders; folders are searched at any depth.
         out: File to write, .csv or .parquet.
         masks: Folder for the masks of a segmentation: PNG on the pixels of each image, 255 inside.
+        study_by: Written reports: which images are one study, see `medvlp.infer.reports`; None: header.
         device: Torch device, or `auto`.
-        batch_size: Images at a time.
+        batch_size: Images, or studies, at a time.
         num_workers: Threads that read files.
 
     Raises:
@@ -104,6 +109,9 @@ def predict(
         raise UserError(f"The table has the suffix '{out.suffix}'.", out, "Name it .csv or .parquet.")
     model = load_tuned(Path(run), device)
     _check_masks(model, masks)
+    texts = model.task.type == "report_generation"
+    if study_by is not None and not texts:
+        raise UserError("Images are answered one by one.", "--study-by", "Leave it out: it is for written reports.")
     files, bad = list_files(paths)
     if not files and not bad:
         raise UserError("There is no image to answer.", "paths", "Give DICOM, PNG or JPEG files, or folders of them.")
@@ -111,8 +119,11 @@ def predict(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with nullcontext() if masks is None else atomic_folder(masks) as scratch:
-            answers: Answers = Probabilities(model) if scratch is None else _masks(model, scratch)
-            rows = _rows(model, answers, files, bad, batch_size, num_workers)
+            if texts:
+                rows = _reports(model, files, bad, study_by or "header", batch_size, num_workers)
+            else:
+                answers: Answers = Probabilities(model) if scratch is None else _masks(model, scratch)
+                rows = _rows(model, answers, files, bad, batch_size, num_workers)
             quarantine = write_quarantine(out, bad)
             if not rows:
                 raise UserError(f"None of the {len(bad)} files got an answer.", quarantine, "Read the reasons there.")
@@ -127,13 +138,14 @@ def predict(
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-    return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started)
+    what = "studies" if texts else "images"
+    return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started, what)
 
 
 def _check_masks(model: TunedModel, masks: Path | None) -> None:
     """Raise `UserError` unless there is a new folder for masks where the model makes some."""
     if (model.task.type == "segmentation") != (masks is not None):
-        what, fix = ("A classification has no masks.", "Leave --masks out.")
+        what, fix = ("The model makes no masks.", "Leave --masks out.")
         if masks is None:
             what, fix = "The model makes masks, and there is no folder for them.", "Give --masks FOLDER."
         raise UserError(what, "--masks", fix)
@@ -147,6 +159,12 @@ def _masks(model: TunedModel, folder: Path) -> Answers:
     return Masks(model, folder)
 
 
+def _reports(model: TunedModel, files: Sequence[Path], bad: list[Bad], *how: Any) -> list[dict[str, Any]]:
+    from medvlp.infer.reports import report_rows
+
+    return report_rows(model, files, bad, *how)
+
+
 def _rows(
     model: TunedModel, answers: Answers, files: Sequence[Path], bad: list[Bad], batch_size: int, num_workers: int
 ) -> list[dict[str, Any]]:
@@ -155,7 +173,7 @@ def _rows(
     first_with: dict[str, str] = {}
 
     def read(path: Path) -> Seen:
-        return _see(path, model)
+        return see(path, model)
 
     with progress_bar("predict", len(files), "images") as advance:
         for seen, failed in read_ahead(read, files, batch_size, num_workers):
@@ -172,8 +190,12 @@ def _rows(
     return rows
 
 
-def _see(path: Path, model: TunedModel) -> Seen:
-    """Read one file as the training images were read."""
+def see(path: Path, model: TunedModel) -> Seen:
+    """Read one file as the training images were read.
+
+    Raises:
+        UserError: It cannot be read, or is not of the kind of the training images.
+    """
     config = model.preprocessing.stored
     radiograph = read_radiograph(path, config)
     notes = admit(path, radiograph, model.scope)

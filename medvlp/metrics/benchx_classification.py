@@ -21,7 +21,6 @@ from medvlp.metrics.scoring import NAN, Score
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from medvlp.metrics.answers import Answers
     from medvlp.types import Predictions
 
 BINARY, MULTILABEL = ("argmax_f1",), ("legacy_auroc", "pooled_f1")
@@ -57,10 +56,6 @@ class BenchxClassificationScoring(ClassificationScoring):
         """See `Scoring.support`."""
         found = super().support(predictions, thresholds)
         return found | {metric: found[SUPPORT[metric]] for metric in _asked(predictions)}
-
-    def answers(self, metric: str, predictions: Predictions, thresholds: Mapping[str, float]) -> Answers | None:
-        """See `Scoring.answers`; the scores of BenchX enter no test."""
-        return None if metric in SUPPORT else super().answers(metric, predictions, thresholds)
 
 
 def legacy_values(predictions: Predictions, resamples: Resamples | None) -> dict[str, Float[np.ndarray, "r k+1"]]:

@@ -65,7 +65,7 @@ class ClassRetrievalScoring(RetrievalScoring):
                     found[metric][rows[part], column] = values
         if predictions.one_way:
             return found
-        return found | super()._outcomes(predictions, by_chance)
+        return super()._outcomes(predictions, by_chance) | found
 
 
 def _by_class(similarity: Float[np.ndarray, "q c"], right: np.ndarray) -> dict[str, Float[np.ndarray, " q"]]:

@@ -251,8 +251,10 @@ class ClassificationScoring(Scoring[Predictions]):
         patients, labels = predictions.patient_ids, predictions.labels
         return {metric: patient_counts(patients, *_carriers(metric, labels)) for metric in METRICS}
 
-    def answers(self, metric: str, predictions: Predictions, thresholds: Mapping[str, float]) -> Answers:
-        """See `Scoring.answers`: ranks, answers at the encoder's own threshold, or probabilities."""
+    def answers(self, metric: str, predictions: Predictions, thresholds: Mapping[str, float]) -> Answers | None:
+        """See `Scoring.answers`: ranks, answers at the encoder's own threshold, or probabilities; BenchX's enter none."""
+        if metric not in METRICS:
+            return None
         from medvlp.metrics.answers import Answers, ranks_within
         from medvlp.metrics.bootstrap import bootstrap_values
 

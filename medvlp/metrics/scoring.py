@@ -46,6 +46,8 @@ class Score:
 class Scoring(ABC, Generic[P]):
     """The metrics of one kind of predictions. Columns are the labels of the predictions, then their macro mean."""
 
+    code_version: ClassVar[int] = 1
+    """Rises with every change of code that can move a score; kept predictions are then scored again."""
     metrics: ClassVar[tuple[str, ...]]
     """Names of all scores in the order of tables; the first one leads and is compared between encoders."""
 

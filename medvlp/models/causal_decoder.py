@@ -33,8 +33,11 @@ class CausalDecoder(ReportDecoder):
     """
 
     def __init__(self, visual_width: int, model: Any, tokens: ReportTokens) -> None:
+        from transformers import GenerationConfig
+
         super().__init__()
         self.model = model
+        model.generation_config = GenerationConfig()  # a folder's own would add to what a task says of the search
         self.begin_id, self.end_id = tokens.begin_id, tokens.end_id
         width = model.get_input_embeddings().embedding_dim
         self.visual = nn.Sequential(nn.LayerNorm(visual_width), nn.Linear(visual_width, width))

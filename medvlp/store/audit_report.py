@@ -228,8 +228,8 @@ def _leaks(report: AuditReport) -> list[str]:
             f"Leak: {len(own)} {stand} in more than one split of {dataset} ({images} images; for example {some})."
         )
     found += [
-        f"Leak: {row['questions']} of {row['test_questions']} test questions of {row['store']} are about {row['images']} "
-        f"images that training asks about, too; {row['rephrased']} of them it asks in other words."
+        f"Leak: {row['questions']} of {row['test_questions']} test questions of {row['store']} are about images that "
+        f"training asks about, too ({row['images']} images); {row['rephrased']} of them it asks in other words."
         for row in report.divided_questions
     ]
     for kind in (ACROSS_SPLITS, ACROSS_STORES, WITHIN_SPLIT):

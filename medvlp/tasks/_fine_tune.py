@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -29,7 +30,7 @@ from medvlp.errors import UserError
 from medvlp.models.average import Average
 from medvlp.progress import progress_bar
 from medvlp.track.window import GRADIENT, NotFiniteError, Window
-from medvlp.train.checkpoint import Checkpoint, save_checkpoint
+from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from medvlp.train.optim import load_optimizer_tensors, optimizer_tensors
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+EVERY, LEAST_SECONDS = 20, 300.0
+"""Steps after which `fine_tuned` looks at the clock, and time between two of its checkpoints."""
 Term = tuple[torch.Tensor, torch.Tensor]
 """Value and count of a loss term."""
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
@@ -88,6 +91,7 @@ class Keeping:
         state: Plain JSON values that every checkpoint holds.
         log: Called with metrics and the number of steps done.
         asked: Set to stop after the present step.
+        least_seconds: Time between two checkpoints, and before the first; a stop does not wait for it.
     """
 
     folder: Path
@@ -96,6 +100,7 @@ class Keeping:
     state: dict[str, Any]
     log: Callable[[dict[str, float], int], None]
     asked: threading.Event
+    least_seconds: float = 0.0
 
 
 @contextmanager
@@ -136,6 +141,7 @@ class FineTuning:
         self.best: dict[str, torch.Tensor] = {}
         self._epoch_loss = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._window = Window()
+        self._saved_at = time.monotonic()
         if checkpoint is not None:
             self.network.load_state_dict(checkpoint.tensors["model"], strict=True)
         kind, options = OPTIMIZERS[config.optimizer]
@@ -248,7 +254,7 @@ class FineTuning:
         """Validate, log and save where it is time to; return the metrics where there are any."""
         keeping, step = self.keeping, self.step
         judge = self._judged_after(step)
-        save = keeping is not None and (judge or step % keeping.every == 0 or stop)
+        save = keeping is not None and (stop or ((judge or step % keeping.every == 0) and self._is_time(keeping)))
         if not (judge or save or (keeping is not None and step % keeping.log_every == 0)):
             return None
         try:
@@ -268,6 +274,9 @@ class FineTuning:
             if save:
                 self._save(keeping)
         return metrics
+
+    def _is_time(self, keeping: Keeping) -> bool:
+        return time.monotonic() - self._saved_at >= keeping.least_seconds
 
     def _judge(self) -> float:
         """Score the network, or its average, on validation; keep it where it is better than all before."""
@@ -301,6 +310,28 @@ class FineTuning:
             tensors["average"] = self.average.tensors
         state = {"history": self.history, "epoch_loss": self._epoch_loss.tolist()} | keeping.state
         save_checkpoint(keeping.folder, self.step, tensors, state, keep=1)
+        self._saved_at = time.monotonic()
+
+
+def fine_tuned(
+    tunable: Tunable, config: FineTuneConfig, seed: int, checkpoints: Path | None
+) -> tuple[FineTuning, dict[str, Any]]:
+    """Train to the end and return what validation chose; see `FineTuning`.
+
+    Args:
+        tunable: What is trained.
+        config: Length, rates, averaging.
+        seed: Seed of dropout.
+        checkpoints: Folder of this training alone, in which one that takes long keeps its state and goes on from it.
+    """
+    keeping = checkpoint = None
+    if checkpoints is not None:
+        checkpoint = load_newest(checkpoints)
+        keeping = Keeping(
+            checkpoints, EVERY, sys.maxsize, {}, lambda metrics, step: None, threading.Event(), LEAST_SECONDS
+        )
+    tuning = FineTuning(tunable, config, seed, keeping, checkpoint)
+    return tuning, tuning.run()
 
 
 def rate(step: int, warmup: int, total: int, schedule: Literal["cosine", "linear"]) -> float:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Int
 
     from medvlp.config.preprocessing import ModelInputConfig
+    from medvlp.config.reports import ReportsConfig
     from medvlp.config.task import TaskConfig
     from medvlp.models.report_decoder import ReportDecoder, Visual
     from medvlp.store.array_store import Store
@@ -52,12 +53,13 @@ class ReportWriter(nn.Module):
     Args:
         tower: Module from normalised pixels to `Features`.
         decoder: From visual tokens to words.
+        tokens: What the decoder reads and writes.
         frozen: The tower has no gradient and stays in evaluation mode.
     """
 
-    def __init__(self, tower: nn.Module, decoder: ReportDecoder, frozen: bool) -> None:
+    def __init__(self, tower: nn.Module, decoder: ReportDecoder, tokens: ReportTokens, frozen: bool) -> None:
         super().__init__()
-        self.frozen = frozen
+        self.tokens, self.frozen = tokens, frozen
         self.tower = tower.requires_grad_(not frozen)
         self.decoder = decoder
 
@@ -67,13 +69,19 @@ class ReportWriter(nn.Module):
         self.tower.train(mode and not self.frozen)
         return self
 
+    @torch.no_grad()
+    def write(self, visual: Visual, config: ReportsConfig) -> list[str]:
+        """Return a text for each study of a batch, by the search that the configuration says."""
+        banned = self.tokens.banned if config.ban_unknown else ()
+        rows = self.decoder.generate(visual, config.max_tokens, config.beams, banned)
+        return [self.tokens.decode(row) for row in rows.tolist()]
+
 
 class ReportTuning(Tunable):
     """Training of a report writer by the likelihood of each word, judged by BLEU-4 of what it writes on validation.
 
     Args:
         network: Writer on a copy of the encoder's tower.
-        tokens: What it reads and writes.
         encoder: Where it comes from.
         store: The prepared store.
         references: From the first images of studies to the texts that are learnt.
@@ -89,7 +97,6 @@ class ReportTuning(Tunable):
     def __init__(
         self,
         network: ReportWriter,
-        tokens: ReportTokens,
         encoder: Encoder,
         store: Store,
         references: References,
@@ -99,7 +106,7 @@ class ReportTuning(Tunable):
         seed: int,
         num_workers: int = 1,
     ) -> None:
-        self.network, self.tokens, self.name, self.store = network, tokens, encoder.name, store
+        self.network, self.name, self.store = network, encoder.name, store
         self.references, self.val, self.config, self.how = references, val, task.reports, task.fine_tune
         self.device, self.num_workers = encoder.device, num_workers
         self.input = model_input(task, encoder.preprocessing.input)
@@ -108,7 +115,7 @@ class ReportTuning(Tunable):
         self.loader = self._loader(train.rows, seed, self.how.augment)
         learnt = np.concatenate([train.rows, val.rows])
         self._place = {row: place for place, row in enumerate(learnt.tolist())}
-        self._ids, self._mask = tokens.encode(references(learnt), self.config.max_tokens)
+        self._ids, self._mask = network.tokens.encode(references(learnt), self.config.max_tokens)
 
     def _cache(self, network: ReportWriter, studies: int) -> TokenCache | None:
         """Return where tokens are kept; None where the tower changes, or where they are too many."""
@@ -157,16 +164,11 @@ class ReportTuning(Tunable):
 
     def texts(self, network: nn.Module, samples: Samples) -> list[str]:
         """Return the generated texts of samples."""
-        decoder = network.eval().get_submodule("decoder")
-        banned = self.tokens.banned if self.config.ban_unknown else ()
-        found: list[str] = []
+        assert isinstance(network, ReportWriter)
+        network.eval()
         with torch.no_grad():
-            for batch in self._batches(samples):
-                rows = decoder.generate(  # type: ignore[operator]
-                    self._visual(network, batch), self.config.max_tokens, self.config.beams, banned
-                )
-                found += [self.tokens.decode(row) for row in rows.tolist()]
-        return found
+            batches = (self._visual(network, batch) for batch in self._batches(samples))
+            return [text for visual in batches for text in network.write(visual, self.config)]
 
     def _batches(self, samples: Samples) -> Iterator[Batch]:
         return self._loader(samples.rows, 0, None).epoch(0)

@@ -27,6 +27,7 @@ from medvlp.models.device import resolve_device
 from medvlp.models.weights import check_keys, read_state, state_sha256
 from medvlp.store.files import atomic_folder
 from medvlp.tasks import TASKS
+from medvlp.tasks._report_writer import ReportWriter
 from medvlp.zoo.rebuild import CONFIG, ENCODER, PREPROCESSING, rebuild_tower
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class TunedModel:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over weights, preprocessing, calibration and thresholds."""
+        """SHA-256 over weights, preprocessing, calibration and thresholds, or the tokens of reports."""
         return json_sha256(
             {
                 "weights": state_sha256(self.network.state_dict()),
@@ -99,7 +100,12 @@ class TunedModel:
                 "decisions": [asdict(decision) for decision in self.decisions],
                 "task": self.task.resolved(),
             }
+            | self._words
         )
+
+    @property
+    def _words(self) -> dict[str, str]:
+        return {"tokens": self.network.tokens.hash} if isinstance(self.network, ReportWriter) else {}
 
 
 def calibrated(decisions: Sequence[Decision], logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
@@ -132,6 +138,7 @@ def save_tuned(folder: Path, model: TunedModel, tower: dict[str, Any], dim: int,
         "record": model.record,
     }
     with atomic_folder(folder) as part:
+        TASKS.get(model.task.type)(model.task).save_parts(model.network, part)
         (part / CONFIG).write_text(_json(described), encoding="utf-8")
         (part / DECISIONS).write_text(_json([asdict(one) for one in model.decisions]), encoding="utf-8")
         (part / PREPROCESSING).write_text(model.preprocessing.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -167,7 +174,7 @@ def load_tuned(path: Path, device: str = "cpu") -> TunedModel:
     if decisions and [one.label for one in decisions] != [label.name for label in task.labels]:
         raise UserError("The labels of the decisions are not those of the model.", folder / DECISIONS, _COPY)
     tower, dim = rebuild_tower(described["tower"])
-    network = TASKS.get(task.type)(task).network(tower, dim, preprocessing.input)
+    network = TASKS.get(task.type)(task).rebuilt(tower, dim, preprocessing.input, folder)
     state = {TOWER + name: value for name, value in read_state(folder / ENCODER).items()} | read_state(folder / HEAD)
     check_keys(network.state_dict(), state, folder)
     network.load_state_dict(state, strict=True)

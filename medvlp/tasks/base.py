@@ -105,6 +105,7 @@ class Subject:
         load_features: Returns `[n d]`, one row per row of the images table; called when a protocol needs them.
         load_encoder: Returns the encoder; None for features that no encoder made.
         device: Torch device for protocols that train the encoder.
+        checkpoints: Folder in which a long training keeps its state, and goes on from it; None keeps nothing.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Subject:
     load_features: Callable[[], Float[np.ndarray, "n d"]]
     load_encoder: Callable[[], Encoder] | None = None
     device: str = "cpu"
+    checkpoints: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,12 @@ class Task(ABC):
         """
         return self.network(tower, dim, taken)
 
-    def save_parts(self, tunable: Any, folder: Path) -> None:  # noqa: B027 - most tasks have nothing to write
+    def save_parts(self, network: nn.Module, folder: Path) -> None:  # noqa: B027 - most tasks have nothing to write
         """Write what beside weights and configuration decides the answers of a fine-tuned network."""
+
+    def images(self, store: Store, samples: Samples) -> Int[np.ndarray, " m"]:
+        """Return the rows of the images table that samples are answered from."""
+        return samples.rows
 
     def tunable(
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1

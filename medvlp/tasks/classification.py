@@ -124,14 +124,15 @@ class Classification(Task):
 
         encoder = encoder_of(subject, "fine_tune")
         if self.config.tuning is None:
-            return self._tuned(encoder, subject.store, train, val, seed)[1]
+            return self._tuned(encoder, subject, train, val, seed, subject.checkpoints)[1]
         best: tuple[float, Head] | None = None
         trials: list[dict[str, Any]] = []
-        for setting in self.config.tuning.settings:
+        for number, setting in enumerate(self.config.tuning.settings):
             how = self.config.fine_tune.model_copy(update=setting)
             task = Classification(self.config.model_copy(update={"fine_tune": how, "tuning": None}))
+            checkpoints = None if subject.checkpoints is None else subject.checkpoints / f"trial_{number}"
             try:
-                value, head = task._tuned(encoder, subject.store, train, val, seed)
+                value, head = task._tuned(encoder, subject, train, val, seed, checkpoints)
             except DivergedError as error:
                 trials.append({"setting": setting, "score": None, "reason": error.what})
                 continue
@@ -147,14 +148,15 @@ class Classification(Task):
         tried = {"trials": trials, "chosen": [one["score"] for one in trials].index(best[0])}
         return Head(best[1].predict, best[1].best_params | tried)
 
-    def _tuned(self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int) -> tuple[float, Head]:
+    def _tuned(
+        self, encoder: Encoder, subject: Subject, train: Samples, val: Samples, seed: int, checkpoints: Path | None
+    ) -> tuple[float, Head]:
         """Fine-tune once; return the score on validation, and the head."""
-        from medvlp.tasks._fine_tune import FineTuning, seeded
+        from medvlp.tasks._fine_tune import fine_tuned, seeded
 
         with seeded(seed, str(encoder.device)):
-            tunable = self.tunable(encoder, store, train, val, seed)
-            tuning = FineTuning(tunable, self.config.fine_tune, seed)
-            chosen = tuning.run()
+            tunable = self.tunable(encoder, subject.store, train, val, seed)
+            tuning, chosen = fine_tuned(tunable, self.config.fine_tune, seed, checkpoints)
         best = float(chosen[f"val_{tunable.criterion}"])
         return best, Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
 

@@ -2,12 +2,14 @@
 
 Guarantee: no box or mask reaches an encoder; a heat map is asked for by the label's prompts alone. Kept are the heat
 maps on the encoder's own grid and the regions on the stored square, one row per image and finding with a region in it.
-Findings that the stored square does not show (cropped off) are left out.
+Findings that the stored square does not show (cropped off) are left out. Where the images of all splits are asked, the
+location prior of an image knows the regions of other patients only.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -94,7 +96,7 @@ class HeatMaps:
 class Grounding(Task):
     """A heat map for every finding that has boxes or masks in an image."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     scoring: ClassVar[str] = "grounding"
     protocols: ClassVar[frozenset[str]] = frozenset({ZERO_SHOT})
     needs: ClassVar[str] = HEAT_MAPS
@@ -102,6 +104,8 @@ class Grounding(Task):
 
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return the images with a region of a finding; a label is 1 where the image has one, else NaN.
+
+        Every split is all images where the task asks all.
 
         Raises:
             UserError: Validation or test images have no such region, or a label has no prompts.
@@ -118,7 +122,11 @@ class Grounding(Task):
         labels = np.array(
             [[1.0 if shown(image, label) else np.nan for label in self.config.labels] for image in frame["image_id"]]
         ).reshape(len(frame), len(self.config.labels))
-        found = by_split(store, frame, self.config, [label.name for label in self.config.labels], labels)
+        everything = self.config.grounding.images == "all"
+        splits = frame.assign(split="test") if everything else frame
+        found = by_split(store, splits, self.config, [label.name for label in self.config.labels], labels)
+        if everything:
+            found = dict.fromkeys(found, found["test"])
         for split in ("val", "test"):
             if not len(found[split]):
                 raise UserError(
@@ -147,30 +155,29 @@ class Grounding(Task):
         return {"code_version": self.code_version, "protocol": protocol}
 
     def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:
-        """Return a head that asks the encoder; a subject without one gets the mean region of the training images."""
+        """Return a head that asks the encoder; a subject without one gets the mean region of other training images."""
         prompts = [list(label.prompts["positive"]) for label in self.config.labels]
         store = subject.store
         places = store.images["index"].to_numpy()
         if subject.load_encoder is None:
             prior = self._location_prior(store, train)
-            return Head(lambda samples: self._kept(store, samples, lambda _: prior[None]))
+            return Head(lambda samples: self._kept(store, samples, prior))
         encoder = encoder_of(subject, protocol)
         texts = [prompt for group in prompts for prompt in group]
         ends = np.cumsum([len(group) for group in prompts])[:-1]
 
-        def maps(rows: np.ndarray) -> np.ndarray:
-            found = encoder.token_heat_maps(store.read(places[rows]), texts).double().cpu().numpy()
+        def maps(samples: Samples) -> np.ndarray:
+            found = encoder.token_heat_maps(store.read(places[samples.rows]), texts).double().cpu().numpy()
             return np.stack([group.mean(axis=1) for group in np.split(found, ends, axis=1)], axis=1)
 
         return Head(lambda samples: self._kept(store, samples, maps))
 
-    def _kept(self, store: Store, samples: Samples, maps: Callable[[np.ndarray], np.ndarray]) -> HeatMaps:
-        """Ask for maps `[b k g w]` (or `[1 k g w]` for all) of rows of the images table; keep those with a region."""
+    def _kept(self, store: Store, samples: Samples, maps: Callable[[Samples], np.ndarray]) -> HeatMaps:
+        """Ask for maps `[b k g w]` of samples; keep those with a region."""
         at, of, kept, runs = [], [], [], []
         for start in range(0, len(samples), IMAGES_AT_ONCE):
             chunk = samples.take(np.arange(start, min(start + IMAGES_AT_ONCE, len(samples))))
-            asked = maps(chunk.rows)
-            found = np.broadcast_to(asked, (len(chunk), *asked.shape[1:]))
+            found = maps(chunk)
             for position, k, region in self._regions(store, chunk):
                 at.append(start + position)
                 of.append(samples.label_names[k])
@@ -197,18 +204,28 @@ class Grounding(Task):
                 if parts and (region := np.any(parts, axis=0)).any():
                     yield position, k, region
 
-    def _location_prior(self, store: Store, train: Samples) -> Float[np.ndarray, "k g g"]:
-        """Return for each label the mean of the training regions, reduced by area; even where there is none."""
+    def _location_prior(self, store: Store, train: Samples) -> Callable[[Samples], Float[np.ndarray, "b k g g"]]:
+        """Return a function that gives the mean, for each label, of the training regions of other patients.
+
+        They are reduced by area; even where there is none.
+        """
         import cv2
 
-        sums = np.zeros((len(train.label_names), store.size, store.size))
+        grid = min(PRIOR_GRID, store.size)
+        empty = np.zeros((len(train.label_names), grid, grid))
+        counts = Counter(train.patient_ids)
+        sums: defaultdict[str, np.ndarray] = defaultdict(empty.copy)
         for start in range(0, len(train), IMAGES_AT_ONCE):
             chunk = train.take(np.arange(start, min(start + IMAGES_AT_ONCE, len(train))))
-            for _, k, region in self._regions(store, chunk):
-                sums[k] += region
-        grid = min(PRIOR_GRID, store.size)
-        small = [cv2.resize(one, (grid, grid), interpolation=cv2.INTER_AREA) for one in sums]
-        return np.stack(small) / max(len(train), 1)
+            for position, k, region in self._regions(store, chunk):
+                small = cv2.resize(region.astype(np.float64), (grid, grid), interpolation=cv2.INTER_AREA)
+                sums[chunk.patient_ids[position]][k] += small
+        total = np.sum([empty, *sums.values()], axis=0)
+
+        def of_others(patient: str) -> Float[np.ndarray, "k g g"]:
+            return (total - sums.get(patient, empty)) / max(len(train) - counts[patient], 1)
+
+        return lambda samples: np.stack([of_others(patient) for patient in samples.patient_ids])
 
 
 def _boxes(store: Store, images: pd.DataFrame) -> dict[str, list[tuple[str, np.ndarray]]]:

@@ -25,18 +25,25 @@ from medvlp.text.labeler import FINDINGS
 from medvlp.text.report_words import tokeniser
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from jaxtyping import Int
+    from torch import nn
 
+    from medvlp.config.preprocessing import ModelInputConfig
+    from medvlp.config.reports import ReportsConfig
     from medvlp.models.report_decoder import ReportDecoder
     from medvlp.store.array_store import Store
-    from medvlp.tasks._report_writer import ReportTuning
+    from medvlp.tasks._report_writer import ReportTuning, ReportWriter
     from medvlp.text.vocabulary import ReportTokens
     from medvlp.zoo import Encoder
 
 
 SCORED_WORDS = "simple"
 """Rule by which texts are scored, unless the task has R2Gen's."""
+DECODER = "decoder"
+"""Folder with the shape of a decoder that came from a Hugging Face folder."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +91,20 @@ class Reports:
         return cls(samples, patients, generated, references, words)
 
 
+def decoder_sha256(config: ReportsConfig) -> str | None:
+    """Return the hash of the content of a decoder's folder; None where there is none."""
+    from medvlp.store.files import file_sha256
+
+    folder = config.decoder.folder
+    if folder is None or not folder.is_dir():
+        return None
+    return json_sha256({path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
+
+
 class ReportGeneration(Task):
     """A report for each study: by a trained decoder, or that of the nearest training study."""
 
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     scoring: ClassVar[str] = "report_generation"
     protocols: ClassVar[frozenset[str]] = frozenset({"knn", FROZEN, "fine_tune"})
     needs: ClassVar[str] = ""
@@ -145,12 +162,7 @@ class ReportGeneration(Task):
 
     @cached_property
     def _folder_hash(self) -> str | None:
-        from medvlp.store.files import file_sha256
-
-        folder = self.config.reports.decoder.folder
-        if folder is None or not folder.is_dir():
-            return None
-        return json_sha256({path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()})
+        return decoder_sha256(self.config.reports)
 
     def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:
         """Train a decoder, or look for the nearest training study; a subject without features gets the usual report.
@@ -161,42 +173,48 @@ class ReportGeneration(Task):
         """
         if protocol == "knn":
             return self._nearest(subject, train)
-        from medvlp.tasks._fine_tune import FineTuning, seeded
+        from medvlp.tasks._fine_tune import fine_tuned, seeded
 
         encoder, task = encoder_of(subject, protocol), self._by(protocol)
         with seeded(seed, str(encoder.device)):
             tunable = task.tunable(encoder, subject.store, train, val, seed)
-            tuning = FineTuning(tunable, task.config.fine_tune, seed)
-            chosen = tuning.run()
-        facts = {"tokens": tunable.tokens.size, "tokens_hash": tunable.tokens.hash}
+            tuning, chosen = fine_tuned(tunable, task.config.fine_tune, seed, subject.checkpoints)
+        facts = {"tokens": tunable.network.tokens.size, "tokens_hash": tunable.network.tokens.hash}
         return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen | facts)
 
     def kept(self, tunable: ReportTuning, network: nn.Module, samples: Samples) -> Reports:
         """Return generated reports beside the references; see `Task.kept`."""
-        said = self._references(tunable.store, tunable.tokens)
+        said = self._references(tunable.store, tunable.network.tokens)
         return self._kept(samples, tunable.texts(network, samples), said)
 
-    def save_parts(self, tunable: ReportTuning, folder: Path) -> None:
+    def save_parts(self, network: Any, folder: Path) -> None:
         """Write the decoder's words, or the tokenizer and shape of a decoder that came from a folder."""
-        tunable.tokens.save(folder)
+        network.tokens.save(folder)
         if self.config.reports.decoder.folder is not None:
-            decoder: Any = tunable.network.decoder
-            decoder.model.config.save_pretrained(folder / DECODER)
+            network.decoder.model.config.save_pretrained(folder / DECODER)
 
     def rebuilt(self, tower: nn.Module, dim: int, taken: ModelInputConfig, parts: Path) -> ReportWriter:
         """Return a writer for weights that were saved; see `Task.rebuilt`."""
+        import torch
+
         from medvlp.models.causal_decoder import CausalDecoder, shaped_model
         from medvlp.tasks._report_writer import ReportWriter
         from medvlp.text.vocabulary import load_tokens
 
         tokens = load_tokens(parts, tokeniser(self.config.reports.words))
-        shown = tower(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
+        with torch.no_grad():
+            shown = tower.eval()(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
         decoder: ReportDecoder
         if (parts / DECODER).is_dir():
             decoder = CausalDecoder(shown.shape[2], shaped_model(parts / DECODER), tokens)
         else:
             decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
-        return ReportWriter(tower, decoder, self.config.fine_tune.freeze_encoder)
+        return ReportWriter(tower, decoder, tokens, self.config.fine_tune.freeze_encoder)
+
+    def images(self, store: Store, samples: Samples) -> Int[np.ndarray, " m"]:
+        """Return the rows of all images that are shown of the studies."""
+        shown = StudyImages(store, self.config.views, self.config.reports.max_images).of(samples.rows)
+        return shown[shown >= 0]
 
     def _by(self, protocol: str) -> ReportGeneration:
         """Return the task with its encoder frozen or not, as a protocol has it."""
@@ -220,11 +238,10 @@ class ReportGeneration(Task):
         taken = model_input(self.config, encoder.preprocessing.input)
         shown = frozen_tokens(encoder.image_tower, store, taken, 1, encoder.device)(train.rows[:1])
         decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
-        network = ReportWriter(copy.deepcopy(encoder.image_tower), decoder, self.config.fine_tune.freeze_encoder)
+        tower = copy.deepcopy(encoder.image_tower)
+        network = ReportWriter(tower, decoder, tokens, self.config.fine_tune.freeze_encoder)
         kind = ReportTuning if self.config.reports.select == "bleu_4" else LikelihoodReportTuning
-        return kind(
-            network.to(encoder.device), tokens, encoder, store, told, train, val, self.config, seed, num_workers
-        )
+        return kind(network.to(encoder.device), encoder, store, told, train, val, self.config, seed, num_workers)
 
     def _references(
         self, store: Store, tokens: ReportTokens | None = None

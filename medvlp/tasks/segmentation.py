@@ -173,13 +173,12 @@ class Segmentation(Task):
         if subject.load_encoder is None:
             prior = _location_prior(regions, train, val)
             return Head(lambda samples: self._kept(subject.store, samples, regions, _same(prior, len(samples))))
-        from medvlp.tasks._fine_tune import FineTuning, seeded
+        from medvlp.tasks._fine_tune import fine_tuned, seeded
 
         encoder, task = encoder_of(subject, protocol), self._by(protocol)
         with seeded(seed, str(encoder.device)):
             tunable = task.tunable(encoder, subject.store, train, val, seed)
-            tuning = FineTuning(tunable, task.config.fine_tune, seed)
-            chosen = tuning.run()
+            tuning, chosen = fine_tuned(tunable, task.config.fine_tune, seed, subject.checkpoints)
         return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
 
     def _by(self, protocol: str) -> Segmentation:

@@ -193,15 +193,14 @@ class Vqa(Task):
         if protocol == "knn":
             return self._nearest(subject, of, learnt, train, val)
         from medvlp.tasks._answerer import AnswererTuning
-        from medvlp.tasks._fine_tune import FineTuning, seeded
+        from medvlp.tasks._fine_tune import fine_tuned, seeded
 
         encoder = encoder_of(subject, protocol)
         how = self.config.fine_tune.model_copy(update={"freeze_encoder": protocol == FROZEN})
         config = self.config.model_copy(update={"fine_tune": how})
         with seeded(seed, str(encoder.device)):
             tunable = AnswererTuning.of(encoder, subject.store, of, learnt, train, val, config, seed)
-            tuning = FineTuning(tunable, how, seed)
-            chosen = tuning.run()
+            tuning, chosen = fine_tuned(tunable, how, seed, subject.checkpoints)
 
         def predict(samples: Samples) -> Replies:
             return _replies(samples, of(samples), learnt, tunable.answers(tuning.network, samples))

@@ -173,7 +173,7 @@ def test_every_entry_of_a_suite_can_be_changed_at_once(tmp_path: Path) -> None:
         ["bootstrap_resamples=20", "entries.*.set.fine_tune.epochs=1", "entries.nih_pneumonia.seeds=[3]"],
     )
     assert suite.bootstrap_resamples == 20
-    assert {entry.seeds for entry in suite.entries} == {(3,)}
+    assert {(entry.task, entry.seeds) for entry in suite.entries} == {("nih_pneumonia", (3,)), ("nih_grounding", (0,))}
     assert {entry.set["fine_tune"]["epochs"] for entry in suite.entries} == {1}
     assert suite.entries[-1].set["fine_tune"]["lr"] == 1e-3
     with pytest.raises(UserError, match="no entries 'nih_pneumona'"):
@@ -186,8 +186,8 @@ def test_the_list_counts_the_cells_of_every_shipped_suite(tmp_path: Path) -> Non
     suites, tasks, data = tables()
     assert [table.title for table in (suites, tasks, data)] == ["Suites", "Tasks", "Data"]
     counted = {row[0]: row[4] for row in suites.rows}
-    # 2 fractions of 5 draws and all labels, knn, zero-shot, 3 numbers of shots of 5 draws, fine-tuning
-    assert counted["benchmarks/suites/nih_mini.yaml"] == 2 * 5 + 1 + 2 + 3 * 5 + 1
+    # 2 fractions of 5 draws and all labels, knn, zero-shot, boxes, 3 numbers of shots of 5 draws, fine-tuning
+    assert counted["benchmarks/suites/nih_mini.yaml"] == 2 * 5 + 1 + 2 + 1 + 3 * 5 + 1
     assert "nih_pneumonia" in {row[0] for row in tasks.rows}
     assert any("medvlp data prepare nih_chestxray14" in str(row) for row in data.rows)
     own, beside = count_cells(suite_of(tmp_path))

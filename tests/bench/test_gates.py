@@ -9,6 +9,7 @@ from typing import Any
 
 import bench_store
 import nih_layout as nih
+import numpy as np
 import pytest
 import yaml
 
@@ -25,6 +26,7 @@ from medvlp.config.suite import SuiteConfig
 from medvlp.config.train import TrackConfig
 from medvlp.store.array_store import Store
 from medvlp.store.prepare import prepare
+from medvlp.tasks.base import Samples
 from medvlp.zoo.release import release_names
 
 
@@ -136,6 +138,19 @@ def test_declared_training_data_mark_cells(
     audit = Audit({"nih_chestxray14": Store.open(stores["clean"]).hash})
     found = marks(stores["clean"], Training((source,), known=True), audit, tmp_path)
     assert found == [] if expected is None else expected in found[0]
+
+
+def test_training_images_that_a_task_asks_are_counted(stores: dict[str, Path]) -> None:
+    store = Store.open(stores["clean"])
+    rows = np.flatnonzero(store.images["split"] == "train")[:5]
+    rows = np.append(rows, np.flatnonzero(store.images["split"] == "test")[:3])
+    test = Samples(rows, [f"i{row}" for row in rows], [f"p{row}" for row in rows], ["x"], np.ones((len(rows), 1)))
+    marker = Marks(Audit({"nih_chestxray14": store.hash}), Schedule.__new__(Schedule), {})
+    training = Training((Source("nih_chestxray14", "train", store.hash),), known=True)
+    assert list(marker._encoder(training, store, test)) == [
+        "5 of 8 test images are training images of nih_chestxray14, which trained the encoder."
+    ]
+    assert list(marker._encoder(training, store, test.take(np.arange(5, 8)))) == []
 
 
 def test_a_run_that_was_trained_on_an_overlapping_store_marks_its_cells_by_count(

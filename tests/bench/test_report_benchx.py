@@ -27,7 +27,14 @@ def cells(task: str, metric: str, values: dict[float, tuple[float | None, ...]])
     found = []
     for fraction, own in values.items():
         for seed, value in zip(SEEDS, own, strict=False):
-            about = {"task": task, "protocol": "fine_tune", "fraction": fraction, "shots": 0, "encoder": "mrm"}
+            about = {
+                "task": task,
+                "protocol": "fine_tune",
+                "fraction": fraction,
+                "shots": 0,
+                "encoder": "mrm",
+                "hashes": {},
+            }
             rows = [{"metric": name, "label": "macro", "value": value, "n": 5} for name in ("auroc", metric)]
             name = f"{task} {fraction} {seed}"
             found.append(Cell(name, Path(), about | {"seed": seed, "draw": 0}, {"scores": rows}))
@@ -73,11 +80,13 @@ def test_the_table_stands_in_the_page(tmp_path: Path) -> None:
     root = fake_results.write_results(tmp_path / "results")
     write_report(root, tmp_path / "without.html")
     assert 'id="benchx"' not in (tmp_path / "without.html").read_text()
-    for number, cell in enumerate(cells("benchx_siim_acr", "argmax_f1", F1)):
+    like = next(path.parent for path in sorted(root.glob("cells/*/predictions.parquet")))
+    info, result = (json.loads((like / f"{name}.json").read_text()) for name in ("cell", "result"))
+    for number, cell in enumerate(cells("nih_pneumonia", "argmax_f1", F1)):
         folder = root / "cells" / f"{number:024d}"
         folder.mkdir()
-        (folder / "cell.json").write_text(json.dumps(cell.info))
-        (folder / "result.json").write_text(json.dumps(cell.result | {"status": "ok"}))
+        (folder / "cell.json").write_text(json.dumps(info | cell.info))
+        (folder / "result.json").write_text(json.dumps(result | cell.result))
     write_report(root, tmp_path / "with.html")
     page = (tmp_path / "with.html").read_text()
     assert 'id="benchx"' in page

@@ -21,7 +21,7 @@ from medvlp.bench.report_cells import behind, drawn, precision_points
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_record import asked_cells, missing
 from medvlp.bench.report_scores import METRICS, PROTOCOL_NAMES
-from medvlp.html.numbers import decimal
+from medvlp.html.numbers import decimal, interval
 from medvlp.metrics.classification import ece
 from medvlp.types import Predictions
 
@@ -64,7 +64,9 @@ def test_what_is_drawn_follows_from_the_kept_predictions(results):
         gaps = sum(n * abs(score - share) for score, share, n in record["bins"]) / len(truth)
         assert gaps == pytest.approx(ece(truth, scores), abs=2e-4)
         assert record["roc"][0] == 0
-        assert record["roc"][-1] == 1000
+        assert sum(record["roc"]) == 1000
+        ends = [truth.sum() / (scores >= scores[truth == 1].min()).sum() for truth, scores in known]
+        assert sum(record["pr"]) == pytest.approx(1000 * np.mean(ends), abs=1)
 
 
 def _frame(cell):
@@ -149,14 +151,14 @@ def test_filters_of_the_leaderboard_combine(html):
         assert columns.count() == 1
         assert page.locator("#boards thead th.group:visible").all_inner_texts() == ["Fine-tuning"]
         # of the baselines only the random encoder is fine-tuned; what is missing stays
-        shown = page.locator("#boards details:visible tbody tr:visible th").all_inner_texts()
-        assert [text.split()[0] for text in shown] == ["medclip_nih_iu", "convirt_phantom", "random:resnet18"]
+        shown = page.locator("#boards details:visible tbody tr:visible th .name").all_inner_texts()
+        assert shown == ["medclip_nih_iu", "convirt_phantom", "random:resnet18"]
         assert "missing" in page.locator("#boards details:visible tbody").inner_text()
         # few-shot has no 10 % of the labels
         assert bar.locator("select[name=protocol] option[value='Few-shot']").is_disabled()
         assert "1 of" in bar.locator("output").inner_text()
         bar.locator("button.reset").click()
-        assert columns.count() == 10
+        assert columns.count() == 10  # the first metric alone is unfolded
         assert page.locator("#boards details.metric:visible").count() == len({"auroc", "ap", "f1", "ece"})
         assert bar.locator("select:focus").count() == 1
 
@@ -192,7 +194,7 @@ def test_numbers_of_the_page_are_those_of_the_table(kind, request, tmp_path):
         assert float(value) == pytest.approx(float(row["value"]), rel=1e-6)
         assert text == decimal(float(row["value"]))
         if row["low"]:
-            assert bounds == f"{decimal(float(row['low']))}–{decimal(float(row['high']))}"
+            assert bounds == interval(float(row["low"]), float(row["high"]))
 
 
 def _key(row):

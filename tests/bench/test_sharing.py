@@ -204,6 +204,44 @@ def test_two_runs_share_the_cells_and_leave_the_same_results(
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
 
 
+def test_runs_of_different_suites_into_one_folder_share_what_they_have_in_common(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = suite_of(tmp_path / "a", PROBE | {"fractions": [0.5, 1.0]}, KNN)
+    two = suite_of(
+        tmp_path / "b", PROBE | {"fractions": [1.0], "seeds": [0]}, {"protocols": ["few_shot"], "shots": [3]}
+    )
+    log, run_cell = tmp_path / "log", work.run_cell
+
+    def logged(cell: Any, **more: Any) -> Any:
+        with log.open("a") as file:
+            file.write(f"{cell.hash}\n")
+        time.sleep(0.2)
+        return run_cell(cell, **more)
+
+    out = tmp_path / "both"
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "run_cell", logged)
+        runs = [
+            multiprocessing.get_context("fork").Process(target=run, args=(suite, store, out)) for suite in (one, two)
+        ]
+        for process in runs:
+            process.start()
+        for process in runs:
+            process.join()
+    assert [process.exitcode for process in runs] == [0, 0]
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(set(lines)) == len(finished_cells(out)), "a cell of both was run once"
+    for suite, name in ((one, "one"), (two, "two")):
+        summary = run(suite, store, out)
+        assert (summary.done, summary.failed) == (0, 0)
+        alone = run(suite, store, tmp_path / name)
+        assert summary.rows == alone.rows, "tables are those of the suite that was run last, whole"
+    assert not list(out.glob("locks/*"))
+
+
 CLUSTERS = {
     "debug": ClusterConfig(kind="debug"),
     "local": ClusterConfig(kind="local", max_jobs=1, tasks_per_job=9),

@@ -67,7 +67,7 @@ def test_a_probe_is_compared_with_random_weights_of_its_family_whichever_stands_
             "high": delta + 0.03,
         }
         names = {"task": "phantom_findings", "protocol": "linear_probe", "metric": "auroc", "label": "macro"}
-        return names | {"a": a, "b": b, "p_holm": 0.5} | scores
+        return names | {"a": a, "b": b, "p_adjusted": 0.5} | scores
 
     values = {encoder: 0.9, "random:resnet10t@96": 0.75, "random:vit_tiny_patch16_224@96": 0.5}
     rows = [comparison(a, b, values[a], values[b]) for a, b in itertools.combinations(sorted(values), 2)]

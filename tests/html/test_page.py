@@ -116,7 +116,7 @@ def test_charts_are_valid_xml_and_place_points_to_scale():
     heights = [float(b.get("height")) for b in bars]
     assert heights[1] == pytest.approx(4 * heights[0], abs=0.3)
     assert heights[2] == 0
-    once, samples = swatches({"a": Style("red", "1 2", "hexagon"), "b": Style("blue")})
+    once, samples = swatches({"a": Style("red", "1 2", "hexagon", "x"), "b": Style("blue", id="y")})
     ids = {each.get("id") for each in ET.fromstring(once).iter("g")}
     assert {ET.fromstring(sample)[0].get("href") for sample in samples.values()} == {f"#{name}" for name in ids}
     assert all(marker_path(name, 1, 2) for name in ("square", "diamond", "triangle", "down"))

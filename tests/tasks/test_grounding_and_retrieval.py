@@ -121,6 +121,24 @@ def test_the_location_prior_is_the_mean_region_of_the_training_images(store: Sto
     assert pointing["Heart"].chance < 0.5
 
 
+def test_all_images_can_be_asked_and_then_the_prior_knows_those_of_other_patients_only(store: Store) -> None:
+    grounding = task("grounding", grounding={"images": "all"}, labels=[HEART])
+    samples = grounding.samples(store)
+    everywhere = set.union(*(boxed(store, "Cardiomegaly", split) for split in ("train", "val", "test")))
+    assert set(samples["test"].sample_ids) == everywhere
+    assert samples["train"] is samples["test"] is samples["val"]
+    kept = grounding.fit(subject(store, None), "zero_shot", samples["train"], samples["val"], 0).predict(
+        samples["test"]
+    )
+    regions = np.stack(
+        [kept.regions(slice(i, i + 1))[0].reshape(32, 2, 32, 2).mean((1, 3)) for i in range(len(kept.maps))]
+    )
+    patients = np.array(kept.patient_ids)
+    assert len(set(patients)) > 2
+    for row, patient in enumerate(patients):
+        np.testing.assert_allclose(kept.maps[row], regions[patients != patient].mean(0), atol=1e-6)
+
+
 def test_retrieval_keeps_vectors_of_images_and_their_reports(store: Store, encoder: Encoder) -> None:
     retrieval = task("retrieval", views=[], retrieval={"sections": ["impression"]})
     samples = retrieval.samples(store)

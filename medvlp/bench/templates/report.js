@@ -2,6 +2,7 @@
 const boards = [...document.querySelectorAll("#boards .card[data-task]")].flatMap((card) =>
   [...card.querySelectorAll("details.metric")].flatMap((part) =>
     [...part.querySelectorAll("thead tr:last-child th[data-labels]")].map((head) => ({ card, part, head, column: head.cellIndex }))));
+let chosen = "";
 const boardBar = document.getElementById("board-filters");
 filterBar(boardBar, ["task", "data_set", "protocol", "labels", "metric"], boards.map((one) => ({
   task: [one.card.dataset.task], data_set: [one.card.dataset.dataset], protocol: [one.head.dataset.protocol],
@@ -11,7 +12,7 @@ filterBar(boardBar, ["task", "data_set", "protocol", "labels", "metric"], boards
   const shown = new Set(boards.filter((_, i) => matches[i]).flatMap((one) => [one.card, one.part]));
   for (const card of new Set(boards.map((one) => one.card))) card.hidden = !shown.has(card);
   for (const part of new Set(boards.map((one) => one.part))) {
-    if (part.hidden === shown.has(part) || metric) part.open = metric ? true : part.hasAttribute("data-first");
+    if (metric !== chosen) part.open = metric ? true : part.hasAttribute("data-first");
     part.hidden = !shown.has(part);
     const columns = boards.map((one, i) => [one, matches[i]]).filter(([one]) => one.part === part);
     for (const group of part.querySelectorAll("thead tr.groups th")) {
@@ -25,6 +26,7 @@ filterBar(boardBar, ["task", "data_set", "protocol", "labels", "metric"], boards
       row.hidden = columns.every(([one, match]) => !match || row.cells[one.column].classList.contains("none"));
     }
   }
+  chosen = metric;
   const parts = [...new Set(boards.map((one) => one.part))];
   return parts.filter((part) => !part.hidden).length + " of " + parts.length + " tables";
 });
@@ -62,8 +64,9 @@ function plot(title, said, x, y, reference, marks) {
   return make("figure", {}, make("h4", {}, title), svg, make("figcaption", { class: "small" }, said ?? ""));
 }
 const tone = "var(--series-1)";
-function line(points) {
-  const steps = points.map((value, i) => atX(i / (points.length - 1)) + " " + atY(value / 1000));
+function line(added) {
+  let value = 0;
+  const steps = added.map((step, i) => atX(i / (added.length - 1)) + " " + atY((value += step) / 1000));
   return [make("path", { class: "line", style: "stroke:" + tone, d: "M" + steps.join("L") })];
 }
 function bins(found) {
@@ -112,15 +115,14 @@ function scores(id) {
   const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Label"), ...columns.map((i) => make("th", { scope: "col", class: "n" }, names[i])))),
     make("tbody", {}, ...rows.map((row) => make("tr", {}, make("th", { scope: "row" }, row.dataset.label), ...columns.map((i) => {
       const cell = row.cells[i].cloneNode(true);
+      cell.className = "n";
       cell.querySelectorAll("a").forEach((link) => link.replaceWith(...link.childNodes));
       return cell;
     })))));
   return make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Scores" }, table);
 }
 async function fill(id, copy) {
-  const place = copy.querySelector(".drawn");
-  place.append(scores(id));
-  const data = await behind(), labels = data.settings[id] ?? [];
+  const place = copy.querySelector(".drawn"), data = await behind(), labels = data.settings[id] ?? [];
   if (labels.length) {
     const select = make("select", {}, ...labels.map((one) => make("option", {}, one.label)));
     const drawing = make("div", { "aria-live": "polite" });
@@ -130,6 +132,7 @@ async function fill(id, copy) {
     if (labels.length > 1) place.append(make("div", { class: "filters" }, make("label", {}, "label", select)));
     place.append(drawing);
   }
+  place.append(scores(id));
   const shown = pictures(id);
   if (shown.length) place.append(make("h4", {}, "Examples"), make("div", { class: "images shown" }, ...shown));
   for (const part of copy.querySelectorAll("[data-cell]")) texts(part, data);

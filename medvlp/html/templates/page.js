@@ -73,6 +73,13 @@ function filterBar(bar, keys, items, apply) {
   }
   update();
 }
+// Rows carry data-<key> where a heading has a key: what stands in that column, the name alone where there is one.
+for (const head of document.querySelectorAll("th[data-key]")) {
+  for (const row of head.closest("table").tBodies[0].rows) {
+    const cell = row.cells[head.cellIndex];
+    row.dataset[head.dataset.key] ??= cell ? (cell.querySelector(".name") ?? cell).textContent : "";
+  }
+}
 // A bar of a table takes its choices from what the rows carry as data-<key>, several values divided by a bar.
 for (const bar of document.querySelectorAll("[data-filter-of]")) {
   const target = document.getElementById(bar.dataset.filterOf);

@@ -90,6 +90,29 @@ def test_new_files_get_the_masks_that_were_validated_on_their_own_pixels(folder:
     assert len(list((tmp_path / "masks").iterdir())) == 2 * len(table)
 
 
+def test_masks_of_dicom_lie_on_its_rows_and_columns_whatever_its_photometry(folder: Path, tmp_path: Path) -> None:
+    store = Store.open(folder / "store")
+    picture = cv2.imread(str(folder / "raw" / store.images["path"].iloc[0]), cv2.IMREAD_GRAYSCALE)
+    image = cv2.resize(picture, (88, 64), interpolation=cv2.INTER_AREA)
+    spacing = {"ImagerPixelSpacing": [0.5, 0.25], "ViewPosition": "PA", "Modality": "CR"}
+    plain = own_data.write_file(tmp_path / "plain.dcm", 1, pixels=image, **spacing)
+    photometry = {"PhotometricInterpretation": "MONOCHROME1"}
+    inverse = own_data.write_file(tmp_path / "inverse.dcm", 2, pixels=255 - image, **spacing, **photometry)
+    cv2.imwrite(str(tmp_path / "same.png"), image)
+    files = [plain, inverse, tmp_path / "same.png"]
+    predict(folder / "run", files, tmp_path / "out.parquet", masks=tmp_path / "masks")
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    for label in ("Lungs full", "cardiomegaly"):
+        drawn = [cv2.imread(str(tmp_path / "masks" / name), cv2.IMREAD_UNCHANGED) for name in table[f"mask:{label}"]]
+        assert [mask.shape for mask in drawn] == [(64, 88)] * 3
+        assert (drawn[0] == drawn[1]).all(), "MONOCHROME1 is the same picture"
+        assert (drawn[0] == drawn[2]).all(), "and so is the PNG"
+        inside = [int((mask > 0).sum()) for mask in drawn]
+        assert table[f"pixels:{label}"].tolist() == inside
+        np.testing.assert_allclose(table[f"area_mm2:{label}"], [inside[0] * 0.125, inside[1] * 0.125, np.nan])
+    assert sum(table[f"pixels:{label}"].sum() for label in ("Lungs full", "cardiomegaly")) > 0
+
+
 @pytest.mark.parametrize("aspect", ["pad", "squash", "crop"])
 def test_a_mask_goes_to_the_square_and_back(aspect: str) -> None:
     config = StoredImageConfig.model_validate({"size": 64, "aspect": aspect})
