@@ -6,7 +6,6 @@ encoder is never changed: its tokens of each wording are computed once. A frozen
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +19,7 @@ from medvlp.data.transforms import normalise
 from medvlp.errors import UserError
 from medvlp.models.fusion import Fusion, FusionSizes
 from medvlp.tasks._fine_tune import Term, Tunable
-from medvlp.tasks._report_writer import AS_THEY_ARE, MOST_KEPT, frozen_tokens
+from medvlp.tasks._report_writer import AS_THEY_ARE, MOST_KEPT, frozen_tokens, sized_tower
 from medvlp.tasks._study_images import TokenCache
 from medvlp.text.vocabulary import WordVocabulary
 from medvlp.types import Batch, Features
@@ -224,7 +223,7 @@ class AnswererTuning(Tunable):
         if how.question_text == "trained" or not encoder.has_text:
             words = WordVocabulary.build(questions(train).texts, 1)
         wordings = Wordings(encoder, words, how.max_tokens)
-        tower = copy.deepcopy(encoder.image_tower)
+        tower = sized_tower(encoder, config.fine_tune.input_size)
         size = config.fine_tune.input_size or encoder.preprocessing.input.size
         taken = encoder.preprocessing.input.model_copy(update={"size": size})
         width = frozen_tokens(tower, store, taken, 1, encoder.device)(train.rows[:1]).shape[2]

@@ -7,6 +7,7 @@ for.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -195,6 +196,18 @@ def model_input(task: TaskConfig, given: ModelInputConfig) -> ModelInputConfig:
         if values is not None:
             changes[name] = values if given.channels == 3 else (sum(values) / len(values),)
     return given.model_copy(update=changes)
+
+
+def sized_tower(encoder: Encoder, side: int | None) -> Any:
+    """Return a copy of an encoder's tower that takes images of `side` pixels; None leaves it its own size.
+
+    Raises:
+        UserError: The tower cannot take this size.
+    """
+    tower = copy.deepcopy(encoder.image_tower)
+    if side is not None:
+        tower.set_input_size(side)
+    return tower
 
 
 def frozen_tokens(

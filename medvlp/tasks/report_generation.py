@@ -6,7 +6,6 @@ alone. Kept are generated and reference text of each study; as in the store, no 
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -104,7 +103,7 @@ def decoder_sha256(config: ReportsConfig) -> str | None:
 class ReportGeneration(Task):
     """A report for each study: by a trained decoder, or that of the nearest training study."""
 
-    code_version: ClassVar[int] = 2
+    code_version: ClassVar[int] = 3
     scoring: ClassVar[str] = "report_generation"
     protocols: ClassVar[frozenset[str]] = frozenset({"knn", FROZEN, "fine_tune"})
     needs: ClassVar[str] = ""
@@ -202,6 +201,8 @@ class ReportGeneration(Task):
         from medvlp.text.vocabulary import load_tokens
 
         tokens = load_tokens(parts, tokeniser(self.config.reports.words))
+        if self.config.fine_tune.input_size is not None:
+            tower.set_input_size(self.config.fine_tune.input_size)
         with torch.no_grad():
             shown = tower.eval()(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
         decoder: ReportDecoder
@@ -231,14 +232,15 @@ class ReportGeneration(Task):
             ReportWriter,
             frozen_tokens,
             model_input,
+            sized_tower,
         )
 
         told = self._references(store)
         tokens = self._tokens(told(train.rows))
         taken = model_input(self.config, encoder.preprocessing.input)
-        shown = frozen_tokens(encoder.image_tower, store, taken, 1, encoder.device)(train.rows[:1])
+        tower = sized_tower(encoder, self.config.fine_tune.input_size)
+        shown = frozen_tokens(tower, store, taken, 1, encoder.device)(train.rows[:1])
         decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
-        tower = copy.deepcopy(encoder.image_tower)
         network = ReportWriter(tower, decoder, tokens, self.config.fine_tune.freeze_encoder)
         kind = ReportTuning if self.config.reports.select == "bleu_4" else LikelihoodReportTuning
         return kind(network.to(encoder.device), encoder, store, told, train, val, self.config, seed, num_workers)

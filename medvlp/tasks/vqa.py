@@ -131,7 +131,7 @@ class Replies:
 class Vqa(Task):
     """Closed and open questions, by the nearest training image of the same question or by a trained co-attention."""
 
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     scoring: ClassVar[str] = "vqa"
     protocols: ClassVar[frozenset[str]] = frozenset({"knn", FROZEN, "fine_tune"})
     needs: ClassVar[str] = ""

@@ -89,3 +89,30 @@ def test_benchx_trains_r2gen_as_released(iu: Store, encoder: Encoder) -> None:
     assert tuning.optimizer.defaults["weight_decay"] == 5e-5
     assert tuning._rate(0) == 1.0
     assert made.config.reports.ban_unknown is False
+
+
+class OneSize(torch.nn.Module):
+    """A tower for images of one side, like the windows of MedCLIP's Swin."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.tower, self.side = tower, 32
+
+    def set_input_size(self, side: int) -> None:
+        self.side = side
+
+    def forward(self, pixels: torch.Tensor) -> Any:
+        assert pixels.shape[2] == self.side
+        return self.tower(pixels)
+
+
+def test_an_encoder_for_one_size_writes_from_images_of_another(iu: Store) -> None:
+    encoder = load_encoder("random:test_vit@32")
+    encoder.image_tower = OneSize(encoder.image_tower)
+    made = shipped(
+        "benchx_iu_xray_reports", *SHORT, "fine_tune.input_size=64", *(f"reports.decoder.{x}" for x in SMALL)
+    )
+    samples = made.samples(iu)
+    subject = Subject("x", iu, lambda: np.zeros((len(iu), 0)), lambda: encoder)
+    assert len(made.fit(subject, "frozen", samples["train"], samples["val"], 0).predict(samples["test"]).generated)
+    assert encoder.image_tower.side == 32, "the encoder of other cells is left as it was"
