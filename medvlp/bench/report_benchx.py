@@ -39,14 +39,18 @@ def as_benchx(found: Results) -> Iterator[dict[str, Any]]:
         if metric is None or not groups:
             continue
         amounts = sorted({(one.setting.fraction, one.setting.amount) for one in groups})
-        at = {(one.name, one.setting.fraction): _text(one, metric) for one in groups}
+        at = {(one.setting.encoder, one.source, one.setting.fraction): _text(one, metric) for one in groups}
         rows = [
-            Row(name, source, [at.get((name, fraction), "") for fraction, _ in amounts])
-            for name, source in dict.fromkeys((one.name, one.source) for one in groups)
+            Row(name, source, [at.get((name, source, fraction), "") for fraction, _ in amounts])
+            for name, source in dict.fromkeys((one.setting.encoder, one.source) for one in groups)
         ]
-        shown = [row for row in rows if any(row.cells)]
-        if shown:
-            yield {"task": task, "metric": METRICS[metric], "amounts": [amount for _, amount in amounts], "rows": shown}
+        yield {
+            "task": task,
+            "metric": METRICS[metric],
+            "amounts": [amount for _, amount in amounts],
+            "rows": [row for row in rows if not row.source or any(row.cells)],
+            "sources": list(dict.fromkeys(row.source for row in rows if row.source)),
+        }
 
 
 def _text(group: Group, metric: str) -> str:

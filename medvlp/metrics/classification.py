@@ -252,7 +252,7 @@ class ClassificationScoring(Scoring[Predictions]):
         return {metric: patient_counts(patients, *_carriers(metric, labels)) for metric in METRICS}
 
     def answers(self, metric: str, predictions: Predictions, thresholds: Mapping[str, float]) -> Answers | None:
-        """See `Scoring.answers`: ranks, answers at the encoder's own threshold, or probabilities; BenchX's enter none."""
+        """See `Scoring.answers`: ranks, answers at the own threshold, or probabilities; None for other metrics."""
         if metric not in METRICS:
             return None
         from medvlp.metrics.answers import Answers, ranks_within

@@ -63,7 +63,7 @@ def test_f1_is_rounded_by_run_and_told_as_mean_and_deviation() -> None:
     measured, published = table["rows"]
     deviations = [statistics.pstdev(values) for values in ((60.0, 62.01, 61.0), (70.0, 70.0, 71.0))]
     assert measured.cells == [f"61.0 ± {deviations[0]:.2f}", f"70.3 ± {deviations[1]:.2f}"]
-    assert (published.name, published.source, published.cells) == ("MRM (BenchX)", "BenchX", ["62.6", ""])
+    assert (published.name, published.source, published.cells) == ("MRM", "BenchX", ["62.6", ""])
 
 
 def test_a_single_seed_has_no_deviation_and_a_missing_one_no_mean() -> None:
