@@ -156,6 +156,11 @@ class Task(ABC):
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
 
+    @property
+    def needed(self) -> str:
+        """What the zero-shot protocol of this very task needs: `needs`, unless a setting asks for more."""
+        return self.needs
+
     @abstractmethod
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return the samples of train, val and test.

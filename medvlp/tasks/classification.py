@@ -15,7 +15,7 @@ import numpy as np
 from medvlp.errors import UserError
 from medvlp.tasks._probes import linear_probe, nearest_neighbours
 from medvlp.tasks._samples import few_shot_subset, fraction_subset, select
-from medvlp.tasks.base import SCORES, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import SCORES, SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
@@ -39,6 +39,12 @@ class Classification(Task):
     scoring: ClassVar[str] = "classification"
     protocols: ClassVar[frozenset[str]] = frozenset({"linear_probe", "knn", "few_shot", "fine_tune", ZERO_SHOT})
     needs: ClassVar[str] = SCORES
+
+    @property
+    def needed(self) -> str:
+        """See `Task.needed`: some ways from prompts to an answer compare vectors."""
+        how = self.config.zero_shot
+        return SPACE if how.legacy_standardised or how.reduce == "best" else self.needs
 
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return train, val and test samples with labels by the task's rules; see `Task.samples`."""

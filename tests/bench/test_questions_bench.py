@@ -11,10 +11,15 @@ import pandas as pd
 import pytest
 import yaml
 
+from medvlp.bench.gates import Audit, Marks
+from medvlp.bench.plan import Judged
+from medvlp.bench.provenance import Source, Training
 from medvlp.bench.report import write_report
 from medvlp.bench.rescore import rescore
 from medvlp.bench.results import finished_cells
 from medvlp.bench.runner import BenchSummary, run_suite
+from medvlp.bench.schedule import Schedule
+from medvlp.bench.suite import resolve_suite
 from medvlp.config.load import load_config
 from medvlp.config.prepare import PrepareConfig
 from medvlp.config.suite import SuiteConfig
@@ -23,6 +28,7 @@ from medvlp.config.train import TrackConfig
 from medvlp.sources.phantom.layouts.write import write_layout
 from medvlp.store.array_store import Store
 from medvlp.store.prepare import prepare
+from medvlp.tasks.base import SPACE
 
 SHIPPED = ("vqa_rad", "slake", "phantom_vqa", "benchx_mimic_5x200", "mimic_5x200")
 SMALL = {"width": 16, "hidden": 16, "layers": 1, "heads": 2}
@@ -81,6 +87,25 @@ def test_official_test_questions_are_marked_as_leaks(finished: tuple[Path, Bench
     marked = {cells[name] for name, texts in leaks["cells"].items() if texts}
     assert marked == {"vqa_rad"}
     assert any("test questions of vqa_rad are about images" in text for text in leaks["audit"]["findings"])
+
+
+@pytest.mark.parametrize("dataset", ["mimic_cxr_jpg", "mimic_cxr"])
+def test_listed_images_of_the_training_split_mark_what_was_trained_on_it(
+    finished: tuple[Path, BenchSummary, list[Path]], dataset: str
+) -> None:
+    _, _, stores = finished
+    store = Store.open(stores[1])
+    entry = {"task": "benchmarks/tasks/benchx_mimic_5x200.yaml", "protocols": ["zero_shot"]}
+    suite = SuiteConfig.model_validate({"name": "x", "version": 1, "entries": [entry]})
+    schedule = Schedule(resolve_suite(suite, [stores[1]]))
+    one = Judged("e", "e", "h", "mimic_cxr_jpg", "encoder", has_text=True, offers=(SPACE,))
+    (planned,) = schedule.plan([one])
+    trained = Training((Source(dataset, "train"),), known=True)
+    (found,) = Marks(Audit({"mimic_cxr_jpg": store.hash}), schedule, {"e": trained}).of(planned)
+    tested = schedule.samples(planned.key)["test"].sample_ids
+    count = int((store.images.set_index("image_id").loc[tested, "split"] == "train").sum())
+    assert 0 < count < len(tested)
+    assert found.startswith(f"{count} of {len(tested)} test images are of the training split of mimic_cxr_jpg")
 
 
 def test_a_list_is_tested_whatever_its_split(finished: tuple[Path, BenchSummary, list[Path]]) -> None:
