@@ -191,10 +191,12 @@ class Marks:
         for source in training.sources:
             own = store.hash == source.store or store.dataset == source.dataset
             known = self.audit.name_of.get(source.store)
+            overlaps = overlaps_between({source.dataset, store.dataset})
+            same = own or any(overlap.share == "same" and overlap.patients for overlap in overlaps)
+            if same and source.split == "train" and (count := _of_training(store, test)):
+                yield f"{_images(count, test)} are of the training split of {store.dataset}, which trained the encoder."
             if own and source.split in ("all", "test"):
                 yield f"The encoder was trained on the test images of {store.dataset}."
-            elif own and source.split == "train" and (count := _of_training(store, test)):
-                yield f"{_images(count, test)} are training images of {store.dataset}, which trained the encoder."
             elif own and source.split == "unknown":
                 yield (f"The encoder was trained on {store.dataset}; whether on its test images is not written down.")
             elif known is not None:
@@ -202,7 +204,7 @@ class Marks:
                 if count:
                     yield f"{_images(count, test)} are shown by images of {known}, which trained the encoder."
             else:
-                for overlap in overlaps_between({source.dataset, store.dataset}):
+                for overlap in overlaps:
                     if overlap.share != "same" or not overlap.patients or source.split != "train":
                         yield (
                             f"The encoder was trained on {source.dataset}, which shares images or patients with "

@@ -104,9 +104,9 @@ def seeds(entry: SuiteEntry, protocol: str, judged: Judged) -> Sequence[int]:
 
 def lacking(task: Task, protocol: str, judged: Judged) -> str:
     """Return what an encoder lacks for a protocol of a task; nothing where it can be run."""
-    if protocol != ZERO_SHOT or judged.kind == "baseline" or task.needs in judged.offers:
+    if protocol != ZERO_SHOT or judged.kind == "baseline" or task.needed in judged.offers:
         return ""
-    return f"the encoder has no {task.needs}" if judged.has_text else "the encoder has no text side"
+    return f"the encoder has no {task.needed}" if judged.has_text else "the encoder has no text side"
 
 
 def hindrance(entry: SuiteEntry, task: Task, protocol: str, judged: Judged) -> str:

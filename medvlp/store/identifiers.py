@@ -115,7 +115,11 @@ class Protection:
             lesions=tuple(self._of_image(lesion) for lesion in study.lesions),
             masks=tuple(dataclasses.replace(self._of_image(mask), path=None) for mask in study.masks),
             questions=tuple(
-                dataclasses.replace(self._of_image(one), question_id=self.pseudonyms("question", one.question_id))
+                dataclasses.replace(
+                    self._of_image(one),
+                    question_id=self.pseudonyms("question", one.question_id),
+                    group=one.group and self.pseudonyms("group", one.group),
+                )
                 for one in study.questions
             ),
             # An attribute that is the id of an image names that image in the store, too.

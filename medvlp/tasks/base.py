@@ -170,6 +170,11 @@ class Task(ABC):
         """Return the task with the settings of an encoder; see `TaskConfig.settings_of`."""
         return type(self)(self.config.settings_of(*names)) if self.config.per_encoder else self
 
+    @property
+    def needed(self) -> str:
+        """What the zero-shot protocol of this very task needs: `needs`, unless a setting asks for more."""
+        return self.needs
+
     @abstractmethod
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return the samples of train, val and test.

@@ -15,7 +15,7 @@ import numpy as np
 from medvlp.errors import UserError
 from medvlp.tasks._probes import linear_probe, nearest_neighbours
 from medvlp.tasks._samples import few_shot_subset, label_subset, select
-from medvlp.tasks.base import SCORES, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import SCORES, SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
@@ -44,6 +44,12 @@ class Classification(Task):
     def rule(self) -> str:
         """See `Task.rule`."""
         return "benchx_classification" if self.config.classification.legacy_scores else self.scoring
+
+    @property
+    def needed(self) -> str:
+        """See `Task.needed`: some ways from prompts to an answer compare vectors."""
+        how = self.config.zero_shot
+        return SPACE if how.legacy_standardised or how.reduce == "best" else self.needs
 
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return train, val and test samples with labels by the task's rules; see `Task.samples`."""

@@ -60,7 +60,7 @@ def test_an_ensemble_is_the_mean_over_sentences(store: Store, encoder: Encoder) 
     assert len(positive) == 2 * len(negative) > 2
     images = encoder.embed_features(encoder.encode_stored(pixels)).numpy()
     means = [(images @ encoder.embed_text(own).numpy().T).mean(axis=1) for own in (positive, negative)]
-    scale = float(encoder._text_side().method.logit_scale)
+    scale = float(encoder._text_side().method.logit_scale.detach())
     np.testing.assert_allclose(found[:, 0], expit(scale * (means[0] - means[1])), rtol=1e-4)
 
 
