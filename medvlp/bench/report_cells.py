@@ -82,7 +82,7 @@ def precision_points(
 ) -> Float[np.ndarray, " g"] | None:
     """Return the precision at each recall: that of the highest threshold that reaches it; None without positives.
 
-    The area below these steps is the average precision.
+    The area below these steps is the average precision. A recall of 0 stands for that of the first positive.
     """
     positives = int((truth == 1).sum())
     if not positives:
@@ -91,7 +91,7 @@ def precision_points(
     last_of_tie = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
     true = np.cumsum(truth[order] == 1)[last_of_tie]
     # a recall of the grid is reached also where it differs from k / positives by rounding alone
-    return (true / (last_of_tie + 1))[np.searchsorted(true, grid * positives - 1e-9)]
+    return (true / (last_of_tie + 1))[np.searchsorted(true, np.maximum(grid * positives, 1) - 1e-9)]
 
 
 def _steps(values: Float[np.ndarray, " g"]) -> list[int]:

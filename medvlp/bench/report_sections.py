@@ -21,6 +21,8 @@ from medvlp.html.charts import Style
 logger = logging.getLogger(__name__)
 
 EXAMPLE_PIXELS = 256
+MOST_COMPARISONS = 2000
+"""Of more, the page holds those of the means over labels alone."""
 
 
 def lead_label(groups: list[Group]) -> str:
@@ -216,7 +218,10 @@ def curve_charts(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, 
 def comparisons(found: Results) -> Iterator[dict[str, Any]]:
     """Yield the paired comparisons with their numbers checked."""
     single = {name for name, task in found.tasks.items() if len(task.get("labels", [])) == 1}
+    many = len(found.comparisons) > MOST_COMPARISONS
     for row in found.comparisons:
+        if many and row.get("task") not in single and row.get("label") != "macro":
+            continue
         if row.get("task") in single and row.get("label") == "macro":
             continue  # the mean over one label is that label
         shots = int(row.get("shots") or 0)

@@ -102,6 +102,7 @@ function pictures(id) {
     copy.removeAttribute("aria-labelledby");
     copy.querySelectorAll("[data-of]").forEach((part) => { if (part.dataset.of !== id) part.remove(); });
     copy.querySelectorAll("[id]").forEach((part) => part.removeAttribute("id"));
+    copy.querySelectorAll("details").forEach((part) => part.replaceWith(...[...part.children].slice(1)));
     found.push(copy);
   }
   return found;

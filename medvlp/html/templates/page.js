@@ -77,7 +77,8 @@ function filterBar(bar, keys, items, apply) {
 for (const head of document.querySelectorAll("th[data-key]")) {
   for (const row of head.closest("table").tBodies[0].rows) {
     const cell = row.cells[head.cellIndex];
-    row.dataset[head.dataset.key] ??= cell ? (cell.querySelector(".name") ?? cell).textContent : "";
+    const said = cell ? (cell.querySelector(".name") ?? cell).textContent : "", before = row.dataset[head.dataset.key];
+    row.dataset[head.dataset.key] = before === undefined ? said : before + "|" + said;
   }
 }
 // A bar of a table takes its choices from what the rows carry as data-<key>, several values divided by a bar.
