@@ -114,7 +114,7 @@ def add_results(table: Path, out: Path, *, percent: bool = False) -> tuple[int, 
             mistakes += list(_clashes(rows, before))
             if mistakes:
                 raise UserError(
-                    "\n".join([f"{len(mistakes)} mistakes:", *(f"  {text}" for text in mistakes)]),
+                    "\n".join([f"mistakes: {len(mistakes)}", *(f"  {text}" for text in mistakes)]),
                     table,
                     "Mend them all; nothing was added.",
                 )

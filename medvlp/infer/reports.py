@@ -147,9 +147,9 @@ def _see_study(study: NewStudy, model: TunedModel) -> SeenStudy:
 def _notes(study: SeenStudy) -> Iterator[str]:
     yield from dict.fromkeys(note for _, image in study.shown for note in image.notes)
     if study.bad:
-        yield f"{len(study.bad)} images of the study could not be used"
+        yield f"images of the study that could not be used: {len(study.bad)}"
     if study.not_shown:
-        yield f"{len(study.not_shown)} images of the study were not looked at"
+        yield f"images of the study that were not looked at: {len(study.not_shown)}"
 
 
 @torch.no_grad()

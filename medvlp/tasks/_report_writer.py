@@ -94,6 +94,7 @@ class ReportTuning(Tunable):
     """
 
     criterion: ClassVar[str] = "bleu_4"
+    network: ReportWriter
 
     def __init__(
         self,

@@ -146,7 +146,7 @@ def test_new_studies_get_the_reports_that_were_validated(folder: Path, tmp_path:
     about = json.loads((tmp_path / "out.parquet.json").read_text())
     assert about["model_hash"] == load_tuned(folder / "run").hash
     notes = table["notes"][[bool(own) for own in hidden]]
-    assert set(notes) == {"1 images of the study were not looked at"}
+    assert set(notes) == {"images of the study that were not looked at: 1"}
 
 
 def test_what_cannot_be_read_is_set_aside_and_a_study_without_an_image_has_no_report(
@@ -171,6 +171,10 @@ def test_what_cannot_be_read_is_set_aside_and_a_study_without_an_image_has_no_re
     lines = [json.loads(line) for line in Path(f"{out}.quarantine.jsonl").read_text().splitlines()]
     assert {line["path"] for line in lines} == {str(cut), str(hand), str(new / "letter.png"), str(flat)}
     assert all(line["reason"] and line["fix"] for line in lines)
+    assert table["notes"][0].split("; ")[-2:] == [
+        "images of the study that could not be used: 1",
+        "images of the study that were not looked at: 1",
+    ]
     assert "1.2.8." not in out.read_text() + Path(f"{out}.json").read_text()
     status, shown = called(monkeypatch, capsys, *command[:2], str(hand), "--out", str(out), "--device", "cpu")
     assert status == 1

@@ -241,8 +241,10 @@ def test_a_call_that_makes_no_sense_is_told(own_run: Path, tmp_path: Path) -> No
     file = own_data.write_file(tmp_path / "a.dcm", 1)
     with pytest.raises(UserError, match=r"suffix '\.txt'"):
         predict(own_run / "run", [file], tmp_path / "out.txt")
-    with pytest.raises(UserError, match="has no masks"):
+    with pytest.raises(UserError, match="makes no masks"):
         predict(own_run / "run", [file], tmp_path / "out.csv", masks=tmp_path / "masks")
+    with pytest.raises(UserError, match="answered one by one"):
+        predict(own_run / "run", [file], tmp_path / "out.csv", study_by="folder")
     with pytest.raises(UserError, match="There is no image to answer"):
         predict(own_run / "run", [], tmp_path / "out.csv")
     with pytest.raises(UserError, match="None of the 1 files"):
