@@ -47,7 +47,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
     found = Results.read(Path(results))
     looks = styles(found.encoder_names, [name for name in found.encoder_names if is_baseline(name)])
     once, samples = swatches(looks)
-    context = {
+    context: dict[str, Any] = {
         "results": found,
         "title": str(found.suite.get("name") or "Benchmark"),
         "made_by": f"medvlp {medvlp.__version__}",

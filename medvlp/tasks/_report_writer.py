@@ -205,7 +205,7 @@ def sized_tower(encoder: Encoder, side: int | None) -> Any:
     Raises:
         UserError: The tower cannot take this size.
     """
-    tower = copy.deepcopy(encoder.image_tower)
+    tower: Any = copy.deepcopy(encoder.image_tower)
     if side is not None:
         tower.set_input_size(side)
     return tower

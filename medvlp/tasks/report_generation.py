@@ -192,7 +192,7 @@ class ReportGeneration(Task):
         if self.config.reports.decoder.folder is not None:
             network.decoder.model.config.save_pretrained(folder / DECODER)
 
-    def rebuilt(self, tower: nn.Module, dim: int, taken: ModelInputConfig, parts: Path) -> ReportWriter:
+    def rebuilt(self, tower: Any, dim: int, taken: ModelInputConfig, parts: Path) -> ReportWriter:
         """Return a writer for weights that were saved; see `Task.rebuilt`."""
         import torch
 
