@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER, LEAKS = "audit", "leaks.json"
-AUDIT_VERSION = 1
+AUDIT_VERSION = 2
 """Rises with every change of the audit that finds other leaks: then it is made again."""
 _FRONT = ("Leak", "Overlap", "Conflict", "Duplicates")
 """Kinds of findings that stand on a report's front, beside what stores record of their split lists; shortcuts are
@@ -48,7 +48,7 @@ class Audit:
 
     Args:
         stores: Name -> hash.
-        findings: Sentences, without names of patients.
+        findings: Sentences about the stores of the suite, without names of patients.
         exposed: Test store -> test image -> training store -> number of its images that show the test image.
         error: Why there was no audit; then nothing is known of leaks.
     """
@@ -69,23 +69,25 @@ class Audit:
         return {store_hash: name for name, store_hash in self.stores.items()}
 
 
-def audit_once(stores: Sequence[Store], out: Path, scratch: Path, locks: Locks) -> Audit:
+def audit_once(stores: Sequence[Store], further: Sequence[Store], out: Path, scratch: Path, locks: Locks) -> Audit:
     """Return the audit of stores, made now or, for the same stores, before.
 
     Args:
-        stores: Those of the suite first, then those that encoders were trained on.
+        stores: Those of the suite.
+        further: Those that encoders were trained on: what they show of the suite's test images is counted.
         out: Folder of the results.
         scratch: Folder on the same disk.
         locks: Those of the folder of results.
     """
-    named = _names(stores)
-    key = json_sha256([AUDIT_VERSION, sorted(store.hash for store in stores)])[:24]
+    named = _names([*stores, *further])
+    own = {store.hash for store in stores}
+    key = json_sha256([AUDIT_VERSION, sorted(own), sorted(store.hash for store in named.values())])[:24]
     file = out / FOLDER / f"{key}.json"
     with locks.waited_for(f"audit-{key}"):
         if not file.exists():
             logger.info("audit of %s", ", ".join(named))
             try:
-                found = _audit(named, scratch)
+                found = _audit(named, own, scratch)
             except UserError as error:
                 logger.warning("no audit: %s", error.what)
                 return Audit({name: store.hash for name, store in named.items()}, error=public(error.what))
@@ -102,7 +104,7 @@ def _names(stores: Sequence[Store]) -> dict[str, Store]:
     return named
 
 
-def _audit(named: Mapping[str, Store], scratch: Path) -> dict[str, Any]:
+def _audit(named: Mapping[str, Store], own: Collection[str], scratch: Path) -> dict[str, Any]:
     from medvlp.store.audit import audit
     from medvlp.store.remote import is_remote
 
@@ -123,9 +125,11 @@ def _audit(named: Mapping[str, Store], scratch: Path) -> dict[str, Any]:
     for row in report.exposures:
         counts = {names[store]: count for store, count in row["count_by_store"].items()}
         exposed.setdefault(names[row["store"]], {})[row["image_id"]] = counts
-    sentences = [_without_patients(text) for text in report.findings if text.split(":")[0] in _FRONT]
-    for name, store in named.items():
-        listed = store.meta.get("source", {}).get("split lists", {})
+    of_suite = {name: path for (name, store), path in zip(named.items(), paths, strict=True) if store.hash in own}
+    findings = report.findings if len(of_suite) == len(named) else audit(list(of_suite.values())).findings
+    sentences = [_without_patients(text) for text in findings if text.split(":")[0] in _FRONT]
+    for name in of_suite:
+        listed = named[name].meta.get("source", {}).get("split lists", {})
         for kind, key in (("Leak", "overlaps"), ("Lists", "faults")):
             sentences += [f"{kind}: split lists of {name}: {text}." for text in listed.get(key, ())]
     return {

@@ -231,8 +231,8 @@ class _Run:
         """Audit the stores and return the leaks that touch each cell."""
         encoders = dict.fromkeys((one.name, one.spec) for one in judged if one.kind == "encoder")
         trainings, further = trainings_of(encoders)
-        stores = [*self.suite.stores.values(), *further]
-        found = audit_once(stores, self.out, self.place.scratch, self.place.locks)
+        stores = list(self.suite.stores.values())
+        found = audit_once(stores, further, self.out, self.place.scratch, self.place.locks)
         marks = Marks(found, self.schedule, trainings)
         return write_leaks(self.out, self.place.scratch, self.place.locks, marks, plan)
 

@@ -148,7 +148,7 @@ def test_training_images_that_a_task_asks_are_counted(stores: dict[str, Path]) -
     marker = Marks(Audit({"nih_chestxray14": store.hash}), Schedule.__new__(Schedule), {})
     training = Training((Source("nih_chestxray14", "train", store.hash),), known=True)
     assert list(marker._encoder(training, store, test)) == [
-        "5 of 8 test images are training images of nih_chestxray14, which trained the encoder."
+        "5 of 8 test images are of the training split of nih_chestxray14, which trained the encoder."
     ]
     assert list(marker._encoder(training, store, test.take(np.arange(5, 8)))) == []
 
@@ -189,10 +189,18 @@ def test_the_list_of_training_data_names_formats_of_the_zoo() -> None:
 def test_stores_of_one_folder_name_are_told_apart(stores: dict[str, Path], tmp_path: Path) -> None:
     opened = [Store.open(path) for path in stores.values()]
     assert {store.path.name for store in opened} == {"store"}
-    audit = audit_once(opened, tmp_path, tmp_path / "scratch", Locks(tmp_path / "locks"))
+    audit = audit_once(opened, [], tmp_path, tmp_path / "scratch", Locks(tmp_path / "locks"))
     names = ["nih_chestxray14", f"nih_chestxray14-{opened[1].hash[:8]}"]
     assert list(audit.stores) == names
     # every other image of the second store is one of the first
     assert any("data sets" in text or "splits" in text for text in audit.findings)
     assert not any("patient" in text and "for example" in text for text in audit.findings)
     assert audit.error == ""
+    # of a store that only trained an encoder, the front does not tell what is wrong inside
+    further = audit_once(opened[:1], opened[1:], tmp_path, tmp_path / "scratch", Locks(tmp_path / "locks"))
+    assert list(further.stores) == names
+    assert (
+        further.findings == audit_once(opened[:1], [], tmp_path, tmp_path / "scratch", Locks(tmp_path / "l")).findings
+    )
+    assert further.findings != audit.findings
+    assert further.exposed == audit.exposed
