@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bench_store
 import nih_layout as nih
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -25,6 +28,7 @@ from medvlp.config.suite import SuiteConfig
 from medvlp.config.train import TrackConfig
 from medvlp.store.array_store import Store
 from medvlp.store.prepare import prepare
+from medvlp.tasks.base import Samples
 from medvlp.zoo.release import release_names
 
 
@@ -181,3 +185,15 @@ def test_stores_of_one_folder_name_are_told_apart(stores: dict[str, Path], tmp_p
     assert any("data sets" in text or "splits" in text for text in audit.findings)
     assert not any("patient" in text and "for example" in text for text in audit.findings)
     assert audit.error == ""
+
+
+def test_a_study_is_shown_where_any_of_its_images_is() -> None:
+    images = pd.DataFrame({"image_id": ["a1", "a2", "b1", "c1"], "study_id": ["a", "a", "b", "c"]})
+    place = SimpleNamespace(images=images, hash="h")
+    audit = Audit({"d": "h"}, exposed={"d": {"a2": {"train": 3}, "c1": {"train": 1, "other": 1}}})
+    marks = Marks(audit, SimpleNamespace(), {})
+    labels = np.ones((3, 1))
+    studies = Samples(np.array([0, 2, 3]), ["a", "b", "c"], ["p", "q", "r"], ["report"], labels)
+    single = Samples(np.array([0, 2, 3]), ["a1", "b1", "c1"], ["p", "q", "r"], ["x"], labels)
+    assert [marks.shown(place, studies, name) for name in ("train", "other")] == [2, 1]
+    assert [marks.shown(place, single, name) for name in ("train", "other")] == [1, 1]
