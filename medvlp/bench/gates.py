@@ -181,12 +181,24 @@ class Marks:
         patients = set(train.patient_ids) & set(test.patient_ids)
         if patients:
             count = sum(patient in patients for patient in test.patient_ids)
-            yield f"{_images(count, test)} are of patients whose images train the head."
+            yield f"{_samples(count, store, test)} are of patients whose images train the head."
             return
         name = self.audit.name_of.get(store.hash)
-        count = 0 if name is None else self.audit.shown(name, _shown_in(store, test), name)
+        count = 0 if name is None else self.shown(store, test, name)
         if count:
-            yield f"{_images(count, test)} are shown by images of the training or validation split of {store.dataset}."
+            touched = _samples(count, store, test)
+            yield f"{touched} are shown by images of the training or validation split of {store.dataset}."
+
+    def shown(self, store: Store, test: Samples, training: str) -> int:
+        """Return how many test samples a training store shows; of a study any image counts."""
+        name = self.audit.name_of[store.hash]
+        if _are_images(store, test):
+            return self.audit.shown(name, test.sample_ids, training)
+        images, studies = (store.images[key].astype(str).to_numpy() for key in ("image_id", "study_id"))
+        touched = {
+            study for image, study in zip(images, studies, strict=True) if self.audit.shown(name, [image], training)
+        }
+        return sum(study in touched for study in studies[test.rows])
 
     def _encoder(self, training: Training, store: Store, test: Samples) -> Iterator[str]:
         """Leaks between the data that an encoder was trained on and the test samples."""
@@ -198,15 +210,16 @@ class Marks:
             overlaps = overlaps_between({source.dataset, store.dataset})
             same = own or any(overlap.share == "same" and overlap.patients for overlap in overlaps)
             if same and source.split == "train" and (count := _of_training(store, test)):
-                yield f"{_images(count, test)} are of the training split of {store.dataset}, which trained the encoder."
+                touched = _samples(count, store, test)
+                yield f"{touched} are of the training split of {store.dataset}, which trained the encoder."
             if own and source.split in ("all", "test"):
                 yield f"The encoder was trained on the test images of {store.dataset}."
             elif own and source.split == "unknown":
                 yield (f"The encoder was trained on {store.dataset}; whether on its test images is not written down.")
             elif known is not None:
-                count = self.audit.shown(self.audit.name_of[store.hash], _shown_in(store, test), known)
+                count = self.shown(store, test, known)
                 if count:
-                    yield f"{_images(count, test)} are shown by images of {known}, which trained the encoder."
+                    yield f"{_samples(count, store, test)} are shown by images of {known}, which trained the encoder."
             else:
                 for overlap in overlaps:
                     if overlap.share != "same" or not overlap.patients or source.split != "train":
@@ -216,18 +229,18 @@ class Marks:
                         )
 
 
-def _shown_in(store: Store, samples: Samples) -> list[str]:
-    """Return the image of each sample, which may be a question about it."""
-    return store.images["image_id"].to_numpy()[samples.rows].astype(str).tolist()
-
-
 def _of_training(store: Store, samples: Samples) -> int:
     """Return how many samples show images of the data set's own training split: a task may test on such."""
     return int((store.images["split"].to_numpy()[samples.rows] == "train").sum())
 
 
-def _images(count: int, test: Samples) -> str:
-    return f"{count:,} of {len(test):,} test images"
+def _are_images(store: Store, test: Samples) -> bool:
+    """Return whether samples are images; those of reports are studies with several."""
+    return store.images["image_id"].astype(str).to_numpy()[test.rows].tolist() == list(test.sample_ids)
+
+
+def _samples(count: int, store: Store, test: Samples) -> str:
+    return f"{count:,} of {len(test):,} test {'images' if _are_images(store, test) else 'samples'}"
 
 
 def write_leaks(out: Path, scratch: Path, locks: Locks, marks: Marks, plan: Sequence[Planned]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from medvlp.html.charts import styles, swatches
 logger = logging.getLogger(__name__)
 
 
-def write_report(results: Path, html: Path, *, rank_published: bool = False) -> None:
+def write_report(results: Path, html: Path, *, rank_published: bool = False, patients: bool = True) -> None:
     """Write the report of a results folder.
 
     Args:
         results: Folder that `medvlp bench run` wrote, complete or not.
         html: The page to write; it is replaced in one step.
         rank_published: Let published numbers be marked as best beside measured ones.
+        patients: Show images, texts and names of images of single patients.
 
     Raises:
         UserError: The folder holds no results, or the page cannot be written.
@@ -52,7 +54,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "title": str(found.suite.get("name") or "Benchmark"),
         "made_by": f"medvlp {medvlp.__version__}",
         "facts": list(_facts(found)),
-        "warnings": warnings(found),
+        "warnings": [(what, text if patients else _without_names(text)) for what, text in warnings(found)],
         "headline": list(parts.headline(found, looks)),
         "ranks": ranks(found, looks),
         "boards": list(parts.boards(found, rank_published)),
@@ -65,10 +67,10 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
         "calibration": analysis.calibration(found),
         "subgroups": analysis.subgroups(found),
         "prompts": list(parts.prompts(found)),
-        "examples": parts.examples(found, looks),
-        "places": list(places(found)),
-        "outlines": list(outlines(found)),
-        "texts": list(report_texts(found)),
+        "examples": parts.examples(found, looks) if patients else [],
+        "places": list(places(found)) if patients else [],
+        "outlines": list(outlines(found)) if patients else [],
+        "texts": list(report_texts(found)) if patients else [],
         "missing": missing(found),
         "methods": methods_text(found),
         "provenance": provenance(found),
@@ -85,6 +87,10 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False) -> 
     context["sections"] = _sections(context)
     write_page(Path(html), render_page("medvlp.bench", "report.html.j2", **context))
     logger.info("report: %d cells in %d settings", len(found.cells), len(found.groups))
+
+
+def _without_names(sentence: str) -> str:
+    return re.sub(r"[,;] for example .*$", ".", sentence)
 
 
 def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:

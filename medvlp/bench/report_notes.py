@@ -62,9 +62,9 @@ def _leaks(results: Results) -> Iterator[tuple[str, str]]:
     marked = [g for g in results.groups if g.leaks]
     if marked:
         counts = Counter(text for g in marked for text in g.leaks)
-        said = " ".join(f"{text} ({k} settings)" for text, k in counts.most_common(MOST_FINDINGS))
+        said = " ".join(f"In {k}: {text}" for text, k in counts.most_common(MOST_FINDINGS))
         done = sum(bool(g.cells) for g in results.groups)
-        yield "Numbers are touched by leaks.", f"{len(marked)} of {done} settings are marked with ‡: {said}"
+        yield "Numbers are touched by leaks.", f"{len(marked)} of {done} settings are marked with ‡. {said}"
 
 
 def _not_audited(results: Results) -> Iterator[tuple[str, str]]:

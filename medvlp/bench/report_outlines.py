@@ -80,6 +80,6 @@ def contours(mask: Bool[np.ndarray, "h w"]) -> str:
     found, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     parts = []
     for contour in found:
-        points = (cv2.approxPolyDP(contour, 1.0, True).reshape(-1, 2) - 0.5) / 2
+        points = (cv2.approxPolyDP(contour, 0.7, True).reshape(-1, 2) - 0.5) / 2
         parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in points) + "Z")
     return "".join(parts)

@@ -154,6 +154,9 @@ def report(
     rank_published: Annotated[
         bool, typer.Option("--rank-published", help="Let published numbers be marked as best beside measured ones.")
     ] = False,
+    patients: Annotated[
+        bool, typer.Option(help="Show images and texts of single patients on the page; a page for others may not.")
+    ] = True,
 ) -> None:
     """Write one HTML page with tables, intervals, curves and examples, and the tables for papers."""
     from medvlp.bench.exports import write_exports
@@ -163,7 +166,7 @@ def report(
     if html is None and not any(files.values()):
         raise typer.BadParameter("give --html, --latex, --csv or --markdown, or several of them")
     if html is not None:
-        write_report(results, html, rank_published=rank_published)
+        write_report(results, html, rank_published=rank_published, patients=patients)
         say(f"Open {html} in a browser.")
     for written in write_exports(results, files, rank_published=rank_published):
         say(f"Written: {written}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bench_store
 import nih_layout as nih
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -144,7 +146,8 @@ def test_training_images_that_a_task_asks_are_counted(stores: dict[str, Path]) -
     store = Store.open(stores["clean"])
     rows = np.flatnonzero(store.images["split"] == "train")[:5]
     rows = np.append(rows, np.flatnonzero(store.images["split"] == "test")[:3])
-    test = Samples(rows, [f"i{row}" for row in rows], [f"p{row}" for row in rows], ["x"], np.ones((len(rows), 1)))
+    images = store.images["image_id"].astype(str).to_numpy()[rows].tolist()
+    test = Samples(rows, images, [f"p{row}" for row in rows], ["x"], np.ones((len(rows), 1)))
     marker = Marks(Audit({"nih_chestxray14": store.hash}), Schedule.__new__(Schedule), {})
     training = Training((Source("nih_chestxray14", "train", store.hash),), known=True)
     assert list(marker._encoder(training, store, test)) == [
@@ -204,3 +207,15 @@ def test_stores_of_one_folder_name_are_told_apart(stores: dict[str, Path], tmp_p
     )
     assert further.findings != audit.findings
     assert further.exposed == audit.exposed
+
+
+def test_a_study_is_shown_where_any_of_its_images_is() -> None:
+    images = pd.DataFrame({"image_id": ["a1", "a2", "b1", "c1"], "study_id": ["a", "a", "b", "c"]})
+    place = SimpleNamespace(images=images, hash="h")
+    audit = Audit({"d": "h"}, exposed={"d": {"a2": {"train": 3}, "c1": {"train": 1, "other": 1}}})
+    marks = Marks(audit, SimpleNamespace(), {})
+    labels = np.ones((3, 1))
+    studies = Samples(np.array([0, 2, 3]), ["a", "b", "c"], ["p", "q", "r"], ["report"], labels)
+    single = Samples(np.array([0, 2, 3]), ["a1", "b1", "c1"], ["p", "q", "r"], ["x"], labels)
+    assert [marks.shown(place, studies, name) for name in ("train", "other")] == [2, 1]
+    assert [marks.shown(place, single, name) for name in ("train", "other")] == [1, 1]

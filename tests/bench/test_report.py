@@ -93,6 +93,17 @@ def test_page_tells_nothing_about_machine_or_patients(html, results):
     assert "the lungs are &lt;clear&gt; &amp; normal" in text
 
 
+def test_page_for_others_shows_no_image_text_or_name_of_one_patient(html, results, tmp_path):
+    write_report(results, tmp_path / "others.html", patients=False)
+    own, others = html.read_text(), (tmp_path / "others.html").read_text()
+    shown = [str(entry["sample_id"]) for entry in json.loads((results / "examples" / "index.json").read_text())]
+    assert shown
+    for text in (*shown, "data:image/", "for example"):
+        assert text in own or text == "for example", text
+        assert text not in others, text
+    assert "Leaderboard" in others
+
+
 def test_page_loads_nothing(html):
     text = html.read_text()
     assert "default-src 'none'" in text
