@@ -52,7 +52,7 @@ def _made(store: Store, config: TaskConfig) -> pd.DataFrame:
     if config.views:
         frame = frame[frame["view"].isin(config.views)].reset_index(drop=True)
     truth = label_matrix(frame, config)
-    alone = set(np.flatnonzero((truth == 1).sum(axis=1) == 1).tolist())
+    alone = set(np.flatnonzero(((truth == 1).sum(axis=1) == 1) & ~np.isnan(truth).any(axis=1)).tolist())
     records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
     places = [_places(row) for row in records]
     ids = frame["image_id"].astype(str).tolist()
