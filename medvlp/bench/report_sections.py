@@ -236,11 +236,22 @@ def comparisons(found: Results) -> Iterator[dict[str, Any]]:
 
 def prompts(found: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield the prompts of tasks that were run zero-shot."""
-    used = {g.setting.task for g in found.groups if g.setting.protocol == "zero_shot"}
+    run = [group for group in found.groups if group.setting.protocol == "zero_shot"]
+    used = {group.setting.task for group in run}
+    made = {group.setting.task: _made(group.cells[0].result) for group in run if group.cells}
     for name, task in found.tasks.items():
-        labels = [label for label in task.get("labels", []) if label.get("prompts")]
+        asked = made.get(name) or [label.get("prompts") for label in task.get("labels", [])]
+        pairs = zip(task.get("labels", []), asked, strict=False)
+        labels = [{**label, "prompts": prompts} for label, prompts in pairs if prompts]
         if labels and name in used:
             yield name, labels
+
+
+def _made(result: dict[str, Any]) -> list[dict[str, list[str]]]:
+    """Return the prompts of each label that were made for a cell; none where the task has its own."""
+    made = result.get("config", {}).get("settings", {}).get("made_prompts")
+    sides: list[list[list[str]]] = made or [[], []]
+    return [{"positive": ours, "negative": theirs} for ours, theirs in zip(*sides, strict=False)]
 
 
 def examples(found: Results, looks: dict[str, Style]) -> list[dict[str, Any]]:

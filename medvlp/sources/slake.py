@@ -124,7 +124,7 @@ class Slake(Source):
                 if mistake:
                     self.problem(where, mistake, "Correct the box; the image is kept without it.", image)
                 else:
-                    yield Box(image, label, *sides)
+                    yield Box(image, label, sides[0], sides[1], sides[2], sides[3])
 
 
 def _image(name: str) -> str:

@@ -52,28 +52,30 @@ def _made(store: Store, config: TaskConfig) -> pd.DataFrame:
     if config.views:
         frame = frame[frame["view"].isin(config.views)].reset_index(drop=True)
     truth = label_matrix(frame, config)
-    alone = np.flatnonzero((truth == 1).sum(axis=1) == 1)
-    places = [_places(row) for row in frame.to_dict("records")]
+    alone = set(np.flatnonzero(((truth == 1).sum(axis=1) == 1) & ~np.isnan(truth).any(axis=1)).tolist())
+    records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    places = [_places(row) for row in records]
+    ids = frame["image_id"].astype(str).tolist()
     rows: list[dict[str, Any]] = []
     for split in ("train", "val", "test"):
-        own = np.flatnonzero((frame["split"] == split).to_numpy())
-        which = {i: config.labels[int(np.argmax(truth[i] == 1))].name.lower() for i in own if i in set(alone)}
+        own = np.flatnonzero((frame["split"] == split).to_numpy()).tolist()
+        which = {i: config.labels[int(np.argmax(truth[i] == 1))].name.lower() for i in own if i in alone}
         asked: list[tuple[str, str, Mapping[int, str]]] = [(WHICH, "Which finding is shown?", which)]
         for k, label in enumerate(config.labels):
             name, names = label.name.lower(), regions_of(label)
-            there = {int(i): "yes" if truth[i, k] == 1 else "no" for i in own if not np.isnan(truth[i, k])}
+            there = {i: "yes" if truth[i, k] == 1 else "no" for i in own if not np.isnan(truth[i, k])}
             asked.append((PRESENCE, f"Is there {name}?", there))
             for kind, text in ((SIDE, f"On which side is the {name}?"), (HEIGHT, f"How high is the {name}?")):
-                of = {int(i): _only(places[i], kind, names) for i in own if truth[i, k] == 1}
+                of = {i: _only(places[i], kind, names) for i in own if truth[i, k] == 1}
                 asked.append((kind, text, {i: answer for i, answer in of.items() if answer}))
         for kind, text, answers in asked:
-            for i, answer in _balanced(text, answers, frame["image_id"]):
-                name = f"{frame['image_id'][i]}/{kind}/{text}"
+            for i, answer in _balanced(text, answers, ids):
+                name = f"{ids[i]}/{kind}/{text}"
                 rows.append(
                     dict(
                         zip(
                             COLUMNS,
-                            (name, frame["image_id"][i], split, kind, kind == PRESENCE, text, answer),
+                            (name, ids[i], split, kind, kind == PRESENCE, text, answer),
                             strict=True,
                         )
                     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class ClassVectors(Vectors):
         """Inverse of `to_frame`."""
         own = Vectors.from_frame(frame)
         one_way = bool(frame["one_way"].iloc[0]) if len(frame) else False
-        return cls(*(getattr(own, field.name) for field in fields(own)), frame["class"].tolist(), one_way)
+        return cls(**_parts(own), classes=frame["class"].tolist(), one_way=one_way)
 
 
 class ClassRetrieval(Retrieval):
@@ -125,12 +125,15 @@ class ClassRetrieval(Retrieval):
         of_image = dict(zip(frame["image_id"].astype(str), self._classes(frame), strict=True))
 
         def predict(samples: Samples) -> ClassVectors:
-            own = encode(samples)
-            parts = (getattr(own, field.name) for field in fields(Vectors))
             classes = [of_image[image] for image in samples.sample_ids]
-            return ClassVectors(*parts, classes, self.config.retrieval.legacy_one_way)
+            one_way = self.config.retrieval.legacy_one_way
+            return ClassVectors(**_parts(encode(samples)), classes=classes, one_way=one_way)
 
         return Head(predict)
+
+
+def _parts(vectors: Any) -> dict[str, Any]:
+    return {field.name: getattr(vectors, field.name) for field in fields(Vectors)}
 
 
 def _asking(config: TaskConfig, names: Sequence[str]) -> TaskConfig:

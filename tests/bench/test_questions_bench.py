@@ -44,7 +44,7 @@ def store_of(name: str, folder: Path, studies: int, **options: Any) -> Path:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BenchSummary, list[Path]]:
     folder = tmp_path_factory.mktemp("questions")
-    stores = [store_of("vqa_rad", folder, 20, split="official"), store_of("mimic_cxr_jpg", folder, 24)]
+    stores = [store_of("vqa_rad", folder, 16, split="official"), store_of("mimic_cxr_jpg", folder, 24)]
     entries: list[dict[str, Any]] = []
     changes = {"vqa_rad": {"vqa": SMALL, "fine_tune": {"epochs": 1, "batch_size": 16}}}
     for name in ("vqa_rad", "benchx_mimic_5x200", "mimic_5x200"):

@@ -38,7 +38,7 @@ SIZES = {"questions": "labels", "width": 16, "hidden": 16, "layers": 1, "heads":
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store.open(phantom_store.make_store(tmp_path_factory.mktemp("phantom"), 90))
+    return Store.open(phantom_store.make_store(tmp_path_factory.mktemp("phantom"), 70))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,8 @@ def test_training_comes_again_and_leaves_the_encoder(store: Store, encoder: Enco
     made = task(training={"epochs": 3})
     samples = made.samples(store)
     before = copy.deepcopy(own.image_tower.state_dict())
-    heads = [made.fit(subject(store, own), "frozen", samples["train"], samples["val"], 0) for _ in range(2)]
+    few = samples["train"].take(np.arange(0, len(samples["train"]), 2))
+    heads = [made.fit(subject(store, own), "frozen", few, samples["val"], 0) for _ in range(2)]
     kept, again = (head.predict(samples["test"]) for head in heads)
     assert kept == again
     assert all(torch.equal(before[name], tensor) for name, tensor in own.image_tower.state_dict().items())

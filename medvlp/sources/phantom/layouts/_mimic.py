@@ -100,9 +100,8 @@ class MimicLayout(Layout):
         present = [name for name in self._classes() if labels[name] == PRESENT]
         listed = {}
         if len(present) == 1:
-            place = images[0].path.removeprefix("files/")
-            cells = [float(name in present) for name in self._classes()]
-            tables.listed.append([place, example.caption, *cells])
+            where = images[0].path.removeprefix("files/")
+            tables.listed.append([where, example.caption, *(float(name in present) for name in self._classes())])
             listed = {"image_5x200": images[0].image_id, "class_5x200": present[0]}
         used = self.options["labels"] != "none"
         source = "radiologist" if by_radiologist else str(self.options["labels"])

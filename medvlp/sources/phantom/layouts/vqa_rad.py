@@ -58,8 +58,8 @@ class VqaRadLayout(Layout):
                 of_test = "test" if official and tested else None
                 kind = _KINDS[asked.about]
                 questions.append(Question(number, name, text, asked.answer, asked.closed, kind, "en", of_test, group))
-        place = int(hashlib.sha256(case.encode()).hexdigest()[:8], 16) / 2**32
-        by_case = "test" if place < 0.2 else "val" if place < 0.3 else "train"
+        share = int(hashlib.sha256(case.encode()).hexdigest()[:8], 16) / 2**32
+        by_case = "test" if share < 0.2 else "val" if share < 0.3 else "train"
         return Study(
             name,
             case,
