@@ -94,7 +94,8 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("examples", "Examples"),
     ]
     kept = [(key, name) for key, name in optional if context[key]]
-    kept.insert([key for key, _ in kept].index("boards") + 1, ("all", "All results"))
+    names = [key for key, _ in kept]
+    kept.insert(names.index("boards") + 1 if "boards" in names else 0, ("all", "All results"))
     if context["results"].failures:
         kept.append(("failures", "Failures"))
     return [*kept, ("methods", "Methods"), ("records", "Records")]
