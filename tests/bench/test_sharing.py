@@ -238,7 +238,7 @@ def test_runs_of_different_suites_into_one_folder_share_what_they_have_in_common
         summary = run(suite, store, out)
         assert (summary.done, summary.failed) == (0, 0)
         alone = run(suite, store, tmp_path / name)
-        assert summary.rows == alone.rows, "tables are those of the suite that was run last, whole"
+        assert set(alone.rows) <= set(summary.rows), "tables hold the suite that was run last, whole"
     assert not list(out.glob("locks/*"))
 
 

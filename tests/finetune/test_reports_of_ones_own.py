@@ -182,7 +182,9 @@ def test_what_cannot_be_read_is_set_aside_and_a_study_without_an_image_has_no_re
     assert len(pd.read_csv(out)) == 1, "the older table is kept"
 
 
-def test_pictures_are_studies_by_themselves_unless_folders_are_asked_for(folder: Path, tmp_path: Path) -> None:
+def test_pictures_are_studies_by_themselves_unless_folders_are_asked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import cv2
 
     for name, number in (("a/1.png", 1), ("a/2.png", 2), ("b/1.png", 1)):
@@ -194,7 +196,9 @@ def test_pictures_are_studies_by_themselves_unless_folders_are_asked_for(folder:
     assert one["path"].tolist() == [str(tmp_path / name) for name in ("a/1.png", "a/2.png", "b/1.png")]
     assert one["duplicate_of"].tolist() == ["", "", str(tmp_path / "a/1.png")]
     assert set(one["notes"]) == {"no header"}
-    predict(folder / "run", given, tmp_path / "two.csv", study_by="folder")
+    command = ["predict", folder / "run", *given, "--out", tmp_path / "two.csv", "--study-by", "folder"]
+    status, shown = called(monkeypatch, capsys, *map(str, command), "--device", "cpu")
+    assert status == 0, shown
     two = pd.read_csv(tmp_path / "two.csv", keep_default_na=False)
     assert [len(json.loads(paths)) for paths in two["paths"]] == [2, 1]
     assert two["duplicate_of"].tolist() == ["", ""], "one image of another study is no duplicate of that study"
