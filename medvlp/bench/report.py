@@ -49,7 +49,8 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False, pat
     found = Results.read(Path(results))
     looks = styles(found.encoder_names, [name for name in found.encoder_names if is_baseline(name)])
     once, samples = swatches(looks)
-    context: dict[str, Any] = {
+    boards = list(parts.boards(found, rank_published))
+    context = {
         "results": found,
         "title": str(found.suite.get("name") or "Benchmark"),
         "made_by": f"medvlp {medvlp.__version__}",
@@ -57,8 +58,9 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False, pat
         "warnings": [(what, text if patients else _without_names(text)) for what, text in warnings(found)],
         "headline": list(parts.headline(found, looks)),
         "ranks": ranks(found, looks),
-        "boards": list(parts.boards(found, rank_published)),
+        "boards": boards,
         "benchx": list(as_benchx(found)),
+        "leads": {board["task"]: (found.primary(board["task"]), board["label"]) for board in boards},
         "sources": list(dict.fromkeys(row.source for row in found.published)),
         "all_results": list(parts.all_results(found)),
         "efficiency": list(parts.efficiency_charts(found, looks)),
@@ -83,7 +85,6 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False, pat
         "is_baseline": is_baseline,
         "as_json": lambda record: json.dumps(record, indent=2, ensure_ascii=False, sort_keys=True),
     }
-    context["leads"] = {board["task"]: (found.primary(board["task"]), board["label"]) for board in context["boards"]}
     context["sections"] = _sections(context)
     write_page(Path(html), render_page("medvlp.bench", "report.html.j2", **context))
     logger.info("report: %d cells in %d settings", len(found.cells), len(found.groups))

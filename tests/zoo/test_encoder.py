@@ -227,3 +227,20 @@ def test_an_encoder_without_text_says_so_before_it_reads(tmp_path: Path) -> None
 def test_the_package_offers_it(run: Path, images: list[Path]) -> None:
     assert medvlp.load_encoder(str(run)).encode_image(images[0]).pooled.shape == (1, 512)
     assert medvlp.Encoder is Encoder
+
+
+def test_it_is_said_how_weights_were_read() -> None:
+    from medvlp.zoo.key_plan import KeyPlan, Line
+
+    assert load_encoder("random:resnet10t@32").loaded == ("drawn at random, from no file",)
+    lines = [
+        Line("used", "image.*", 3, "image"),
+        Line("split", "qkv", 2, "image"),
+        Line("ignored", "queue", 4, "the queue of training"),
+        Line("zeros", "-", 0, "bias: the file has none"),
+    ]
+    assert KeyPlan(lines=lines).said == (
+        "5 tensors of the file used, none unexplained",
+        "4 ignored: the queue of training",
+        "zeros: bias: the file has none",
+    )
