@@ -39,7 +39,7 @@ def pretrain(
 
 
 def _suite_for(store: Path) -> str:
-    """Return the shipped suite whose tasks all run on the data set of a store; of several the one with fewest tasks."""
+    """Return the shipped suite whose tasks all run on the data set of a store; of several the one with most tasks."""
     from medvlp.bench.suite import resolve_tasks
     from medvlp.config.load import load_config
     from medvlp.config.resources import shipped
@@ -52,7 +52,7 @@ def _suite_for(store: Path) -> str:
         tasks = resolve_tasks(load_config(file, (), SuiteConfig))
         if {task.dataset for task in tasks.values()} == {dataset}:
             fitting.append((len(tasks), f"benchmarks/suites/{file.name}"))
-    return min(fitting)[1] if fitting else "SUITE"
+    return max(fitting)[1] if fitting else "SUITE"
 
 
 def embed(

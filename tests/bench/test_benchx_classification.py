@@ -13,6 +13,7 @@ import pytest
 from medvlp.bench.cells import run_cell
 from medvlp.bench.forecast import Clock
 from medvlp.bench.plan import Judged
+from medvlp.bench.reuse import KeptPredictions
 from medvlp.bench.schedule import Planned, Schedule
 from medvlp.bench.suite import resolve_suite
 from medvlp.config.load import load_config
@@ -100,7 +101,7 @@ def test_every_trial_is_kept_and_the_best_on_validation_used(
     assert one.cell is not None
     cell = run_cell(
         one.cell, task=task, subject=subject, suite=suite, settings=schedule.settings(task, "fine_tune"), facts={},
-        out=tmp_path / "out", scratch=tmp_path / "scratch", **samples,
+        kept=KeptPredictions(tmp_path / "out"), out=tmp_path / "out", scratch=tmp_path / "scratch", **samples,
     )  # fmt: skip
     best = json.loads((cell.folder / "result.json").read_text())["best_params"]
     assert [trial["setting"] for trial in best["trials"]] == [{"lr": lr} for lr in grid["lr"]]

@@ -144,7 +144,7 @@ def test_ids_tie_what_the_leak_map_says_shares_them() -> None:
 
 def test_every_name_of_the_leak_map_is_a_data_set_or_known_to_have_no_adapter() -> None:
     without_adapter = {
-        *("chestx_det10", "slake", "cxr_lt", "ms_cxr", "chest_imagenome", "mimic_cxr_vqa", "radgraph", "radnli"),
+        *("chestx_det10", "cxr_lt", "ms_cxr", "chest_imagenome", "mimic_cxr_vqa", "radgraph", "radnli"),
         *("mimic_5x200", "chexpert_5x200", "vinbigdata", "rocov2", "medicat", "pmc_oa", "rexgroundingct", "m3d_seg"),
         *("lits", "abdomenct_1k", "flare22", "flare23", "lidc_idri", "cholect50", "covidx_ct"),
         *("m3d_vqa", "ct_org", "kits23", "brats"),
