@@ -157,16 +157,24 @@ def settings_of(
                         yield entry.task, protocol, amount, seed, one
 
 
+def left_out(
+    suite: SuiteConfig, tasks: Mapping[str, Task], judged: Sequence[Judged]
+) -> Iterator[tuple[str, str, Amount, str, str]]:
+    """Yield (task, protocol, amount, encoder, why) of what encoders do not run: they lack something or are excluded."""
+    for one in judged:
+        for entry in suite.entries:
+            task = tasks[entry.task]
+            if task.config.dataset != one.dataset or one.kind == "baseline":
+                continue
+            for protocol in entry.protocols:
+                if why := hindrance(entry, task, protocol, one):
+                    for amount in amounts(entry, protocol):
+                        yield task.config.name, protocol, amount, one.name, why
+
+
 def not_applicable(
     suite: SuiteConfig, tasks: Mapping[str, Task], judged: Sequence[Judged]
 ) -> list[tuple[str, str, str, str]]:
-    """Return (task, protocol, encoder, why) of what encoders do not run: they lack something, or are excluded."""
-    found = [
-        (tasks[entry.task].config.name, protocol, one.name, lack)
-        for one in judged
-        for entry in suite.entries
-        if tasks[entry.task].config.dataset == one.dataset and one.kind != "baseline"
-        for protocol in entry.protocols
-        if (lack := hindrance(entry, tasks[entry.task], protocol, one))
-    ]
-    return list(dict.fromkeys(found))
+    """Return (task, protocol, encoder, why) of what encoders do not run, whatever the amount of labels."""
+    found = left_out(suite, tasks, judged)
+    return list(dict.fromkeys((task, protocol, encoder, why) for task, protocol, _, encoder, why in found))

@@ -90,8 +90,11 @@ def _mixed(results: Results) -> Iterator[tuple[str, str]]:
         seen: dict[str, set[str]] = {}
         for cell in results.cells:
             value = (cell.info.get("hashes") or {}).get(key)
+            about = str(cell.info.get(by))
+            if key == "task" and results.tasks.get(about, {}).get("per_encoder"):
+                about += f" with {cell.info.get('encoder')}"  # its settings are the encoder's own
             if value:
-                seen.setdefault(str(cell.info.get(by)), set()).add(str(value))
+                seen.setdefault(about, set()).add(str(value))
         for about, values in seen.items():
             if len(values) > 1:
                 yield (

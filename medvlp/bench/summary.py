@@ -17,7 +17,7 @@ from medvlp.bench.analysis import calibration_rows, subgroup_rows
 from medvlp.bench.cells import as_json
 from medvlp.bench.comparisons import Rules, compare
 from medvlp.bench.examples import write_examples, write_places, write_studies
-from medvlp.bench.plan import Judged, not_applicable
+from medvlp.bench.plan import Judged, left_out
 from medvlp.bench.ranks import rank_table
 from medvlp.bench.results import failed_cells, finished_cells
 from medvlp.bench.schedule import Planned, Schedule
@@ -66,8 +66,8 @@ def sum_up(
     planned = [(one.setting, one.about["task_version"], _reason(one, failures, missing)) for one in plan]
     versions = {task.name: task.version for task in suite.tasks.values()}
     planned += [
-        ((task, protocol, 1.0, 0, encoder), versions[task], f"not applicable: {lack}")
-        for task, protocol, encoder, lack in not_applicable(suite.config, schedule.tasks, judged)
+        ((task, protocol, amount.fraction, amount.shots, encoder), versions[task], f"not applicable: {why}")
+        for task, protocol, amount, encoder, why in left_out(suite.config, schedule.tasks, judged)
     ]
     leading = {task.config.name: SCORINGS.get(task.rule).metrics[0] for task in schedule.tasks.values()}
     rows += stats.missing_rows(planned, {cell.setting for cell in cells}, leading)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import benchx_miniature
@@ -19,6 +20,7 @@ import pytest
 
 from medvlp.bench.plan import Judged, not_applicable, settings_of
 from medvlp.bench.report_data import Results
+from medvlp.bench.report_notes import _mixed
 from medvlp.bench.schedule import Schedule
 from medvlp.bench.suite import Suite, load_suite, resolve_tasks
 from medvlp.config.suite import SuiteConfig
@@ -108,6 +110,18 @@ def test_the_phantom_suite_has_every_kind_of_task() -> None:
     types = {config.type for config in resolve_tasks(load_suite("benchmarks/suites/phantom.yaml")).values()}
     # Retrieval by class is one on a list of MIMIC-CXR-JPG.
     assert types == {name for name in TASKS.names() if name != "class_retrieval"}
+
+
+def test_settings_of_an_encoder_are_no_other_definition_of_the_task() -> None:
+    def said(per_encoder: dict[str, Any], *cells: tuple[str, str]) -> int:
+        infos = [{"task": "t", "encoder": name, "hashes": {"task": value}} for name, value in cells]
+        given = {"stale": 0, "tasks": {"t": {"per_encoder": per_encoder}}}
+        results: Any = SimpleNamespace(cells=[SimpleNamespace(info=info) for info in infos], **given)
+        return len(list(_mixed(results)))
+
+    assert said({"b": {}}, ("a", "1"), ("b", "2")) == 0
+    assert said({"b": {}}, ("a", "1"), ("a", "3"), ("b", "2")) == 1
+    assert said({}, ("a", "1"), ("b", "2")) == 1
 
 
 def changes() -> list[str]:
@@ -207,4 +221,5 @@ def check_results(out: Path) -> None:
     assert all(loaded[name] for name in names)
     page = (out / "report.html").read_text()
     assert "BenchX classifies with the other ten encoders" in page
+    assert "Numbers do not compare" not in page
     assert all(sentence in page for sentence in loaded["zoo:mgca_vit"])

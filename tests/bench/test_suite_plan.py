@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medvlp.bench.plan import Judged, lacking, not_applicable, settings_of
+from medvlp.bench.plan import Judged, lacking, left_out, not_applicable, settings_of
 from medvlp.config.suite import SuiteConfig
 from medvlp.config.task import TaskConfig
 from medvlp.tasks import TASKS
@@ -55,6 +55,20 @@ def test_zero_shot_needs_what_the_task_names(one: Judged, expected: dict[str, st
     planned = {key for key, *_ in settings_of(suite, known, [one])}
     assert planned == set(known) - set(expected)
     assert not_applicable(suite, known, [one]) == [(kind, "zero_shot", "e", lack) for kind, lack in expected.items()]
+
+
+def test_what_is_left_out_is_said_for_every_amount_of_labels() -> None:
+    known = tasks()
+    entry = {"task": "classification", "protocols": ["linear_probe", "few_shot"], "fractions": [0.1, 1.0], "shots": [4]}
+    entry["exclude"] = {"e": "for a reason"}
+    suite = SuiteConfig.model_validate({"name": "s", "version": 1, "entries": [{**entry, "draws": 2}]})
+    assert not list(settings_of(suite, known, [judged(name="e")]))
+    found = {
+        (protocol, amount.fraction, amount.shots) for _, protocol, amount, *_ in left_out(suite, known, [judged()])
+    }
+    assert found == {("linear_probe", 0.1, 0), ("linear_probe", 1.0, 0), ("few_shot", 1.0, 4)}
+    assert {why for *_, why in left_out(suite, known, [judged()])} == {"left out: for a reason"}
+    assert len(list(settings_of(suite, known, [judged(name="other")]))) == 2 + 1 + 2
 
 
 def test_baselines_stand_beside_the_tasks_that_they_belong_to() -> None:
