@@ -15,6 +15,7 @@ from typing import Any
 
 from medvlp.bench.cells import OK, read_result, status_of
 from medvlp.bench.gates import LEAKS
+from medvlp.bench.schedule import CURRENT
 from medvlp.bench.published import Published, published
 from medvlp.bench.report_scores import (
     METRICS,
@@ -66,7 +67,7 @@ class Results:
     facts: dict[str, Any]
     cells: list[Cell]
     stale: int = 0
-    """Cells of an earlier version of a store, which are left out."""
+    """Cells of another store, task or settings than the suite has now, which are left out."""
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     aggregate: list[dict[str, Any]] = field(default_factory=list)
@@ -103,8 +104,8 @@ class Results:
             stores=raw.get("stores") or {},
             encoders=raw.get("encoders") or [],
             facts={key: raw[key] for key in ("versions", "git", "created", "finished") if raw.get(key)},
-            cells=[cell for cell in cells if not _is_stale(cell, raw.get("stores") or {})],
-            stale=sum(_is_stale(cell, raw.get("stores") or {}) for cell in cells),
+            cells=[cell for cell in cells if not _is_stale(cell, raw)],
+            stale=sum(_is_stale(cell, raw) for cell in cells),
             comparisons=public(read_json(root / "comparisons.json")) or [],
             failures=public(read_lines(root / "failures.jsonl")),
             aggregate=aggregate if isinstance(aggregate, list) else aggregate.get("scores", []),
@@ -236,11 +237,13 @@ class Results:
         return "not run"
 
 
-def _is_stale(cell: Cell, stores: dict[str, dict[str, Any]]) -> bool:
-    """Return whether a cell was computed on another version of its data set's store than the suite's."""
+def _is_stale(cell: Cell, suite: dict[str, Any]) -> bool:
+    """Return whether a cell has another store, task or settings than the suite has now."""
+    hashes, stores = cell.info.get("hashes") or {}, suite.get("stores") or {}
+    if "current" in suite:
+        return [hashes.get(name) for name in CURRENT] not in suite["current"]
     now = stores.get(str(cell.info.get("dataset")), {}).get("hash")
-    then = (cell.info.get("hashes") or {}).get("store")
-    return now is not None and then is not None and now != then
+    return now is not None and now != hashes.get("store", now)
 
 
 def _cells(root: Path) -> Iterator[Cell]:

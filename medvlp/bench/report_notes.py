@@ -84,7 +84,7 @@ def _mixed(results: Results) -> Iterator[tuple[str, str]]:
     if results.stale:
         yield (
             "Older cells are left out.",
-            f"{results.stale} cells were computed on another version of the prepared store.",
+            f"{results.stale} cells have another store, task definition or settings than the suite has now.",
         )
     for key, what, by in (("store", "prepared stores", "dataset"), ("task", "task definitions", "task")):
         seen: dict[str, set[str]] = {}

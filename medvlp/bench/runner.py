@@ -272,6 +272,7 @@ class _Run:
                     name: {"hash": store.hash, "path": store.path.name} for name, store in self.suite.stores.items()
                 },
                 "encoders": kept + entries,
+                "current": sorted(self.schedule.current),
                 **self.bench.facts,
             }
             write_atomic(self.out / "suite.json", as_json(record).encode(), self.place.scratch)

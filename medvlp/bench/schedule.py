@@ -25,6 +25,8 @@ from medvlp.zoo.release import release_names
 logger = logging.getLogger(__name__)
 
 Setting = tuple[str, str, float, int, str]
+CURRENT = ("store", "task", "config")
+"""Hashes by which a cell belongs to a suite as it is now."""
 STATISTICS = ("bootstrap", "scoring")
 """Settings that decide scores and intervals, and no prediction."""
 
@@ -166,10 +168,11 @@ class Schedule:
 
     def is_current(self, hashes: Mapping[str, str]) -> bool:
         """Return whether a cell with these hashes belongs to this suite with its tasks, settings and stores as now."""
-        return tuple(hashes[key] for key in ("store", "task", "config")) in self._current
+        return tuple(hashes[key] for key in CURRENT) in self.current
 
     @cached_property
-    def _current(self) -> set[tuple[str, str, str]]:
+    def current(self) -> set[tuple[str, ...]]:
+        """Hashes (`CURRENT`) that the cells of this suite have."""
         return {
             (self.suite.store_of(own.config).hash, own.config.sha256(), json_sha256(self.settings(own, protocol)))
             for task in self.tasks.values()
