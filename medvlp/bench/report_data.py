@@ -15,7 +15,6 @@ from typing import Any
 
 from medvlp.bench.cells import OK, read_result, status_of
 from medvlp.bench.gates import LEAKS
-from medvlp.bench.schedule import CURRENT
 from medvlp.bench.published import Published, published
 from medvlp.bench.report_scores import (
     METRICS,
@@ -29,6 +28,7 @@ from medvlp.bench.report_scores import (
     setting_of,
     span,
 )
+from medvlp.bench.schedule import CURRENT
 from medvlp.errors import UserError
 from medvlp.html.private import public
 
