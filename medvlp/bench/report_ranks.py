@@ -32,9 +32,15 @@ def ranks(found: Results, looks: Mapping[str, Style]) -> dict[str, Any] | None:
         )
         for row in rows
     }
+    apart = {
+        name: [row["encoder"] for row in rows if row["encoder"] not in {name, *alike}]
+        for name, alike in together.items()
+    }
     difference = number(record.get("critical_difference")) if str(record["test"]).startswith("Nemenyi") else None
     return {
-        "rows": [row | {"not_told_apart": together[row["encoder"]]} for row in rows],
+        "rows": [
+            row | {"not_told_apart": together[row["encoder"]], "told_apart": apart[row["encoder"]]} for row in rows
+        ],
         "plot": plot(rows, joined, difference, looks),
         "difference": difference,
         "nemenyi": difference is not None,

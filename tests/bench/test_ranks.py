@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import made_cells
@@ -145,3 +146,21 @@ def test_the_plot_is_drawn_to_scale_and_escapes_names() -> None:
     assert float(bar[2]) - float(bar[1]) == pytest.approx(grid[1] - grid[0], abs=0.2)
     assert len(marks) == 3
     assert drawn.count('class="joined"') == 1
+
+
+def test_a_page_names_the_fewer_of_those_told_apart_and_those_not(one: Path, tmp_path: Path) -> None:
+    shutil.copytree(one, tmp_path / "out")
+    file = tmp_path / "out" / "ranks.json"
+    record = json.loads(file.read_text())
+    record["not_told_apart"] = [["best", "as_good", "middle"], ["as_good", "middle"], ["weak"]]
+    file.write_text(json.dumps(record))
+    write_report(tmp_path / "out", tmp_path / "page.html")
+    section = (tmp_path / "page.html").read_text().split('id="ranks"')[1].split("</section>")[0]
+    rows = [re.sub(r"<[^>]*>|\u200b", "", row) for row in section.split("<tr>")[2:]]
+    said = {name: row for row in rows for name in STRENGTHS if row.strip().startswith(name)}
+    assert said["best"].strip().endswith("all but weak")
+    assert said["weak"].strip().endswith("–")
+    record["not_told_apart"] = [list(STRENGTHS)]
+    file.write_text(json.dumps(record))
+    write_report(tmp_path / "out", tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text().count("all others") == len(STRENGTHS)
