@@ -67,8 +67,8 @@ def meteor_folder(folder: Path | None = None) -> Path:
             raise UserError(
                 f"METEOR 1.5 has no {name}.",
                 folder,
-                "Install pycocoevalcap, which brings the official files (Java is not needed), or name a folder that "
-                f"holds {JAR} and {TABLE}; or leave METEOR out.",
+                "Run pip install 'medvlp[meteor]', which brings the official files (Java is not needed), or name a "
+                f"folder that holds {JAR} and {TABLE}; or leave METEOR out.",
             )
     return folder
 

@@ -118,5 +118,5 @@ def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match=r"no data/paraphrase-en\.gz"):
         meteor_folder(tmp_path)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="Install pycocoevalcap"):
+    with pytest.raises(UserError, match=r"pip install 'medvlp\[meteor\]'"):
         meteor_folder()
