@@ -26,12 +26,16 @@ from medvlp.bench.scored import JACKKNIFE, scored
 from medvlp.bench.work import LOCKS, own_scratch, remove_scratch
 from medvlp.config.suite import SuiteConfig
 from medvlp.errors import UserError, nearest
+from medvlp.metrics.clinical.models import MODEL_METRICS, ModelScoring
 from medvlp.metrics.intervals import RULE
 from medvlp.metrics.scoring import SCORINGS, Scoring
 from medvlp.progress import progress_bar
 from medvlp.store.files import write_atomic
 from medvlp.tasks import TASKS
 from medvlp.track import run_record
+
+GENERATED = "report_generation"
+"""Scoring rule of the cells that the metrics of published models judge."""
 
 
 @dataclass
@@ -43,19 +47,27 @@ class Rescored:
     others: Counter[str] = field(default_factory=Counter)
 
 
-def rescore(results: Path, metric: str) -> Rescored:
+def rescore(results: Path, metric: str, weights: Path | None = None, device: str = "cpu") -> Rescored:
     """Compute a metric for all cells whose kind of task has it, and sum the results up again.
 
     Args:
         results: Folder of results.
-        metric: Name of a metric of a scoring rule.
+        metric: Name of a metric of a scoring rule, or of `MODEL_METRICS`.
+        weights: Folder of the published model that a metric of `MODEL_METRICS` needs.
+        device: Torch device of that model.
 
     Raises:
-        UserError: No kind of task here has such a metric, or a cell's predictions are of another version.
+        UserError: No kind of task here has such a metric, a cell's predictions are of another version, or weights are
+            missing, of another model, or given to a metric that needs none.
     """
     results = Path(results)
     cells = finished_cells(results)
-    rules = {cell.folder.name: SCORINGS.get(_rule(cell))() for cell in cells}
+    if (weights is None) == (metric in MODEL_METRICS):
+        lack = f"{metric} needs the weights of a published model." if weights is None else f"{metric} needs no weights."
+        fix = "Give their folder with --weights." if weights is None else "Leave --weights out."
+        raise UserError(lack, "--weights", f"{fix} Metrics with weights: {', '.join(MODEL_METRICS)}.")
+    judge = None if weights is None else ModelScoring(metric, weights, device)
+    rules = {cell.folder.name: _scoring(cell, judge) for cell in cells}
     known = list(dict.fromkeys(name for rule in rules.values() for name in rule.metrics))
     if metric not in known:
         raise UserError(
@@ -88,6 +100,11 @@ def rescore(results: Path, metric: str) -> Rescored:
 def _rule(cell: Finished) -> str:
     """Return the scoring rule of a cell; one that older versions wrote has that of its kind of task."""
     return str(cell.result.get("scoring") or TASKS.get(task_type(cell)).scoring)
+
+
+def _scoring(cell: Finished, judge: ModelScoring | None) -> Scoring[Any]:
+    rule = _rule(cell)
+    return judge if judge is not None and rule == GENERATED else SCORINGS.get(rule)()
 
 
 def _check(cell: Finished, rule: Scoring[Any]) -> None:

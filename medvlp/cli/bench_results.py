@@ -54,12 +54,20 @@ def diff(
 
 
 def rescore(
-    results: Results, metric: Annotated[str, typer.Option(help="Metric of the scoring rule of a task.")]
+    results: Results,
+    metric: Annotated[str, typer.Option(help="Metric of the scoring rule of a task, or of a published model.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the model of chexbert_f1_micro, chexbert_similarity, radgraph_f1, rate_score or green."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where that model runs: cpu or cuda.")] = "cpu",
 ) -> None:
     """Compute a metric from kept predictions, with its intervals; nothing is run again."""
     from medvlp.bench.rescore import rescore as compute
 
-    found = compute(results, metric)
+    found = compute(results, metric, weights, device)
     say(f"{metric}: computed for {found.done} cells, {found.kept} had the same numbers.")
     for reason, count in found.others.items():
         say(f"{count} cells without it: {reason}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,12 +11,16 @@ import phantom_store
 import pytest
 import yaml
 from browser import WIDTHS, open_page, overflow
+from transformers import BertConfig
 
 from medvlp.bench.cells import Finished
 from medvlp.bench.report import write_report
 from medvlp.bench.report_texts import differences, pieces
 from medvlp.bench.results import finished_cells
+from medvlp.errors import UserError
+from medvlp.metrics.clinical.chexbert import CheXbert, cosine
 from medvlp.tasks.report_generation import Reports
+from tests.metrics.clinical.released import WORDS, write_chexbert
 
 ENCODER = "random:resnet18@64"
 DECODER = {"width": 16, "hidden": 16, "layers": 1, "heads": 2, "memory_heads": 2}
@@ -122,3 +127,36 @@ def test_what_only_one_text_affirms_is_told() -> None:
     assert found == {"missed": ["Pleural Effusion"], "added": ["Cardiomegaly"]}
     kinds = [piece["kind"] for piece in pieces("No effusion. Possible pneumonia. Edema.") if piece["finding"]]
     assert kinds == ["absent", "uncertain", "present"]
+
+
+def test_a_published_model_judges_kept_texts_by_rescore(results: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from medvlp.cli import app
+
+    shutil.copytree(results, tmp_path / "out")
+    config = BertConfig(
+        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    (tmp_path / "chexbert").mkdir()
+    folder = write_chexbert(tmp_path / "chexbert", config)
+    command = ["bench", "rescore", str(tmp_path / "out"), "--metric", "chexbert_similarity"]
+    done = CliRunner().invoke(app, [*command, "--weights", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "computed for 4 cells" in done.output
+    written = cell(tmp_path / "out", "frozen", ENCODER)
+    (row,) = [row for row in written.result["scores"] if row["metric"] == "chexbert_similarity"]
+    kept = Reports.from_frame(pd.read_parquet(written.folder / "predictions.parquet"))
+    model = CheXbert(folder)
+    near = cosine(model.embeddings(kept.generated), model.embeddings(kept.references))
+    assert row["value"] == pytest.approx(near.mean(), abs=1e-6)
+    assert row["low"] <= row["value"] <= row["high"]
+    write_report(tmp_path / "out", tmp_path / "page.html")
+    assert "CheXbert similarity" in (tmp_path / "page.html").read_text()
+    for wrong, said in (
+        (command, "needs the weights"),
+        ([*command[:-1], "bleu_4", "--weights", str(folder)], "needs no weights"),
+        ([*command, "--weights", str(tmp_path)], "CheXbert has no chexbert.pth"),
+    ):
+        with pytest.raises(UserError, match=said):
+            CliRunner().invoke(app, wrong, catch_exceptions=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,3 +35,18 @@ WORDS = [
 def write_vocabulary(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+
+
+def write_chexbert(folder: Path, config: Any) -> Path:
+    """Write `chexbert.pth` as released: optimiser beside the weights, names as DataParallel writes them."""
+    from transformers import BertModel
+
+    shapes = {f"module.bert.{name}": tensor.shape for name, tensor in BertModel(config).state_dict().items()}
+    for head in range(14):
+        shapes[f"module.linear_heads.{head}.weight"] = torch.Size([4 if head < 13 else 2, config.hidden_size])
+        shapes[f"module.linear_heads.{head}.bias"] = torch.Size([4 if head < 13 else 2])
+    saved = {"epoch": 3, "model_state_dict": ruled(shapes), "optimizer_state_dict": {"state": {}}}
+    torch.save(saved, folder / "chexbert.pth")
+    write_vocabulary(folder)
+    config.to_json_file(folder / "config.json")
+    return folder

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 from medvlp.errors import UserError
 from medvlp.metrics.clinical.chexbert import CheXbert, cosine
 from medvlp.text.labeler import FINDINGS
-from tests.metrics.clinical.released import WORDS, ruled, write_vocabulary
+from tests.metrics.clinical.released import WORDS, write_chexbert
 
 CONFIG = BertConfig(
     vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
@@ -26,18 +26,7 @@ REPORTS = ["The heart is normal in size.\n No  effusion", "", "mild edema " * 40
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Folder with `chexbert.pth` as released: optimiser beside the weights, names as DataParallel writes them."""
-    shapes = {f"module.bert.{name}": tensor.shape for name, tensor in BertModel(CONFIG).state_dict().items()}
-    for head in range(14):
-        shapes[f"module.linear_heads.{head}.weight"] = torch.Size([4 if head < 13 else 2, 16])
-        shapes[f"module.linear_heads.{head}.bias"] = torch.Size([4 if head < 13 else 2])
-    state = ruled(shapes)
-    torch.save(
-        {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {"state": {}}}, tmp_path / "chexbert.pth"
-    )
-    write_vocabulary(tmp_path)
-    CONFIG.to_json_file(tmp_path / "config.json")
-    return tmp_path
+    return write_chexbert(tmp_path, CONFIG)
 
 
 def slow(folder: Path, report: str) -> tuple[np.ndarray, dict[str, float]]:
