@@ -4,7 +4,8 @@
 
 Ten encoders, three label fractions, three seeds, five draws. Run alone, a cell computes its features itself; a few
 cells, spread over the sweep, are run and extrapolated, and must give the same scores. Without `--encoder` they are
-untrained ones, which every seed makes anew: then a third as many cells share their features.
+untrained ones, which every seed makes anew: then a third as many cells share their features. A linear probe on an
+encoder with weights of its own is the same for every seed, and run once: `asked` counts it for each.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def main() -> None:
             if found.result["scores"] != cell.result["scores"]:
                 raise SystemExit(f"cell {cell.folder.name} has other scores alone")
     one_by_one = sum(alone) / len(alone) * len(cells)
+    asked = len(given.encoder) * len(SEEDS) * sum(DRAWS if fraction < 1 else 1 for fraction in FRACTIONS)
     result = {
         "what": "sweep of linear probes, against its cells run alone",
         "task": given.task,
@@ -81,6 +83,8 @@ def main() -> None:
         "alone_seconds_extrapolated": round(one_by_one, 1),
         "alone_cells_run": len(alone),
         "ratio": round(one_by_one / sweep, 1),
+        "asked": asked,
+        "ratio_of_asked": round(one_by_one / len(cells) * asked / sweep, 1),
         "must_be_at_least": 10,
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
