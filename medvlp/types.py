@@ -305,7 +305,8 @@ class TextBatch:
 
 @dataclass(slots=True)
 class Batch:
-    """One training batch. `pixels` are uint8 as stored (normalisation happens on the device).
+    """One training batch. `pixels` are as stored (normalisation happens on the device): uint8 of images and clips,
+    int16 HU of volumes.
 
     In a paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on
     their own and labels tie the two. `text_augmented` is a second, augmented reading of the same texts. What else a
@@ -314,15 +315,17 @@ class Batch:
 
     index: Int[torch.Tensor, b]
     """Row of each sample in the data set: with seed and epoch it decides the sample's augmentation."""
-    pixels: UInt8[torch.Tensor, "b c h w"]
+    pixels: Int[torch.Tensor, "b c *s"]
+    """Images `[b c h w]`, volumes `[b 1 d h w]` in RAS, clips `[b c f h w]`."""
     labels: Float[torch.Tensor, "b k"] | None = None
     text: TextBatch | None = None
     text_augmented: TextBatch | None = None
     paired: bool = True
     triplets: Int8[torch.Tensor, "b a f"] | None = None
     """Ternary matrix of places and findings: 1 present, 0 absent, -1 not mentioned."""
-    views: tuple[UInt8[torch.Tensor, "b c s s"], ...] = ()
-    """Further readings of the same images, each augmented on its own; sides may differ between views."""
+    views: tuple[Int[torch.Tensor, "b *n c *s"], ...] = ()
+    """Further readings of the same images, each augmented on its own; sides may differ between views. Of volumes
+    `[b n 1 d h w]`: `n` of each."""
     study: UInt8[torch.Tensor, "b v c h w"] | None = None
     """Images of the study of each sample, the sample's own first; a study with fewer repeats them."""
     groups: Int[torch.Tensor, b] | None = None

@@ -8,16 +8,18 @@ it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, model_validator
 
 from medvlp.config.base import Config
 from medvlp.config.resources import shipped
-from medvlp.config.towers import ImageTowerConfig, ProjectionConfig, TextTowerConfig
+from medvlp.config.towers import AnyTowerConfig, ImageTowerConfig, ProjectionConfig, TextTowerConfig
 from medvlp.config.tree import Tree, merge, read_yaml
 from medvlp.errors import UserError, nearest
 from medvlp.registry import Registry
+
+T = TypeVar("T", bound=Config)
 
 METHODS: Registry[Any] = Registry(
     "method", "medvlp.methods", "medvlp.methods.base:Method", "medvlp.methods", helpers=("context",)
@@ -49,12 +51,30 @@ class MethodConfig(Config):
     """
 
     name: str
-    image: ImageTowerConfig = ImageTowerConfig()
+    image: AnyTowerConfig = ImageTowerConfig()
     text: TextTowerConfig | None = TextTowerConfig()
     projection: ProjectionConfig = ProjectionConfig()
     matryoshka: MatryoshkaConfig = MatryoshkaConfig()
     objectives: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Term -> weight and its constants.")
     options: dict[str, Any] = Field(default_factory=dict)
+
+    def image_of(self, kind: type[T], purpose: str) -> T:
+        """Return the image tower's configuration, where it is of one kind alone.
+
+        Args:
+            kind: What it must be.
+            purpose: What needs that, for the error.
+
+        Raises:
+            UserError: It is of another kind.
+        """
+        if not isinstance(self.image, kind):
+            raise UserError(
+                f"{purpose} does not work with an image tower of kind '{self.image.kind}'.",
+                "method.image.kind",
+                "Use another kind of tower, or another method; see `medvlp methods`.",
+            )
+        return self.image
 
 
 def method_file(name: str) -> Path:
@@ -101,6 +121,9 @@ def merge_method(tree: Tree) -> tuple[Tree, list[str]]:
     for section in ("objectives", "options"):
         if isinstance(given.get(section), dict):
             changes[section] = _checked(given[section], declared.get(section, {}), f"method.{section}", mistakes)
+    own, other = declared.get("image"), changes.get("image")
+    if isinstance(own, dict) and isinstance(other, dict) and other.get("kind", own.get("kind")) != own.get("kind"):
+        declared.pop("image")  # nothing of a tower of another kind carries over
     return {**tree, "method": merge(declared, changes)}, mistakes
 
 

@@ -6,11 +6,12 @@ in training, inference and benchmark; nothing about it is decided elsewhere.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from medvlp.config.base import Config
+from medvlp.config.volumes import ClipInputConfig, VolumeInputConfig
 
 
 class StoredImageConfig(Config):
@@ -97,5 +98,32 @@ class ModelInputConfig(Config):
 class Preprocessing(Config):
     """Everything between an image file and a model."""
 
+    kind: ClassVar[str] = "image"
     stored: StoredImageConfig = StoredImageConfig()
     input: ModelInputConfig = ModelInputConfig()
+
+
+class VolumePreprocessing(Config):
+    """Everything between a series or a file of a volume and a model."""
+
+    kind: Literal["volume"] = "volume"
+    stored: StoredVolumeConfig = StoredVolumeConfig()
+    input: VolumeInputConfig = VolumeInputConfig()
+
+
+class ClipPreprocessing(Config):
+    """Everything between a video and a model."""
+
+    kind: Literal["video"] = "video"
+    stored: StoredVideoConfig = StoredVideoConfig()
+    input: ClipInputConfig = ClipInputConfig()
+
+
+AnyPreprocessing = Preprocessing | VolumePreprocessing | ClipPreprocessing
+AnyInput = ModelInputConfig | VolumeInputConfig | ClipInputConfig
+
+
+def read_preprocessing(described: dict[str, Any]) -> AnyPreprocessing:
+    """Return the preprocessing that `described` is the JSON of: of images, unless its `kind` says otherwise."""
+    kinds: dict[str, type[AnyPreprocessing]] = {"volume": VolumePreprocessing, "video": ClipPreprocessing}
+    return kinds.get(described.get("kind", ""), Preprocessing).model_validate(described)

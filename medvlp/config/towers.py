@@ -6,17 +6,19 @@ Guarantee: a setting that does not fit the others, or has no effect beside them,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from medvlp.config.base import Config
 from medvlp.config.preprocessing import ModelInputConfig
+from medvlp.config.volumes import ClipInputConfig, VolumeInputConfig
 
 
 class ImageTowerConfig(Config):
     """An image backbone by its timm name."""
 
+    kind: ClassVar[str] = "image"
     name: str = "resnet18"
     weights: Path | None = Field(None, description="Local folder or safetensors file to start from.")
     drop_path: float = Field(0.0, ge=0, lt=1)
@@ -38,6 +40,62 @@ class ImageTowerConfig(Config):
         if self.truncate and self.tap is None:
             raise ValueError("truncate has no effect without tap")
         return self
+
+
+Voxels = Annotated[int, Field(ge=1, le=128)]
+
+
+class VolumeTowerConfig(Config):
+    """A backbone of volumes."""
+
+    kind: Literal["volume"]
+    family: Literal["vit", "swin", "resnet", "ctvit", "slices"] = Field(
+        "vit",
+        description="vit: a plain ViT of timm on patches of voxels; swin: the encoder of MONAI's SwinUNETR; resnet: a "
+        "ResNet of timm, inflated; ctvit: attention within and then across slices; slices: a 2D backbone of timm on "
+        "each slice, pooled by attention.",
+    )
+    name: str | None = Field(None, description="timm name, for the families vit, resnet and slices.")
+    args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the backbone's constructor.")
+    patch: tuple[Voxels, Voxels, Voxels] | None = Field(
+        None, description="Voxels of a patch along d, h, w, for the families vit and ctvit."
+    )
+    weights: Path | None = Field(None, description="Local timm folder or file of 2D weights, which are inflated.")
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    token_drop: float = Field(
+        0.0, ge=0, lt=1, description="Share of the patches left out in training, drawn anew each step (vit)."
+    )
+    attention: bool = Field(False, description="Return what the class token of a ViT attends to in its last block.")
+    freeze: bool = Field(False, description="No gradient, and evaluation mode, while the rest trains.")
+    input: VolumeInputConfig = VolumeInputConfig()
+
+
+class ClipTowerConfig(Config):
+    """A backbone of clips."""
+
+    kind: Literal["video"]
+    family: Literal["mvit", "frames"] = Field(
+        "mvit", description="mvit: MViT v2 of torchvision; frames: a 2D backbone of timm on each frame, then the mean."
+    )
+    name: str | None = Field(None, description="timm name, for the family frames.")
+    args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the backbone's constructor.")
+    weights: Path | None = Field(None, description="Local weight file to start from.")
+    freeze: bool = Field(False, description="No gradient, and evaluation mode, while the rest trains.")
+    input: ClipInputConfig = ClipInputConfig()
+
+
+def _kind(value: Any) -> str:
+    kind = value.get("kind", "image") if isinstance(value, dict) else getattr(value, "kind", "image")
+    return str(kind)
+
+
+AnyTowerConfig = Annotated[
+    Annotated[ImageTowerConfig, Tag("image")]
+    | Annotated[VolumeTowerConfig, Tag("volume")]
+    | Annotated[ClipTowerConfig, Tag("video")],
+    Discriminator(_kind),
+]
+"""Of images, unless `kind` says volume or video."""
 
 
 class TextTowerConfig(Config):

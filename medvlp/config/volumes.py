@@ -1,4 +1,4 @@
-"""From a stored volume to the crops that a model takes: size, windows, and where crops lie.
+"""From a stored volume to what a model takes: size, distance of voxels, windows, and where crops lie.
 
 Guarantee: all of it is done when a batch is made, never in the store. A window maps its lower edge to 0 and its upper
 edge to 255, linearly, and cuts what lies outside.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medvlp.config.base import Config
 
@@ -46,13 +46,79 @@ class WindowConfig(Config):
 
 
 Side = Annotated[int, Field(ge=8, le=1024)]
+Distance = Annotated[float, Field(gt=0)]
+Windows = tuple[WindowConfig, ...]
+
+
+def named_windows(value: Any) -> Any:
+    """Return windows with names of `PRESETS` replaced by what they stand for."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(_named(window) if isinstance(window, str) else window for window in value)
+
+
+class VolumeInputConfig(Config):
+    """From a stored volume `[d h w]` to the tensor `[c d h w]` that a tower takes.
+
+    Values of a channel are `(u - mean) / std`, where u is 0 at the lower edge of its window and 1 at the upper one.
+    """
+
+    size: tuple[Side, Side, Side] = Field((96, 96, 96), description="Voxels along d, h, w.")
+    spacing_mm: tuple[Distance, Distance, Distance] | None = Field(
+        None,
+        description="Distance of voxels along d, h, w: the volume is resampled to it, and its middle cut or padded to "
+        "size. null stretches the whole volume to size.",
+    )
+    windows: Windows = Field(
+        (WindowConfig(centre=0, width=2000),),
+        description="One channel each: a name of PRESETS (lung, mediastinum, ...), or centre and width. Empty is one "
+        "channel from the lowest to the highest value of each volume.",
+    )
+    intensity: Literal["hu", "stored"] = Field("hu", description="What the numbers of windows and volumes mean.")
+    outside: int = Field(-1024, ge=-32768, le=32767, description="Value of what lies outside the volume: air.")
+    mean: tuple[float, ...] = Field((0.5,), description="One for all channels, or one for each.")
+    std: tuple[float, ...] = Field((0.5,), description="One for all channels, or one for each.")
+
+    _windows_by_name = field_validator("windows", mode="before")(named_windows)
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> VolumeInputConfig:
+        if {len(self.mean), len(self.std)} - {1, self.channels}:
+            raise ValueError(f"mean and std need 1 or {self.channels} values")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return max(1, len(self.windows))
+
+
+class ClipInputConfig(Config):
+    """From a stored clip `[f s s]` or `[f s s 3]` to the tensor `[c f h w]` that a tower takes."""
+
+    size: int = Field(224, ge=16, le=1024, description="Side of a frame in pixels.")
+    frames: int = Field(16, ge=1, le=512, description="Frames of the model input.")
+    every: int = Field(2, ge=1, description="Of the stored frames every n-th; what lies behind the end is black.")
+    channels: Literal[1, 3] = Field(3, description="3 repeats a grey channel.")
+    mean: tuple[float, ...] = Field((0.114,), description="On a scale from 0 to 1; one, or one for each channel.")
+    std: tuple[float, ...] = Field((0.186,), description="On a scale from 0 to 1; one, or one for each channel.")
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> ClipInputConfig:
+        if {len(self.mean), len(self.std)} - {1, self.channels}:
+            raise ValueError(f"mean and std need 1 or {self.channels} values")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
 
 
 class CropConfig(Config):
     """From a volume to crops `[c d h w]`, one channel for each window."""
 
     size: tuple[Side, Side, Side] = Field((96, 96, 96), description="Voxels along d, h, w.")
-    windows: tuple[WindowConfig, ...] = Field(
+    windows: Windows = Field(
         (WindowConfig(centre=40, width=400),),
         min_length=1,
         description="One channel each: a name of PRESETS (lung, mediastinum, ...), or centre and width.",
@@ -62,12 +128,7 @@ class CropConfig(Config):
     per_volume: int = Field(1, ge=1, le=4096, description="Crops of each volume in an epoch.")
     place: Literal["random", "centre"] = Field("random", description="Evaluation always takes the centre.")
 
-    @field_validator("windows", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return tuple(_named(window) if isinstance(window, str) else window for window in value)
+    _windows_by_name = field_validator("windows", mode="before")(named_windows)
 
 
 def _named(name: str) -> WindowConfig:

@@ -24,6 +24,22 @@ class View:
 
 
 @dataclass(frozen=True)
+class VolumeView:
+    """A further reading of each volume, drawn on its own.
+
+    Args:
+        kind: inside: crops that lie within `pixels`, on its voxels; local: crops of the volume at the distance of
+            voxels of the store, or at `input.spacing_mm` where that is given.
+        size: Voxels along d, h, w.
+        count: How many of each volume.
+    """
+
+    kind: Literal["inside", "local"]
+    size: tuple[int, int, int]
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Demands:
     """What every batch must hold.
 
@@ -41,6 +57,11 @@ class Demands:
         image_scale: Side of `pixels` over that of the model input; the method makes the model input itself.
         views: Further readings of each image.
         study_images: Images of a study in `study`; 0 is none.
+        region: Volumes: voxels of `pixels` along d, h, w in place of those of the model input.
+        volume_views: Volumes: further readings, in `views`; `extra["start_I"]` `[b n 3]` is the first voxel of each
+            crop of view I along d, h, w, in voxels of `pixels` (inside) or of the stored volume (local).
+        organs: Volumes: structures of the label maps; `extra["organs"]` uint8 `[b d h w]` is 1 + the place of the
+            structure here on the grid of `pixels`, else 0.
     """
 
     reports: bool = True
@@ -56,6 +77,9 @@ class Demands:
     image_scale: int = 1
     views: tuple[View, ...] = ()
     study_images: int = 0
+    region: tuple[int, int, int] | None = None
+    volume_views: tuple[VolumeView, ...] = ()
+    organs: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

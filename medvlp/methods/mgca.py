@@ -56,7 +56,8 @@ class MGCA(Method):
             raise UserError(
                 "MGCA weighs words by attention.", "method.text.attention", "Set method.text.attention=true."
             )
-        if hasattr(tower.backbone, "blocks") and hasattr(tower.backbone, "patch_embed") and not config.image.attention:
+        is_vit = hasattr(tower.backbone, "blocks") and hasattr(tower.backbone, "patch_embed")
+        if is_vit and not getattr(config.image, "attention", False):
             raise UserError(
                 "MGCA weighs the patches of a ViT by attention.",
                 "method.image.attention",

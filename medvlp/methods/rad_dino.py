@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from medvlp.config.methods import MethodConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.data.demands import Demands, View
 from medvlp.errors import UserError
 from medvlp.methods.base import Method, Term
@@ -76,7 +77,7 @@ class RadDINO(Method):
         """Return what every batch must hold."""
         local = config.options["local_views"]
         small = View(local["size"], (local["least_area"], local["largest_area"]))
-        return Demands(reports=False, views=(View(config.image.input.size), *[small] * local["number"]))
+        return Demands(reports=False, views=(View(config.image_of(ImageTowerConfig, "RAD-DINO").input.size), *[small] * local["number"]))
 
     def _students(self) -> dict[str, nn.Module]:
         return {name: getattr(self, name) for name in STUDENTS}

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from medvlp.config.methods import MethodConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.data.demands import Demands, View
 from medvlp.errors import UserError
 from medvlp.methods.albef import ALBEF
@@ -29,7 +30,7 @@ class TCL(ALBEF):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
-        return replace(super().demands(config), views=(View(config.image.input.size),))
+        return replace(super().demands(config), views=(View(config.image_of(ImageTowerConfig, "TCL").input.size),))
 
     def _teacher_pixels(self, batch: Batch) -> torch.Tensor:
         if not batch.views:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from medvlp.config.methods import MethodConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods.base import Encode, Method, Term
@@ -71,7 +72,7 @@ class ViLLA(Method):
         tokens = context.tokenise([prompt for own in self.prompts for prompt in own], text.max_tokens)
         self.book = Book(tokens, self._text_tower)
         grid = options["grid"]
-        boxes = grid_boxes(config.image.input.size, grid["rows"], grid["columns"], grid["overlap"])
+        boxes = grid_boxes(config.image_of(ImageTowerConfig, "VILLA").input.size, grid["rows"], grid["columns"], grid["overlap"])
         self.register_buffer("boxes", boxes, persistent=False)
 
     @property
