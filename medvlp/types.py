@@ -305,10 +305,9 @@ class TextBatch:
 
 @dataclass(slots=True)
 class Batch:
-    """One training batch. `pixels` are as stored (normalisation happens on the device): uint8 of images and clips,
-    int16 HU of volumes.
+    """One training batch.
 
-    In a paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on
+    `pixels` are as stored: uint8 of images and clips, int16 of volumes; normalisation happens on the device. In a paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on
     their own and labels tie the two. `text_augmented` is a second, augmented reading of the same texts. What else a
     batch holds is what the method's `Demands` ask for.
     """

@@ -123,6 +123,21 @@ AnyPreprocessing = Preprocessing | VolumePreprocessing | ClipPreprocessing
 AnyInput = ModelInputConfig | VolumeInputConfig | ClipInputConfig
 
 
+def preprocessing_of(
+    stored: StoredImageConfig | StoredVolumeConfig | StoredVideoConfig, taken: AnyInput
+) -> AnyPreprocessing:
+    """Return the preprocessing of how a store was made and what a tower takes.
+
+    Raises:
+        ValueError: They are not of one kind.
+    """
+    kinds: dict[type[Config], type[AnyPreprocessing]] = {
+        StoredVolumeConfig: VolumePreprocessing,
+        StoredVideoConfig: ClipPreprocessing,
+    }
+    return kinds.get(type(stored), Preprocessing).model_validate({"stored": stored, "input": taken})
+
+
 def read_preprocessing(described: dict[str, Any]) -> AnyPreprocessing:
     """Return the preprocessing that `described` is the JSON of: of images, unless its `kind` says otherwise."""
     kinds: dict[str, type[AnyPreprocessing]] = {"volume": VolumePreprocessing, "video": ClipPreprocessing}

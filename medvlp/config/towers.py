@@ -69,6 +69,21 @@ class VolumeTowerConfig(Config):
     freeze: bool = Field(False, description="No gradient, and evaluation mode, while the rest trains.")
     input: VolumeInputConfig = VolumeInputConfig()
 
+    @model_validator(mode="after")
+    def _as_the_family_needs(self) -> VolumeTowerConfig:
+        needs = {"name": self.family in ("vit", "resnet", "slices"), "patch": self.family in ("vit", "ctvit")}
+        for field, needed in needs.items():
+            if (getattr(self, field) is not None) != needed:
+                raise ValueError(
+                    f"{field} {'is needed for' if needed else 'has no effect on'} the family {self.family}"
+                )
+        for field in ("attention", "token_drop"):
+            if getattr(self, field) and self.family != "vit":
+                raise ValueError(f"{field} has no effect on the family {self.family}")
+        if self.weights is not None and self.family in ("swin", "ctvit"):
+            raise ValueError(f"there are no 2D weights for the family {self.family}")
+        return self
+
 
 class ClipTowerConfig(Config):
     """A backbone of clips."""
@@ -82,6 +97,12 @@ class ClipTowerConfig(Config):
     weights: Path | None = Field(None, description="Local weight file to start from.")
     freeze: bool = Field(False, description="No gradient, and evaluation mode, while the rest trains.")
     input: ClipInputConfig = ClipInputConfig()
+
+    @model_validator(mode="after")
+    def _name_of_frames(self) -> ClipTowerConfig:
+        if (self.name is not None) != (self.family == "frames"):
+            raise ValueError("name belongs to the family frames, and is needed there")
+        return self
 
 
 def _kind(value: Any) -> str:

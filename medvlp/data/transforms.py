@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float, Int, UInt8, UInt16
 
-    from medvlp.config.preprocessing import ModelInputConfig
+    from medvlp.config.preprocessing import AnyInput
+    from medvlp.config.volumes import VolumeInputConfig
 
 MAX_BILINEAR_SHRINK = 1.25
 
@@ -60,15 +61,16 @@ def to_tensor(
     return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
 
 
-def normalise(pixels: Int[torch.Tensor, "b k *s"], config: ModelInputConfig) -> Float[torch.Tensor, "b c *s"]:
-    """Return `(x / full scale - mean) / std` in float32, on the device of `pixels`.
+def normalise(pixels: Int[torch.Tensor, "b k *s"], config: AnyInput) -> Float[torch.Tensor, "b c *s"]:
+    """Return stored pixels as a tower takes them, in float32, on the device of `pixels`.
 
-    Full scale is 255 for uint8, and 65535 for the wider integers that a uint16 store is carried in. One grey channel is
-    repeated to `config.channels`.
+    Images and clips: `(x / full scale - mean) / std`; full scale is 255 for uint8, and 65535 for the wider integers
+    that a uint16 store is carried in. Volumes: one channel for each window, see `VolumeInputConfig`.
 
     Args:
-        pixels: Images `[b k h w]` or crops of volumes `[b k d h w]`, with `k` 1 or `config.channels`.
-        config: Mean and standard deviation, one for all channels or one for each.
+        pixels: Images `[b k h w]`, clips `[b k f h w]` or volumes `[b 1 d h w]`; `k` is 1, a channel that is repeated,
+            or `config.channels`.
+        config: Windows, mean and standard deviation.
 
     Raises:
         TypeError: `pixels` are no integers.
@@ -76,13 +78,30 @@ def normalise(pixels: Int[torch.Tensor, "b k *s"], config: ModelInputConfig) -> 
     """
     import torch
 
+    from medvlp.config.volumes import VolumeInputConfig as Volumes
+
     if pixels.is_floating_point():
         raise TypeError(f"normalise takes stored integers, got {pixels.dtype}")
-    if pixels.shape[1] not in (1, config.channels):
+    volumes = isinstance(config, Volumes)
+    if pixels.shape[1] not in ((1,) if volumes else (1, config.channels)):
         raise ValueError(f"the images have {pixels.shape[1]} channels, the model takes {config.channels}")
-    full_scale = 255.0 if pixels.dtype == torch.uint8 else 65535.0
     channels_first = (1, -1, *[1] * (pixels.ndim - 2))
     mean = torch.tensor(config.mean, device=pixels.device).view(channels_first)
     std = torch.tensor(config.std, device=pixels.device).view(channels_first)
+    if isinstance(config, Volumes):
+        return (_windowed(pixels.to(torch.float32), config) - mean) / std
+    full_scale = 255.0 if pixels.dtype == torch.uint8 else 65535.0
     out = (pixels.to(torch.float32) - mean * full_scale) / (std * full_scale)
     return out.expand(-1, config.channels, *[-1] * (pixels.ndim - 2))
+
+
+def _windowed(voxels: Float[torch.Tensor, "b 1 d h w"], config: VolumeInputConfig) -> Float[torch.Tensor, "b c d h w"]:
+    """Return one channel from 0 to 1 for each window, or one from the lowest to the highest value of each volume."""
+    import torch
+
+    if config.windows:
+        low, width = ([getattr(window, name) for window in config.windows] for name in ("low", "width"))
+        lows, widths = (torch.tensor(values, device=voxels.device).view(1, -1, 1, 1, 1) for values in (low, width))
+        return ((voxels - lows) / widths).clamp(0, 1)
+    lowest, highest = (reduce(voxels, dim=(2, 3, 4), keepdim=True) for reduce in (torch.amin, torch.amax))
+    return (voxels - lowest) / (highest - lowest).clamp(min=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvlp.config.methods import MethodConfig
-from medvlp.config.preprocessing import Preprocessing
+from medvlp.config.preprocessing import AnyPreprocessing, read_preprocessing
 from medvlp.errors import UserError
 from medvlp.store.files import atomic_folder
 
@@ -35,7 +35,7 @@ class LoadedModel:
     """
 
     method: Method
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
     tokenizer: Tokenizer | None
     label_names: tuple[str, ...]
     record: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +45,7 @@ def save_model(
     folder: Path,
     method: Method,
     *,
-    preprocessing: Preprocessing,
+    preprocessing: AnyPreprocessing,
     tokenizer: Tokenizer | None,
     record: dict[str, Any],
     state: dict[str, torch.Tensor] | None = None,
@@ -72,7 +72,7 @@ def save_model(
 def _write(
     part: Path,
     method: Method,
-    preprocessing: Preprocessing,
+    preprocessing: AnyPreprocessing,
     tokenizer: Tokenizer | None,
     record: dict[str, Any],
     state: dict[str, torch.Tensor] | None,
@@ -125,7 +125,7 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> LoadedModel:
             folder,
             "Save the model again with this version, or use the version that wrote it.",
         )
-    preprocessing = Preprocessing.model_validate(_read_json(folder / PREPROCESSING))
+    preprocessing = read_preprocessing(_read_json(folder / PREPROCESSING))
     config = MethodConfig.model_validate(described["method"])
     tokenizer = None
     if (folder / TOKENIZER).is_dir():

@@ -23,7 +23,8 @@ from medvlp.methods.context import MethodContext
 from medvlp.models.grad_cam import grad_cam
 from medvlp.models.projection import Projection
 from medvlp.models.text import TextTower
-from medvlp.models.vision2d import ImageTower
+from medvlp.models.tower import Tower
+from medvlp.models.towers import build_tower
 from medvlp.objectives.matryoshka import over_prefixes
 from medvlp.objectives.scale import clamped_scale
 from medvlp.objectives.zero_shot import opposite, prompt_logits
@@ -81,7 +82,7 @@ class Method(nn.Module, ABC):
     training_parts: ClassVar[tuple[str, ...]] = ()
     """Modules, parameters and buffers that only `losses` needs: checkpoints hold them, a saved model does not."""
 
-    image_encoder: ImageTower
+    image_encoder: Tower
     text_encoder: TextTower | None
     image_projection: nn.Module
     text_projection: nn.Module
@@ -102,7 +103,7 @@ class Method(nn.Module, ABC):
         self.config = complete(config)
         self.context = context
         self.progress = Progress(0, 1, 1)
-        self.image_encoder = ImageTower(config.image)
+        self.image_encoder = build_tower(config.image)
         self.text_encoder = None if config.text is None else self.build_text_tower()
         if self.shared_space:
             self.build_projections()
@@ -276,7 +277,11 @@ class Method(nn.Module, ABC):
         """
         tower, directions = self.image_encoder, self.text_directions(texts, encode)
         return grad_cam(
-            tower.backbone, lambda: self.encode_image(pixels), self.project_image, directions, tower.config.tap
+            tower.backbone,
+            lambda: self.encode_image(pixels),
+            self.project_image,
+            directions,
+            getattr(tower.config, "tap", None),
         )
 
     @torch.no_grad()

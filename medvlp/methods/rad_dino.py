@@ -77,7 +77,10 @@ class RadDINO(Method):
         """Return what every batch must hold."""
         local = config.options["local_views"]
         small = View(local["size"], (local["least_area"], local["largest_area"]))
-        return Demands(reports=False, views=(View(config.image_of(ImageTowerConfig, "RAD-DINO").input.size), *[small] * local["number"]))
+        return Demands(
+            reports=False,
+            views=(View(config.image_of(ImageTowerConfig, "RAD-DINO").input.size), *[small] * local["number"]),
+        )
 
     def _students(self) -> dict[str, nn.Module]:
         return {name: getattr(self, name) for name in STUDENTS}

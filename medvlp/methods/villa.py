@@ -60,6 +60,7 @@ class ViLLA(Method):
         super().__init__(config, context)
         if not context.label_names:
             raise UserError("ViLLA's attributes are labels, and the data has none.", "data", "Use a store with labels.")
+        side = config.image_of(ImageTowerConfig, "ViLLA").input.size
         stage_of_regions(self.image_encoder)
         options, text = self.config.options, self.config.text
         assert text is not None
@@ -72,7 +73,7 @@ class ViLLA(Method):
         tokens = context.tokenise([prompt for own in self.prompts for prompt in own], text.max_tokens)
         self.book = Book(tokens, self._text_tower)
         grid = options["grid"]
-        boxes = grid_boxes(config.image_of(ImageTowerConfig, "VILLA").input.size, grid["rows"], grid["columns"], grid["overlap"])
+        boxes = grid_boxes(side, grid["rows"], grid["columns"], grid["overlap"])
         self.register_buffer("boxes", boxes, persistent=False)
 
     @property

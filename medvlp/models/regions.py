@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from medvlp.errors import UserError
-from medvlp.models.vision2d import ImageTower, last_stage
+from medvlp.models.tower import Tower
+from medvlp.models.vision2d import last_stage
 from medvlp.types import Features
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _intervals(size: int, number: int, overlap: float) -> list[tuple[float, floa
     return [(n * length * (1 - overlap), n * length * (1 - overlap) + length) for n in range(number)]
 
 
-def stage_of_regions(tower: ImageTower) -> nn.Module:
+def stage_of_regions(tower: Tower) -> nn.Module:
     """Return what a tower does to regions of layer3.
 
     Raises:
@@ -53,7 +54,7 @@ def stage_of_regions(tower: ImageTower) -> nn.Module:
 
 
 def region_features(
-    tower: ImageTower,
+    tower: Tower,
     features: Features,
     boxes: Float[torch.Tensor, "r 4"] | list[Float[torch.Tensor, "r 4"]],
     size: int,

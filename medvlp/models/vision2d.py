@@ -7,7 +7,6 @@ windows fit the configured input size; prefix tokens (class, registers) never ap
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,16 @@ from torch.utils.hooks import RemovableHandle
 from medvlp.config.towers import ImageTowerConfig
 from medvlp.errors import UserError, nearest
 from medvlp.models.feature_maps import as_map, set_timm_size, timm_maps
-from medvlp.models.vit import require_class_token, require_vit, vit_embedded, vit_encoded, vit_states
+from medvlp.models.tower import Tower
+from medvlp.models.vit import require_vit
 from medvlp.models.weights import check_keys, find_weights, read_state
 from medvlp.types import Features
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float
 
 
-class ImageTower(nn.Module):
+class ImageTower(Tower):
     """A timm backbone as image tower.
 
     `pooled` is timm's own pooling of the backbone: the mean of the tokens of a CNN (ConvNeXt: then its norm), the class
@@ -41,8 +41,6 @@ class ImageTower(nn.Module):
     Attributes:
         dim: Width of the pooled vector.
         token_dim: Width of the tokens; another one only where they are tapped from an earlier stage.
-        record: How the weights were made: file, adapted and dropped keys; empty for a fresh tower.
-        keep_embedding: Return `Features.embedding`, too; for a plain ViT.
 
     Raises:
         UserError: Unknown backbone, a backbone without one token width, or weights that do not fit.
@@ -55,8 +53,6 @@ class ImageTower(nn.Module):
         self.backbone: Any = _create(config, dict(self.config.args))
         self.dim: int = self.backbone.num_features
         self.token_dim: int = self.dim
-        self.record: dict[str, Any] = {}
-        self.keep_embedding = False
         self._statistics_hooks: list[RemovableHandle] = []
         if getattr(self.backbone, "head_hidden_size", self.dim) != self.dim:
             raise UserError(
@@ -78,11 +74,9 @@ class ImageTower(nn.Module):
             side = self.config.upsample
             pixels = functional.interpolate(pixels, (side, side), mode="bilinear", align_corners=True)
         if self.keep_embedding:
-            states = self.embed(pixels)
-            features = self.encode_embedded(states, self.backbone.patch_embed.dynamic_feat_size(pixels.shape[2:]))
-            return replace(features, embedding=states[:, self.backbone.num_prefix_tokens :].mean(1))
+            return self.embedded_features(pixels)
         if self.config.attention:
-            return self._vit_features(pixels, attention=True)
+            return self.vit_features(pixels, attention=True)
         if self._tap is not None:
             maps, (tapped,) = self.backbone.forward_intermediates(pixels, indices=[self._tap])
             pooled = tapped.mean((2, 3)) if self.config.truncate else self.backbone.forward_head(maps, pre_logits=True)
@@ -114,73 +108,6 @@ class ImageTower(nn.Module):
         """
         set_timm_size(self.backbone, side)
 
-    def encode_visible(self, pixels: Float[torch.Tensor, "b c h w"], keep: Int[torch.Tensor, "b k"]) -> Features:
-        """Return the features of some patches alone, as a masked autoencoder's encoder sees them.
-
-        Args:
-            pixels: Normalised pixels.
-            keep: Row-major numbers of the patches; the tokens come in this order, their `grid` is (1, k).
-
-        Raises:
-            UserError: The backbone is no plain ViT.
-        """
-        features = self._vit_features(pixels, keep=keep)
-        return replace(features, grid=(1, keep.shape[1]))
-
-    def encode_hidden(
-        self,
-        pixels: Float[torch.Tensor, "b c h w"],
-        hidden: Bool[torch.Tensor, "b p"],
-        mask_token: Float[torch.Tensor, " d"],
-    ) -> Features:
-        """Return the features with `mask_token` in place of the embedding of hidden patches (iBOT, arXiv 2111.07832).
-
-        Raises:
-            UserError: The backbone is no plain ViT.
-        """
-        return self._vit_features(pixels, hidden=hidden, mask_token=mask_token)
-
-    def embed(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b n d"]:
-        """Return the class token and the patches with their positions, before the blocks.
-
-        Raises:
-            UserError: The backbone is no plain ViT.
-        """
-        return vit_embedded(require_vit(self.backbone, "Embedding patches"), pixels)
-
-    def class_embedding(self) -> Float[torch.Tensor, "1 1 d"]:
-        """Return the class token with its position, before the blocks.
-
-        Raises:
-            UserError: The backbone is no plain ViT with a class token.
-        """
-        return require_class_token(self.backbone, "A class token")[0]
-
-    def visible_states(
-        self, pixels: Float[torch.Tensor, "b c h w"], keep: Int[torch.Tensor, "b k"]
-    ) -> Float[torch.Tensor, "b n d"]:
-        """Return the states of prefix tokens and of some patches, as `encode_visible`, before any pooling.
-
-        Raises:
-            UserError: The backbone is no plain ViT.
-        """
-        return vit_states(require_vit(self.backbone, "Masking patches"), pixels, keep=keep)[0]
-
-    def encode_embedded(self, states: Float[torch.Tensor, "b n d"], grid: tuple[int, ...] | None = None) -> Features:
-        """Return the features of a class token and any tokens after it, as `embed` gives them.
-
-        Args:
-            states: Embeddings, positions added.
-            grid: How the tokens lie; None is one row.
-
-        Raises:
-            UserError: The backbone is no plain ViT.
-        """
-        backbone = require_vit(self.backbone, "Encoding embeddings")
-        encoded, _ = vit_encoded(backbone, states)
-        tokens = encoded[:, backbone.num_prefix_tokens :]
-        return Features(tokens, backbone.forward_head(encoded, pre_logits=True), grid or (1, tokens.shape[1]))
-
     def _tap_at(self, stage: str) -> int:
         """Return the number of a ResNet's stage among its intermediate maps; leave out what follows if configured."""
         maps = list(getattr(self.backbone, "feature_info", ()))
@@ -199,16 +126,6 @@ class ImageTower(nn.Module):
             self.dim = self.token_dim
         return stages[stage]
 
-    def _vit_features(self, pixels: torch.Tensor, **how: Any) -> Features:
-        backbone = require_vit(self.backbone, "Masking patches, or reading attention,")
-        states, attended = vit_states(backbone, pixels, **how)
-        tokens, grid = self._tokens(states, pixels)
-        return Features(tokens, backbone.forward_head(states, pre_logits=True), grid, attended)
-
-    def train(self, mode: bool = True) -> ImageTower:
-        """Switch to training mode; a frozen tower stays in evaluation mode."""
-        return super().train(mode and not self.config.freeze)
-
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them; running statistics are taken once."""
         self.backbone.set_grad_checkpointing(enabled)
@@ -223,10 +140,12 @@ class ImageTower(nn.Module):
                 return maps.flatten(1, 2), (height, width)
             height, width = maps.shape[2:]
             return maps.flatten(2).transpose(1, 2), (height, width)
-        tokens = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-        embed = self.backbone.patch_embed
-        height, width = (side // patch for side, patch in zip(pixels.shape[2:], embed.patch_size, strict=True))
-        return tokens, (height, width)
+        return maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :], self.grid_of(pixels)
+
+    def grid_of(self, pixels: Float[torch.Tensor, "b c h w"]) -> tuple[int, int]:
+        """Return rows and columns of the patches of a ViT."""
+        height, width = self.backbone.patch_embed.dynamic_feat_size(pixels.shape[2:])
+        return height, width
 
 
 def last_stage(backbone: Any) -> nn.Module | None:

@@ -60,12 +60,11 @@ class StoredVolumes(ABC):
 
         row = self._volume_rows[self._known(index, "volume")]
         affine = None if row["affine"] is None else np.array(json.loads(row["affine"]))
-        spacing = tuple(float(row[f"spacing_{axis}_mm"]) for axis in ("slice", "row", "col"))
         provenance = {"store": self.hash, "image_id": row["image_id"], "hu_applied": row["hu_applied"]}
         return Volume(
             array=self._region(VOLUMES, index, tuple(slice(0, size) for size in row["shape"])),
             affine=affine,
-            spacing_mm=None if spacing[0] != spacing[0] else spacing,  # type: ignore[arg-type]
+            spacing_mm=self.spacing_mm(index),
             intensity=Intensity(row["intensity"]),
             provenance=provenance,
         )
@@ -73,6 +72,12 @@ class StoredVolumes(ABC):
     def shape(self, index: int) -> tuple[int, int, int]:
         """Return depth, height and width of a volume in voxels."""
         return self._volume_rows[self._known(index, "volume")]["shape"]
+
+    def spacing_mm(self, index: int) -> tuple[float, float, float] | None:
+        """Return the distance of voxels of a volume in mm along d, h, w; None where nobody says."""
+        row = self._volume_rows[self._known(index, "volume")]
+        d, h, w = (float(row[f"spacing_{axis}_mm"]) for axis in ("slice", "row", "col"))
+        return None if d != d else (d, h, w)
 
     def crop(self, index: int, start: Sequence[int], size: Sequence[int]) -> Int16[np.ndarray, "d h w"]:
         """Return a part of a volume: `size` voxels along d, h, w from `start` on.

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from medvlp.config.preprocessing import Preprocessing
+from medvlp.config.preprocessing import AnyPreprocessing, preprocessing_of
 from medvlp.config.train import PretrainConfig
 from medvlp.data.counter import MODEL, hash_key
 from medvlp.data.pretraining import PretrainData, load_data
@@ -340,8 +340,8 @@ class _Training:
             save_checkpoint(self.folder / CHECKPOINTS, self.step, tensors, state, self.config.train.keep_checkpoints)
         self.where.wait()
 
-    def _preprocessing(self) -> Preprocessing:
-        return Preprocessing(stored=self.data.store.image_config, input=self.config.method.image.input)
+    def _preprocessing(self) -> AnyPreprocessing:
+        return preprocessing_of(self.data.store.config, self.config.method.image.input)
 
     def _write_model(self) -> None:
         state = self._weights()

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from medvlp.config.base import json_sha256
-from medvlp.config.preprocessing import Preprocessing
+from medvlp.config.preprocessing import AnyPreprocessing
 from medvlp.data.transforms import normalise, resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.io import read_radiograph
@@ -24,11 +24,14 @@ from medvlp.io.enlarge import to_image, to_square
 from medvlp.io.stored import to_stored
 from medvlp.models.weights import state_sha256
 from medvlp.objectives.group_metric import best_pairs_probability
+from medvlp.store.manifest import UNITS
 from medvlp.types import Features, Radiograph, TextFeatures
 from medvlp.zoo.text_side import Prompts, Reduce, TextSide, as_texts, questions
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, UInt8
+    from jaxtyping import Float, Float32, Int, UInt8
+
+    from medvlp.store.array_store import Store
 
 Image = str | Path | Radiograph
 Items = TypeVar("Items", list[Image], list[str], np.ndarray)
@@ -41,7 +44,7 @@ class Encoder:
         name: Short name for tables, no path.
         image_tower: Module from normalised pixels to `Features`.
         dim: Width of `pooled`.
-        preprocessing: From a file to the tensor that the tower takes.
+        preprocessing: From a file to the tensor that the tower takes; of images here, subclasses take others.
         architecture: JSON-able description that, with weights and preprocessing, decides the hash.
         text: Text side, where the method has one.
         device: Where it computes.
@@ -52,13 +55,16 @@ class Encoder:
     """
 
     loaded: tuple[str, ...] = ()
+    preprocessing: Any
+    kind: ClassVar[str] = "image"
+    """What it takes: image, volume or video, as a store names what it holds."""
 
     def __init__(
         self,
         name: str,
         image_tower: nn.Module,
         dim: int,
-        preprocessing: Preprocessing,
+        preprocessing: AnyPreprocessing,
         architecture: dict[str, object],
         *,
         text: TextSide | None = None,
@@ -132,6 +138,24 @@ class Encoder:
     def encode_stored(self, pixels: UInt8[np.ndarray, "b h w"]) -> Features:
         """Return the features of squares from a store, resized to the model input and normalised."""
         return _concatenate([self.image_tower(part) for part in self._inputs(pixels)])
+
+    def encode_rows(self, store: Store, rows: Int[np.ndarray, " n"]) -> Features:
+        """Return the features of rows of a store's images table.
+
+        Raises:
+            UserError: The store holds something else than what the encoder takes.
+        """
+        self.check_store(store)
+        return self.encode_stored(store.read(store.images["index"].to_numpy()[rows]))
+
+    def check_store(self, store: Store) -> None:
+        """Raise `UserError` unless a store holds what the encoder takes."""
+        if store.kind != self.kind:
+            raise UserError(
+                f"The encoder '{self.name}' takes {UNITS[self.kind]}, and the store holds {UNITS[store.kind]}.",
+                store.path,
+                "Use a store or an encoder of the other kind.",
+            )
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> TextFeatures:

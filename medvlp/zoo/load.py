@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from medvlp.config.preprocessing import ModelInputConfig, Preprocessing, StoredImageConfig
+from medvlp.config.preprocessing import AnyPreprocessing, ModelInputConfig, Preprocessing, StoredImageConfig
 from medvlp.config.towers import ImageTowerConfig
 from medvlp.errors import UserError
 from medvlp.methods._artifact import CONFIG, load_model, portable_config
@@ -91,9 +91,19 @@ def _run(path: Path, device: str) -> Encoder:
         architecture["tokenizer"] = model.tokenizer.hash
         text = TextSide(method, model.tokenizer, method.config.text.max_tokens)
     tower = method.image_encoder
-    encoder = Encoder(name, tower, tower.dim, model.preprocessing, architecture, text=text, device=device)
+    kind = encoder_class(model.preprocessing)
+    encoder = kind(name, tower, tower.dim, model.preprocessing, architecture, text=text, device=device)
     encoder.loaded = strictly(len(method.state_dict()))
     return encoder
+
+
+def encoder_class(preprocessing: AnyPreprocessing) -> type[Encoder]:
+    """Return the class of encoders of what a preprocessing is for."""
+    if preprocessing.kind == "volume":
+        from medvlp.zoo.volume_encoder import VolumeEncoder
+
+        return VolumeEncoder
+    return Encoder
 
 
 def strictly(count: int) -> tuple[str, ...]:
