@@ -307,9 +307,10 @@ class TextBatch:
 class Batch:
     """One training batch.
 
-    `pixels` are as stored: uint8 of images and clips, int16 of volumes; normalisation happens on the device. In a paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on
-    their own and labels tie the two. `text_augmented` is a second, augmented reading of the same texts. What else a
-    batch holds is what the method's `Demands` ask for.
+    `pixels` are as stored: uint8 of images and clips, int16 of volumes; normalisation happens on the device. In a
+    paired batch `text` row i belongs to image i; in an unpaired batch (`paired=False`) the texts are drawn on their own
+    and labels tie the two. `text_augmented` is a second, augmented reading of the same texts. What else a batch holds
+    is what the method's `Demands` ask for.
     """
 
     index: Int[torch.Tensor, b]

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 import medvlp
 from medvlp.config.base import json_sha256
-from medvlp.config.preprocessing import StoredImageConfig
+from medvlp.config.preprocessing import AnyStored
 from medvlp.store.files import write_atomic
 
 FOLDER = "encoders"
@@ -39,7 +39,7 @@ class EncoderRecords:
     def __init__(self, out: Path | None, scratch: Path | None = None) -> None:
         self.folder, self.scratch = None if out is None else out / FOLDER, scratch
 
-    def get(self, spec: str, seed: int, stored: StoredImageConfig) -> dict[str, Any] | None:
+    def get(self, spec: str, seed: int, stored: AnyStored) -> dict[str, Any] | None:
         """Return the record of an encoder as it is now, or None."""
         if self.folder is None:
             return None
@@ -49,14 +49,14 @@ class EncoderRecords:
             return None
         return found if isinstance(found, dict) else None
 
-    def put(self, spec: str, seed: int, stored: StoredImageConfig, record: dict[str, Any]) -> None:
+    def put(self, spec: str, seed: int, stored: AnyStored, record: dict[str, Any]) -> None:
         """Keep the record of an encoder that was just loaded."""
         if self.folder is not None and self.scratch is not None:
             file = self._file(self.folder, spec, seed, stored)
             write_atomic(file, (json.dumps(record, indent=1) + "\n").encode(), self.scratch)
 
     @staticmethod
-    def _file(folder: Path, spec: str, seed: int, stored: StoredImageConfig) -> Path:
+    def _file(folder: Path, spec: str, seed: int, stored: AnyStored) -> Path:
         files = [(str(path), stat.st_size, stat.st_mtime_ns) for path in _files(spec) for stat in [path.stat()]]
         return folder / f"{json_sha256([spec, seed, stored.resolved(), files, _code()])[:24]}.json"
 

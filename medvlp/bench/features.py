@@ -68,11 +68,11 @@ class FeatureCache:
         """
         folder, started = self.path(subject_hash, store), time.monotonic()
         if not (folder / TABLE).exists():
-            places = store.images["index"].to_numpy()
-            parts = {start: self._part_file(folder, start) for start in range(0, len(places), PART_IMAGES)}
+            rows = np.arange(len(store.images))
+            parts = {start: self._part_file(folder, start) for start in range(0, len(rows), PART_IMAGES)}
 
             def compute(start: int) -> None:
-                found = load().encode_stored(store.read(places[start : start + PART_IMAGES])).pooled
+                found = load().encode_rows(store, rows[start : start + PART_IMAGES]).pooled
                 table = found.float().cpu().numpy()
                 check_finite(table, "features", f"encoder {name}, data set {store.dataset}")
                 self._save(parts[start], table)

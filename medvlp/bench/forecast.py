@@ -148,7 +148,7 @@ def _as_judged(
     seen: Preview, spec: str, seed: int, dataset: str, is_random: bool, suite: Suite, records: EncoderRecords
 ) -> Judged:
     store = suite.stores.get(dataset)
-    known = None if store is None else records.get(spec, seed, store.image_config)
+    known = None if store is None else records.get(spec, seed, store.config)
     offered = {SCORES: seen.scores_text, SPACE: seen.shared_space, HEAT_MAPS: seen.heat_maps}
     return Judged(
         seen.name,

@@ -46,10 +46,10 @@ class EncoderSlot:
         """Return an encoder for the images of a store; `seed` gives the weights of a random one."""
         from medvlp.zoo import load_encoder
 
-        key = (spec, seed, store.image_config.sha256())
+        key = (spec, seed, store.config.sha256())
         if self._encoder is None or self._key != key:
             self._encoder = None
-            self._encoder = load_encoder(spec, stored=store.image_config, device=self.device, seed=seed)
+            self._encoder = load_encoder(spec, stored=store.config, device=self.device, seed=seed)
             self._key = key
         return self._encoder
 
@@ -142,7 +142,7 @@ def _load_all(suite: Suite, spec: str, slot: EncoderSlot, records: EncoderRecord
     found = []
     for dataset, store in suite.stores.items():
         for seed in seeds_of(suite, spec):
-            record = records.get(spec, seed, store.image_config)
+            record = records.get(spec, seed, store.config)
             if record is None:
                 encoder = slot.get(spec, seed, store)
                 record = {
@@ -153,7 +153,7 @@ def _load_all(suite: Suite, spec: str, slot: EncoderSlot, records: EncoderRecord
                     "other_preprocessing": _other_preprocessing(encoder, store),
                     "loaded": encoder.loaded,
                 }
-                records.put(spec, seed, store.image_config, record)
+                records.put(spec, seed, store.config, record)
             if record["other_preprocessing"]:
                 logger.warning(
                     "%s was trained on images made otherwise than those of the store %s: %s",
@@ -175,7 +175,9 @@ def _offers(encoder: Encoder) -> tuple[str, ...]:
 
 
 def _other_preprocessing(encoder: Encoder, store: Store) -> tuple[str, ...]:
-    own, given = encoder.preprocessing.stored.resolved(), store.image_config.resolved()
+    if encoder.kind != store.kind:
+        return ()
+    own, given = encoder.preprocessing.stored.resolved(), store.config.resolved()
     return tuple(f"{key}: {own[key]} in training, {given[key]} here" for key in own if own[key] != given[key])
 
 

@@ -119,13 +119,12 @@ class ClipPreprocessing(Config):
     input: ClipInputConfig = ClipInputConfig()
 
 
+AnyStored = StoredImageConfig | StoredVolumeConfig | StoredVideoConfig
 AnyPreprocessing = Preprocessing | VolumePreprocessing | ClipPreprocessing
 AnyInput = ModelInputConfig | VolumeInputConfig | ClipInputConfig
 
 
-def preprocessing_of(
-    stored: StoredImageConfig | StoredVolumeConfig | StoredVideoConfig, taken: AnyInput
-) -> AnyPreprocessing:
+def preprocessing_of(stored: AnyStored, taken: AnyInput) -> AnyPreprocessing:
     """Return the preprocessing of how a store was made and what a tower takes.
 
     Raises:

@@ -132,7 +132,7 @@ class _Run:
         self.images = {split: self.task.images(self.store, own) for split, own in self.samples.items()}
         self.notes += [*self.store.warnings, *shared_pixels(self.store, self.images)]
         device = resolve_device(config.device)
-        self.encoder = load_encoder(config.encoder, stored=self.store.image_config, device=device, seed=config.run.seed)
+        self.encoder = load_encoder(config.encoder, stored=self.store.config, device=device, seed=config.run.seed)
         self.record = self._record()
         if self.checkpoint is not None:
             self._check_same_data(self.checkpoint)

@@ -14,12 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
+from medvlp.config.preprocessing import AnyStored, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.errors import UserError
 from medvlp.sources.cards import Card, read_card
 from medvlp.store import manifest
 from medvlp.store.open_arrays import OpenArrays
-from medvlp.store.raw_items import StoredConfig
 from medvlp.store.remote import COPYING, is_remote, place, reaching, read_bytes, sizes
 from medvlp.store.shards import IMAGES_ARRAY, MASKS_ARRAY, PROGRESS, image_layout, shard_file
 from medvlp.store.stored_volumes import StoredVolumes
@@ -63,7 +62,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-_CONFIGS: dict[str, type[StoredConfig]] = {"volume": StoredVolumeConfig, "video": StoredVideoConfig}
+_CONFIGS: dict[str, type[AnyStored]] = {"volume": StoredVolumeConfig, "video": StoredVideoConfig}
 
 
 class Store(StoredVolumes):

@@ -26,7 +26,6 @@ from medvlp.sources.splits import apply_split_lists, read_split_lists
 from medvlp.store.days import unreadable_dates
 from medvlp.store.identifiers import Protection
 from medvlp.store.manifest import FORMAT_VERSION
-from medvlp.store.raw_items import StoredConfig
 from medvlp.types import UNKNOWN_PATIENT, ImageRef, Mask, Study
 
 logger = logging.getLogger(__name__)
@@ -151,9 +150,9 @@ def make_plan(source: Source, config: PrepareConfig) -> Plan:
     )
 
 
-def stored_config(kind: str, config: PrepareConfig) -> StoredConfig:
+def stored_config(kind: str, config: PrepareConfig) -> AnyStored:
     """Return how a store of this kind keeps its images."""
-    choices: dict[str, StoredConfig] = {"volume": config.volume, "video": config.video}
+    choices: dict[str, AnyStored] = {"volume": config.volume, "video": config.video}
     return choices.get(kind, config.image)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
+from medvlp.config.preprocessing import AnyStored, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.errors import UserError
 from medvlp.store.digests import file_sha256_once, files_sha256, perceptual_hash, pixels_sha256, source_files, stretched
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from medvlp.types import ImageRef, Mask
 
 Kind = Literal["image", "volume", "video"]
-StoredConfig = StoredImageConfig | StoredVolumeConfig | StoredVideoConfig
 
 _TWO_DIMENSIONAL = ("CR", "DX", "MG", "RG", "RF", "PX", "IO", "XA")
 
@@ -55,7 +54,7 @@ class Item:
     problems: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_item(root: Path, kind: Kind, image: ImageRef, masks: Sequence[Mask], config: StoredConfig) -> Item:
+def read_item(root: Path, kind: Kind, image: ImageRef, masks: Sequence[Mask], config: AnyStored) -> Item:
     """Read one image, volume or clip with its masks; never raises for what is wrong with the raw data."""
     item = Item()
     try:

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
+from medvlp.config.preprocessing import AnyStored, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.store.files import atomic_file, write_atomic, write_json, writing
 from medvlp.store.identifiers import without_values
-from medvlp.store.raw_items import Item, Kind, StoredConfig, read_item
+from medvlp.store.raw_items import AnyStored, Item, Kind, read_item
 from medvlp.store.zarr_files import (
     Layout,
     array_metadata,
@@ -74,7 +74,7 @@ class ShardTask:
     images: tuple[ImageRef, ...]
     masks: tuple[tuple[Mask, ...], ...]
     shard_masks: int
-    config: StoredConfig
+    config: AnyStored
     private: bool = False
     threads: int = 1
 
@@ -115,12 +115,12 @@ def _files_of(volume: Path) -> tuple[Path, Path]:
     return volume / "zarr.json", shard_file(volume, 0, 3)
 
 
-def clip_axes(config: StoredConfig) -> int:
+def clip_axes(config: AnyStored) -> int:
     """Return the number of axes of a stored clip."""
     return 4 if isinstance(config, StoredVideoConfig) and config.colour == "keep" else 3
 
 
-def image_layout(rows: int, shard_images: int, config: StoredConfig) -> Layout:
+def image_layout(rows: int, shard_images: int, config: AnyStored) -> Layout:
     """Return the layout of the array of images, `[rows s s]` or `[rows s s 3]`."""
     assert isinstance(config, StoredImageConfig)
     square: tuple[int, ...] = (config.size, config.size)
@@ -130,7 +130,7 @@ def image_layout(rows: int, shard_images: int, config: StoredConfig) -> Layout:
     return Layout((rows, *square), (1, *square), (shard_images, *square), config.dtype, "none", names)
 
 
-def mask_layout(shards: int, shard_masks: int, config: StoredConfig) -> Layout:
+def mask_layout(shards: int, shard_masks: int, config: AnyStored) -> Layout:
     """Return the layout of the array of masks, `[rows s s]`."""
     assert not isinstance(config, StoredVolumeConfig)
     square = (config.size, config.size)
@@ -138,7 +138,7 @@ def mask_layout(shards: int, shard_masks: int, config: StoredConfig) -> Layout:
     return Layout(shape, (1, *square), (shard_masks, *square), "uint8", "zstd", ("mask", "row", "column"))
 
 
-def volume_layout(shape: tuple[int, ...], dtype: str, config: StoredConfig) -> Layout:
+def volume_layout(shape: tuple[int, ...], dtype: str, config: AnyStored) -> Layout:
     """Return the layout of a volume or its label map, `[d h w]`."""
     assert isinstance(config, StoredVolumeConfig)
     return one_shard(shape, (config.chunk,) * 3, dtype, config.compressor, _AXES)
@@ -150,9 +150,7 @@ def clip_layout(shape: tuple[int, ...]) -> Layout:
     return one_shard(shape, (min(FRAMES_PER_CHUNK, shape[0]), *shape[1:]), "uint8", "lz4", names)
 
 
-def create_arrays(
-    out: Path, kind: Kind, images: int, shard_images: int, shard_masks: int, config: StoredConfig
-) -> None:
+def create_arrays(out: Path, kind: Kind, images: int, shard_images: int, shard_masks: int, config: AnyStored) -> None:
     """Write the metadata that all shards share, unless it is there."""
     files: dict[str, bytes] = {}
     if kind == "image":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvlp.config.preprocessing import StoredImageConfig, StoredVolumeConfig
+from medvlp.config.preprocessing import AnyStored, StoredImageConfig, StoredVolumeConfig
 from medvlp.html import data_uri, render_page, write_page
 from medvlp.html.markdown import to_html
 from medvlp.html.numbers import count
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int, UInt8
 
     from medvlp.store.array_store import Store
-    from medvlp.store.raw_items import StoredConfig
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +151,7 @@ def _facts(store: Store) -> Iterator[tuple[str, str, str]]:
     yield "Access", store.card.access, ""
 
 
-def _stored_as(config: StoredConfig) -> tuple[str, str, str]:
+def _stored_as(config: AnyStored) -> tuple[str, str, str]:
     if isinstance(config, StoredImageConfig):
         colours = ", red, green and blue" if config.colour == "keep" else ""
         cut = f", centre of {config.crop_from}" if config.crop_from else ""

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from medvlp.errors import UserError
 from medvlp.store.open_arrays import OpenArrays
-from medvlp.store.raw_items import StoredConfig
 from medvlp.store.shards import CLIPS, LABELS, VOLUMES, array_folder, clip_axes, shard_file
 
 if TYPE_CHECKING:
     import pandas as pd
     from jaxtyping import Int16, Shaped
 
+    from medvlp.config.preprocessing import AnyStored
     from medvlp.types import Clip, Volume
 
 
@@ -31,7 +31,7 @@ class StoredVolumes(ABC):
     path: Path
     hash: str
     kind: str
-    config: StoredConfig
+    config: AnyStored
     _arrays: OpenArrays
 
     @property

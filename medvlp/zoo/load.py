@@ -11,19 +11,31 @@ from typing import Any
 
 import torch
 
-from medvlp.config.preprocessing import AnyPreprocessing, ModelInputConfig, Preprocessing, StoredImageConfig
-from medvlp.config.towers import ImageTowerConfig
+from medvlp.config.methods import MethodConfig
+from medvlp.config.preprocessing import (
+    AnyPreprocessing,
+    AnyStored,
+    ModelInputConfig,
+    Preprocessing,
+    StoredImageConfig,
+    StoredVolumeConfig,
+    VolumePreprocessing,
+    read_preprocessing,
+)
+from medvlp.config.towers import ClipTowerConfig, ImageTowerConfig, VolumeTowerConfig
 from medvlp.errors import UserError
-from medvlp.methods._artifact import CONFIG, load_model, portable_config
+from medvlp.methods._artifact import CONFIG, PREPROCESSING, load_model, portable_config
 from medvlp.models.device import resolve_device
+from medvlp.models.towers import build_tower
 from medvlp.models.vision2d import ImageTower, load_timm_weights
 from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.text_side import TextSide
 
 FORMS = (
     "RUN (a run folder or its model/), zoo:NAME:FILE or NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME or "
-    "random:NAME@SIZE"
+    "random:NAME@SIZE, of volumes random:NAME@SIZE/PATCH or random:swin3d@SIZE, random:RUN"
 )
+SWIN = "swin3d"
 RANDOM_NORM = {"mean": (0.5,), "std": (0.25,)}
 
 
@@ -35,7 +47,7 @@ def full_spec(spec: str) -> str:
     return f"zoo:{spec}" if colon and file and name in release_names() and not Path(spec).exists() else spec
 
 
-def load(spec: str, *, stored: StoredImageConfig | None, device: str, seed: int) -> Encoder:
+def load(spec: str, *, stored: AnyStored | None, device: str, seed: int) -> Encoder:
     """See `medvlp.zoo.load_encoder`."""
     device = resolve_device(device)
     spec = full_spec(str(spec))
@@ -45,20 +57,21 @@ def load(spec: str, *, stored: StoredImageConfig | None, device: str, seed: int)
         return _run(Path(spec), device)
     if kind not in ("zoo", "timm", "hf", "random") or not rest:
         raise UserError(f"'{spec}' names no encoder.", "encoder", f"Use one of: {FORMS}.")
+    image = stored if isinstance(stored, StoredImageConfig) else None
     if kind == "random":
         return _random(rest, stored, device, seed)
     if kind == "zoo":
         from medvlp.zoo.released_encoder import load_zoo
 
-        return load_zoo(rest, stored, device)
+        return load_zoo(rest, image, device)
     folder = Path(rest)
     if not folder.is_dir():
         raise UserError(f"The folder of '{spec}' does not exist.", folder, "Give a local folder.")
     if kind == "timm":
-        return _timm(folder, stored, device)
+        return _timm(folder, image, device)
     from medvlp.zoo.hub import load_hub
 
-    return load_hub(folder, stored, device)
+    return load_hub(folder, image, device)
 
 
 def _run(path: Path, device: str) -> Encoder:
@@ -111,20 +124,61 @@ def strictly(count: int) -> tuple[str, ...]:
     return (f"{count} tensors, all of the model and all of the file",)
 
 
-def _random(rest: str, stored: StoredImageConfig | None, device: str, seed: int) -> Encoder:
-    name, _, side = rest.partition("@")
-    if side and not side.isdigit():
-        raise UserError(f"The size '{side}' is no number.", f"random:{rest}", "Write e.g. random:resnet18@128.")
-    size = int(side) if side else 224
-    if not 16 <= size <= 2048:
-        raise UserError(f"The size {size} is not between 16 and 2048.", f"random:{rest}", "Write e.g. @224.")
-    config = ImageTowerConfig(name=name, input=ModelInputConfig(size=size, **RANDOM_NORM))
+def _random(rest: str, stored: AnyStored | None, device: str, seed: int) -> Encoder:
+    if Path(rest).is_dir():
+        return _random_run(Path(rest), device, seed)
+    name, _, sides = rest.partition("@")
+    side, slash, patch = sides.partition("/")
+    if slash or name == SWIN:
+        taken: dict[str, Any] = {"size": (_side(side, rest, 96),) * 3}
+        of_vit = {"name": name, "patch": (_side(patch, rest, 16),) * 3}
+        family = {"family": "swin"} if name == SWIN else {"family": "vit", **of_vit}
+        volumes = VolumeTowerConfig.model_validate({"kind": "volume", "input": taken, **family})
+        how: AnyPreprocessing = VolumePreprocessing(
+            stored=stored if isinstance(stored, StoredVolumeConfig) else StoredVolumeConfig(), input=volumes.input
+        )
+        return _untrained(f"random:{rest}", volumes, how, {"tower": volumes.resolved()}, device, seed)
+    config = ImageTowerConfig(name=name, input=ModelInputConfig(size=_side(side, rest, 224), **RANDOM_NORM))
+    how = Preprocessing(
+        stored=stored if isinstance(stored, StoredImageConfig) else StoredImageConfig(), input=config.input
+    )
+    return _untrained(f"random:{rest}", config, how, {"timm": config.resolved()}, device, seed)
+
+
+def _random_run(path: Path, device: str, seed: int) -> Encoder:
+    folder = path if (path / CONFIG).is_file() else path / "model"
+    described = read_json(folder / CONFIG, "a run writes it")
+    if "method" not in described:
+        raise UserError("Only the tower of a pre-trained run can be drawn at random.", path, "Name such a run.")
+    config = MethodConfig.model_validate(described["method"]).image
+    preprocessing = read_preprocessing(read_json(folder / PREPROCESSING, "a run writes it"))
+    return _untrained(f"random:{path.name}", config, preprocessing, {"tower": config.resolved()}, device, seed)
+
+
+def _side(text: str, rest: str, default: int) -> int:
+    """Return a number of pixels or voxels of a spec."""
+    if text and not text.isdigit():
+        raise UserError(f"The size '{text}' is no number.", f"random:{rest}", "Write e.g. random:resnet18@128.")
+    side = int(text) if text else default
+    if not 2 <= side <= 2048:
+        raise UserError(f"The size {side} is not between 2 and 2048.", f"random:{rest}", "Write e.g. @224.")
+    return side
+
+
+def _untrained(
+    shown: str,
+    config: ImageTowerConfig | VolumeTowerConfig | ClipTowerConfig,
+    preprocessing: AnyPreprocessing,
+    architecture: dict[str, Any],
+    device: str,
+    seed: int,
+) -> Encoder:
+    """Return an encoder whose weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower = ImageTower(config)
-    preprocessing = Preprocessing(stored=stored or StoredImageConfig(), input=config.input)
-    shown = f"random:{rest}" + (f"#{seed}" if seed else "")
-    encoder = Encoder(shown, tower, tower.dim, preprocessing, {"timm": config.resolved()}, device=device)
+        tower = build_tower(config)
+    shown += f"#{seed}" if seed else ""
+    encoder = encoder_class(preprocessing)(shown, tower, tower.dim, preprocessing, architecture, device=device)
     encoder.loaded = ("drawn at random, from no file",)
     return encoder
 

@@ -152,7 +152,7 @@ class VolumeEncoder(Encoder):
             found.append(np.stack([on_volume(own, grid, shape) for own in maps]))
         return found
 
-    def heat_maps_stored(  # type: ignore[override]
+    def heat_maps_stored(
         self, pixels: Int16[np.ndarray, "b d h w"], texts: Sequence[str]
     ) -> Float32[np.ndarray, "b t d h w"]:
         """As `heat_maps`, of voxels of the model input, on these."""
