@@ -17,6 +17,9 @@ from medvlp.io.values import Converter
 from medvlp.types import Intensity
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int16
+
     from medvlp.config.preprocessing import StoredVolumeConfig
     from medvlp.io.dicom_header import Plane
     from medvlp.types import VolumeFacts
@@ -54,6 +57,22 @@ class Meaning:
             "inverted": self.inverted,
             **dict(self.stated),
         }
+
+
+AIR_HU, LEAST_AIR = (-1100, -500), 0.01
+"""Range of air and lung in HU, and the least share of voxels in it of a CT that shows any surroundings."""
+
+
+def looks_like_hu(voxels: Int16[np.ndarray, "d h w"]) -> bool:
+    """Tell whether numbers of unknown meaning can be HU: at least one voxel of a hundred is air or lung.
+
+    Stored values of a detector begin at 0 and have none, grey values of other modalities neither; padding (-2000,
+    -3024) does not count. A CT cut to a solid organ is not recognised.
+    """
+    import numpy as np
+
+    low, high = AIR_HU
+    return bool(np.mean((voxels >= low) & (voxels <= high)) >= LEAST_AIR)
 
 
 def dicom_meaning(

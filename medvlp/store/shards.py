@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from medvlp.config.preprocessing import AnyStored, StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.store.files import atomic_file, write_atomic, write_json, writing
 from medvlp.store.identifiers import without_values
-from medvlp.store.raw_items import AnyStored, Item, Kind, read_item
+from medvlp.store.raw_items import Item, Kind, read_item
 from medvlp.store.zarr_files import (
     Layout,
     array_metadata,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +20,8 @@ from medvlp.data.transforms import normalise
 from medvlp.data.volume_views import Grid, Part, input_grid, part_of, put_back, read_view
 from medvlp.errors import UserError
 from medvlp.io import read_volume
-from medvlp.types import Features, Volume
+from medvlp.io.intensity import looks_like_hu
+from medvlp.types import Features, Intensity, Volume
 from medvlp.zoo.encoder import Encoder, _chunks, _concatenate
 
 if TYPE_CHECKING:
@@ -48,17 +50,25 @@ class VolumeEncoder(Encoder):
     def read(self, scan: Scan) -> Volume:
         """Return the volume of a file or folder, as `preprocessing.stored` says, or the one that is given.
 
+        A file of a format that cannot say what its numbers mean (NIfTI) counts as HU where they look like it; see
+        `looks_like_hu`. An encoder without windows takes numbers of any meaning.
+
         Raises:
             UserError: It cannot be read, or its numbers are not what the windows mean.
         """
         volume = scan if isinstance(scan, Volume) else read_volume(scan, self.preprocessing.stored)
         wanted = self.preprocessing.input.intensity
-        if volume.intensity != wanted:
+        said = volume.provenance.get("intensity_source")
+        if wanted == Intensity.HU and said == "nobody" and looks_like_hu(volume.array):
+            return replace(
+                volume, intensity=Intensity.HU, provenance={**volume.provenance, "intensity_source": "values"}
+            )
+        if self.preprocessing.input.windows and volume.intensity != wanted:
             where = "the volume" if isinstance(scan, Volume) else scan
             raise UserError(
                 f"The volume is in {volume.intensity}, the encoder takes {wanted}.",
                 where,
-                "Convert it, or name what its numbers mean when it is read (intensity=).",
+                "If its numbers are HU, name them: --intensity hu, or read_volume(path, StoredVolumeConfig(intensity='hu')).",
             )
         return volume
 
