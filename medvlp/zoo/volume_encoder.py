@@ -68,7 +68,7 @@ class VolumeEncoder(Encoder):
             raise UserError(
                 f"The volume is in {volume.intensity}, the encoder takes {wanted}.",
                 where,
-                "If its numbers are HU, name them: --intensity hu, or read_volume(path, StoredVolumeConfig(intensity='hu')).",
+                "If its numbers are HU, say so: --intensity hu, or StoredVolumeConfig(intensity='hu') for read_volume.",
             )
         return volume
 

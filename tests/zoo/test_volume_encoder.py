@@ -70,7 +70,7 @@ def test_voxels_of_the_model_input_lie_where_their_affine_says(store: Store, spa
     index = np.stack([axis.ravel() for axis in np.indices((8, 16, 24))] + [np.ones(8 * 16 * 24)])
     places = (grid.matrix @ index)[:3]
     inside = np.all((places >= 0) & (places <= np.array(volume.array.shape)[:, None] - 1), axis=0)
-    # The volume is a plane with noise: the mean over what a coarse voxel covers is the plane at its centre, near enough.
+    # The volume is a plane with noise: the mean over a coarse voxel is about the plane at its centre.
     plane = np.array([40, -12, 5]) @ places - 500
     assert inside.mean() > 0.4
     assert np.abs(tokens.ravel() - plane)[inside].mean() < 15
