@@ -54,7 +54,7 @@ def example(
         findings=findings,
         sections=sections(rng),
         images=images,
-        volume=volume(rng, layout, findings) if layout.needs in ("volumes", "abdomen") else None,
+        volume=volume(rng, layout, findings) if layout.needs in ("volumes", "organs", "abdomen") else None,
         clip=clip(rng, layout),
         labels=labels(rng, layout),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -61,6 +61,8 @@ class ExampleVolume:
     names: Mapping[int, str] = field(default_factory=dict)
     """Value in `structures` -> structure."""
     lesions: tuple[ExampleLesion, ...] = ()
+    findings: UInt8[np.ndarray, "d h w"] | None = None
+    """Where localised findings are: 1 + the place in `medvlp.sources.phantom.findings.NAMES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,8 @@ def phantom_examples(
     from medvlp.sources.phantom.study import generate_study
 
     for number in range(studies):
-        yield _example(number, generate_study(seed, number, size, image_size), needs)
+        modality: Literal["CR", "CT"] = "CT" if needs in ("volumes", "organs") else "CR"
+        yield _example(number, generate_study(seed, number, size, image_size, modality=modality), needs)
 
 
 def _without_thorax(studies: int, seed: int, size: int, needs: str) -> Iterator[Example]:
@@ -190,7 +193,7 @@ def _example(number: int, study: PhantomStudy, needs: str) -> Example:
         findings=frozenset(finding.name for finding in study.findings),
         sections=dict(study.report.sections),
         images=tuple(images),
-        volume=_volume(study) if needs == "volumes" else None,
+        volume=_volume(study, needs == "organs") if needs in ("volumes", "organs") else None,
     )
 
 
@@ -214,16 +217,31 @@ def _lungs(study: PhantomStudy, image: PhantomImage) -> tuple[np.ndarray, np.nda
     return left, right
 
 
-def _volume(study: PhantomStudy) -> ExampleVolume:
+def _volume(study: PhantomStudy, organs: bool) -> ExampleVolume:
+    """Return the volume of a study with its lobes, of `organs` with the heart and every localised finding too."""
     from medvlp.sources.phantom.anatomy import LOBES
+    from medvlp.sources.phantom.findings import LOCAL, NAMES
 
-    lesions = []
+    lesions, found = [], np.zeros(study.volume.shape, np.uint8)
     for finding, mask in zip(study.findings, study.masks, strict=True):
-        if finding.name not in ("nodule", "mass") or not mask.inside.any():
+        if finding.name not in LOCAL or not mask.inside.any():
+            continue
+        found[mask.box][mask.inside] = 1 + NAMES.index(finding.name)
+        if not organs and finding.name not in ("nodule", "mass"):
             continue
         corner = [axis.start or 0 for axis in mask.box]
         centre = study.affine[:3] @ [*(np.argwhere(mask.inside).mean(axis=0) + corner), 1.0]
         right, anterior, superior = map(float, centre)
-        lesions.append(ExampleLesion(finding.name, (right, anterior, superior), float(finding.size_mm or 0)))
-    names = {value: name for name, value in LOBES.items()}
-    return ExampleVolume(study.volume, study.affine, study.lobes, names, tuple(lesions))
+        size = finding.size_mm or _ball_mm(int(mask.inside.sum()), study.spacing_mm)
+        lesions.append(ExampleLesion(finding.name, (right, anterior, superior), float(size)))
+    names, structures = {value: name for name, value in LOBES.items()}, study.lobes
+    if organs:
+        heart = max(names) + 1
+        names[heart] = "heart"
+        structures = np.where(study.heart & (structures == 0), np.uint8(heart), structures)
+    return ExampleVolume(study.volume, study.affine, structures, names, tuple(lesions), found if organs else None)
+
+
+def _ball_mm(voxels: int, spacing_mm: tuple[float, float, float]) -> float:
+    """Return the diameter of the ball of as many voxels."""
+    return float((6 / np.pi * voxels * np.prod(spacing_mm)) ** (1 / 3))

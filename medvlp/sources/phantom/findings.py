@@ -27,6 +27,8 @@ NAMES = (
     "device",
 )
 """All findings of the phantom."""
+LOCAL = ("effusion", "pneumothorax", "consolidation", "atelectasis", "nodule", "mass", "fracture", "device")
+"""Those that lie in one place, with an outline of their own; the heart's is the heart, the others fill the lungs."""
 _LOBES = ("right upper lobe", "right middle lobe", "right lower lobe", "left upper lobe", "left lower lobe")
 DEVICES = ("pacemaker", "central line", "picc", "port", "endotracheal tube", "enteric tube", "chest tube")
 

@@ -16,7 +16,6 @@ import numpy as np
 from medvlp.sources.phantom.findings import NAMES, Finding, image_labels
 from medvlp.sources.phantom.patient import Patient, Posture, Visit, stream
 from medvlp.sources.phantom.wording import (
-    ABSENT,
     BONES,
     CHANGE,
     DEFAULT,
@@ -24,11 +23,9 @@ from medvlp.sources.phantom.wording import (
     INDICATION,
     LUNGS_CLEAR,
     MEDIASTINUM,
-    NORMAL,
-    PRESENT,
+    RADIOGRAPH,
     RESOLVED,
-    TECHNIQUE,
-    UNCERTAIN,
+    Wording,
 )
 from medvlp.types import ABSENT as NO
 from medvlp.types import NOT_MENTIONED, Triplet
@@ -143,21 +140,21 @@ def _statement(template: str, finding: Finding, value: float, rng: np.random.Gen
     return Statement(_fill(words, finding, rng), finding.name, value, (triplet,), spoken, finding)
 
 
-def _options(finding: Finding, value: float) -> tuple[str, ...]:
+def _options(finding: Finding, value: float, words: Wording) -> tuple[str, ...]:
     group = _group(finding)
-    table = UNCERTAIN if value == PERHAPS else PRESENT
+    table = words.uncertain if value == PERHAPS else words.present
     options = table.get(group) or table.get(finding.name, ())
     if finding.change not in (None, "new"):
         options = tuple(option for option in options if not option.startswith("New "))
     return options
 
 
-def _reworded(statement: Statement, rng: np.random.Generator) -> Statement:
+def _reworded(statement: Statement, words: Wording, rng: np.random.Generator) -> Statement:
     """Say the same again, in other words where there are some."""
     if statement.finding is None or rng.random() < 0.3:
         return statement
     again = _statement(
-        _pick(rng, _options(statement.finding, statement.value)), statement.finding, statement.value, rng
+        _pick(rng, _options(statement.finding, statement.value, words)), statement.finding, statement.value, rng
     )
     return _with_change(again, statement.finding, rng) if statement.value == YES else again
 
@@ -173,21 +170,22 @@ def _with_change(statement: Statement, finding: Finding, rng: np.random.Generato
     return replace(statement, text=text)
 
 
-def _positive(findings: list[Finding], rng: np.random.Generator) -> list[Statement]:
+def _positive(findings: list[Finding], words: Wording, rng: np.random.Generator) -> list[Statement]:
     made = []
     for finding in sorted(findings, key=lambda f: _ORDER.index(f.name)):
         tell, doubt = rng.random(), rng.random()
         if tell > _TELL.get(finding.name, 1.0) + 0.1 * (finding.severity > 0.3):
             continue
-        options = _options(finding, PERHAPS)
+        options = _options(finding, PERHAPS, words)
         if options and doubt < 0.22 * (1.25 - finding.severity):
             made.append(_statement(_pick(rng, options), finding, PERHAPS, rng))
             continue
-        made.append(_with_change(_statement(_pick(rng, _options(finding, YES)), finding, YES, rng), finding, rng))
+        told = _statement(_pick(rng, _options(finding, YES, words)), finding, YES, rng)
+        made.append(_with_change(told, finding, rng))
     return made
 
 
-def _negative(findings: list[Finding], rng: np.random.Generator, spare: float) -> list[Statement]:
+def _negative(findings: list[Finding], wording: Wording, rng: np.random.Generator, spare: float) -> list[Statement]:
     there = {finding.name for finding in findings}
     deny = {}
     for name in NAMES:
@@ -204,17 +202,17 @@ def _negative(findings: list[Finding], rng: np.random.Generator, spare: float) -
 
     both = {"effusion", "pneumothorax"}
     if both <= deny.keys() and rng.random() < 0.7:
-        add(ABSENT["effusion and pneumothorax"], ("effusion", "pneumothorax"))
+        add(wording.absent["effusion and pneumothorax"], ("effusion", "pneumothorax"))
         deny = {name: True for name in deny if name not in both}
     for name in deny:
         if name == "cardiomegaly" and rng.random() < 0.3:
             made.append(Statement(_pick(rng, MEDIASTINUM), "mediastinum", NO, (), ("Enlarged Cardiomediastinum",)))
-        add(ABSENT[name], (name,))
+        add(wording.absent[name], (name,))
     for name, chance in _DOUBT_FALSELY.items():
         hit = rng.random() < chance
         side = "right" if rng.random() < 0.5 else "left"
         group = "atelectasis plate" if name == "atelectasis" else name
-        option = _pick(rng, UNCERTAIN[group])
+        option = _pick(rng, wording.uncertain[group])
         if hit and name not in there and name not in deny and not any(s.about == name for s in made):
             lobe = None if name in ("effusion", "edema") else f"{side} lower lobe"
             kind = "plate" if name == "atelectasis" else None
@@ -276,7 +274,13 @@ def _compose(
 
 
 def write_report(
-    seed: int, who: Visit, patient: Patient, posture: Posture, findings: list[Finding], before: list[Finding]
+    seed: int,
+    who: Visit,
+    patient: Patient,
+    posture: Posture,
+    findings: list[Finding],
+    before: list[Finding],
+    wording: Wording = RADIOGRAPH,
 ) -> Report:
     """Write the report of a study.
 
@@ -287,15 +291,16 @@ def write_report(
         posture: Views, for the technique.
         findings: What is in the patient.
         before: What was there at the visit before.
+        wording: Sentences of the modality.
     """
     rng = stream(seed, "report", who.index)
     names = _label_names()
     style = ("terse", "prose", "structured", "list")[int(rng.choice(4, p=[0.18, 0.17, 0.45, 0.2]))]
-    told = _positive(findings, rng)
+    told = _positive(findings, wording, rng)
     denied = _resolved(before, findings, rng)
     gone = {statement.about for statement in denied}
     spare = 0.55 if style == "terse" else 1.0
-    more = _negative(findings, rng, spare)
+    more = _negative(findings, wording, rng, spare)
     doubts = [s for s in more if s.value == PERHAPS and s.about not in gone]
     told += doubts
     denied += [s for s in more if s.value == NO and not {t.finding for t in s.triplets} & gone]
@@ -310,19 +315,19 @@ def write_report(
     serious = [s for s in told if s.about != "device"]
     if serious:
         number = min(len(serious), 3)
-        chosen = [_reworded(serious[k], rng) for k in sorted(rng.permutation(len(serious))[:number])]
+        chosen = [_reworded(serious[k], wording, rng) for k in sorted(rng.permutation(len(serious))[:number])]
         closing = " ".join(f"{k}. {s.text}" for k, s in enumerate(chosen, 1)) if number > 1 else chosen[0].text
         if style in ("terse", "prose"):
             closing = ""
         else:
             statements += chosen
     else:
-        closing = _pick(rng, NORMAL[:3] if ill else NORMAL)
+        closing = _pick(rng, wording.normal[:3] if ill else wording.normal)
     head = {"indication": _pick(rng, INDICATION[_reason(findings, rng)])}
     compared = who.number > 0
-    head["comparison"] = "Prior chest radiograph." if compared else _pick(rng, ("None.", "None available."))
+    head["comparison"] = wording.prior if compared else _pick(rng, ("None.", "None available."))
     views = posture.view + (" LATERAL" if posture.lateral else "")
-    head["technique"] = _pick(rng, TECHNIQUE[views])
+    head["technique"] = _pick(rng, wording.technique[views])
     if rng.random() < 0.3:
         del head["technique"]
     if rng.random() < 0.3:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 
-from medvlp.sources.phantom.anatomy import build
+from medvlp.sources.phantom.anatomy import Anatomy, build
 from medvlp.sources.phantom.findings import Finding, sample_findings, sickness
 from medvlp.sources.phantom.grid import Grid
 from medvlp.sources.phantom.lesions import Mask, changes_of, paint
@@ -31,6 +32,8 @@ from medvlp.sources.phantom.project import (
     wire_integral,
 )
 from medvlp.sources.phantom.reports import Report, write_report
+from medvlp.sources.phantom.wording import RADIOGRAPH
+from medvlp.sources.phantom.wording_ct import CT
 from medvlp.types import Triplet
 
 
@@ -74,6 +77,7 @@ class PhantomStudy:
     spacing_mm: tuple[float, float, float]
     masks: tuple[Mask, ...]
     lobes: UInt8[np.ndarray, "d h w"]
+    heart: Bool[np.ndarray, "d h w"]
     images: tuple[PhantomImage, ...]
     report: Report
     grid: Grid = field(repr=False)
@@ -103,6 +107,7 @@ def generate_study(
     image_size: int = 256,
     findings: Sequence[Finding] | None = None,
     noise: bool = True,
+    modality: Literal["CR", "CT"] = "CR",
 ) -> PhantomStudy:
     """Make study `index` of the data set `seed`.
 
@@ -113,6 +118,7 @@ def generate_study(
         image_size: Pixels per side of a radiograph.
         findings: Findings instead of the drawn ones, in the same patient, posture and exposure.
         noise: Quantum noise in the radiographs.
+        modality: What the report is of; of a CT there are no radiographs.
     """
     who = visit(seed, index)
     patient = sample_patient(seed, who.patient)
@@ -124,6 +130,21 @@ def generate_study(
         grid, patient, posture, changes_of(chosen), stream(seed, "tissue", who.patient), stream(seed, "gas", index)
     )
     masks = paint(anatomy, patient, chosen, lambda key: stream(seed, "lesion", who.patient, key))
+    images = [] if modality == "CT" else _radiographs(seed, index, patient, posture, anatomy, masks, image_size, noise)
+    wording = CT if modality == "CT" else RADIOGRAPH
+    report = write_report(seed, who, patient, posture, chosen, before if findings is None else [], wording)
+    volume = np.rint(anatomy.hu).astype(np.int16)
+    return PhantomStudy(
+        who, patient, posture, tuple(chosen), volume, grid.affine, grid.spacing_mm, tuple(masks), anatomy.lobes,
+        anatomy.heart > 0.5, tuple(images), report, grid,
+    )  # fmt: skip
+
+
+def _radiographs(
+    seed: int, index: int, patient: Patient, posture: Posture, anatomy: Anatomy, masks: list[Mask], image_size: int,
+    noise: bool,
+) -> list[PhantomImage]:  # fmt: skip
+    grid = anatomy.grid
     # Devices are thinner than voxels: the volume is projected without them, and they from their own points.
     bare = anatomy.hu.copy()
     for placed in anatomy.devices:
@@ -143,9 +164,4 @@ def generate_study(
         flat = tuple(_flat(mask, away, grid, view, image_size) for mask in masks)
         boxes = tuple(bounding_box(mask) for mask in flat)
         images.append(PhantomImage(view.name, pixels, integral, pixel, flat, boxes, view))
-    report = write_report(seed, who, patient, posture, chosen, before if findings is None else [])
-    volume = np.rint(anatomy.hu).astype(np.int16)
-    return PhantomStudy(
-        who, patient, posture, tuple(chosen), volume, grid.affine, grid.spacing_mm, tuple(masks), anatomy.lobes,
-        tuple(images), report, grid,
-    )  # fmt: skip
+    return images

@@ -7,6 +7,9 @@ braces stand the places that `reports` fills: side, Side, lobe, Lobe, degree, De
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 DEFAULT: dict[str, tuple[str, ...]] = {
     "effusion": ("Pleural Effusion",),
     "pneumothorax": ("Pneumothorax",),
@@ -302,3 +305,20 @@ TECHNIQUE = {
     "AP": ("Portable AP view of the chest.", "Single AP portable radiograph."),
     "AP LATERAL": ("AP and lateral views of the chest.",),
 }
+
+PRIOR = "Prior chest radiograph."
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The sentences of one modality; tables of findings as above, `technique` by view, `prior` of a follow-up."""
+
+    present: Mapping[str, tuple[str, ...]]
+    uncertain: Mapping[str, tuple[str, ...]]
+    absent: Mapping[str, tuple[str, ...]]
+    normal: tuple[str, ...]
+    technique: Mapping[str, tuple[str, ...]]
+    prior: str
+
+
+RADIOGRAPH = Wording(PRESENT, UNCERTAIN, ABSENT, NORMAL, TECHNIQUE, PRIOR)

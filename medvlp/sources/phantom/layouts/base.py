@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
 
 
-Needs = Literal["radiographs", "lungs", "volumes", "abdomen", "heart", "surgery", "nothing"]
-"""What examples must hold: radiographs (with lung masks), volumes of thorax or abdomen, echo loops, operations."""
+Needs = Literal["radiographs", "lungs", "volumes", "organs", "abdomen", "heart", "surgery", "nothing"]
+"""What examples must hold: radiographs (with lung masks), volumes of the thorax (with organs and findings outlined) or
+the abdomen, echo loops, operations."""
 
 
 class Layout(ABC):
@@ -35,10 +36,7 @@ class Layout(ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Literal["radiographs", "lungs", "volumes", "abdomen", "heart", "surgery", "nothing"]] = (
-        "radiographs"
-    )
-    """What the examples must hold: radiographs, thorax volumes, abdominal volumes, ultrasound loops, operations."""
+    needs: ClassVar[Needs] = "radiographs"
     label_values: ClassVar[tuple[float, ...]] = ()
     """Values that every label of the data set may have on its own; empty where labels follow from findings."""
     editions: ClassVar[dict[str, tuple[object, ...]]] = {}
