@@ -6,6 +6,7 @@ ITM, the whole text of MIM and ITM) is encoded once, which changes no expected v
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ class FusedMethod(MatchingAnswers, Method):
             UserError: The image tower is no plain ViT.
         """
         embed = require_vit(self.image_encoder.backbone, "Masked image modelling").patch_embed
-        values = embed.patch_size[0] * embed.patch_size[1] * self.config.image.input.channels
+        values = math.prod(embed.patch_size) * self.config.image.input.channels
         sizes = DecoderSizes.of(self.config.options["decoder"], "decoder")
         return PixelDecoder(self.sizes.dim, embed.grid_size, values, sizes)
 
@@ -110,7 +111,7 @@ class FusedMethod(MatchingAnswers, Method):
     def mim_term(
         self,
         decoder: PixelDecoder,
-        pixels: Float[torch.Tensor, "b c h w"],
+        pixels: Float[torch.Tensor, "b c *s"],
         states: Float[torch.Tensor, "b l d"],
         text: TextBatch,
         entities: Entities | None = None,
@@ -121,7 +122,7 @@ class FusedMethod(MatchingAnswers, Method):
         keep, hidden = draw_kept(len(pixels), patches, settings["hidden_share"], pixels.device)
         visible = self.fusion.embed_image(self.image_encoder.encode_visible(pixels, keep))
         fused = self.fusion(visible, states, text.mask, entities, layers=settings["layer"])
-        patch = require_vit(self.image_encoder.backbone, "Masked image modelling").patch_embed.patch_size[0]
+        patch = require_vit(self.image_encoder.backbone, "Masked image modelling").patch_embed.patch_size
         return mim(decoder(fused.image, keep), pixels, hidden, patch, settings["normalise"])
 
     def itm_term(

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from medvlp.config.methods import MethodConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods._fused import hidden_share
@@ -64,6 +65,7 @@ class MRM(Method):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
+        config.image_of(ImageTowerConfig, "MRM predicts an image of twice the size, and")
         return Demands(text_unit=config.options["text_unit"], hidden_share=hidden_share(config), image_scale=SCALE)
 
     def losses(self, batch: Batch) -> dict[str, Term]:

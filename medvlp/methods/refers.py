@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medvlp.config.methods import MethodConfig
+from medvlp.config.towers import ImageTowerConfig
 from medvlp.data.demands import Demands
 from medvlp.errors import UserError
 from medvlp.methods._choices import TEXT_UNITS, chosen
@@ -82,6 +83,7 @@ class REFERS(Method):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
+        config.image_of(ImageTowerConfig, "REFERS reads the radiographs of a study together, and")
         unit_of_text = chosen(config, "text_unit", TEXT_UNITS)
         return Demands(text_unit=unit_of_text, study_images=int(config.options["views"]))
 

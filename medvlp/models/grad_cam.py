@@ -28,7 +28,7 @@ def grad_cam(
     project: Callable[[Features], Float[torch.Tensor, "b d"]],
     texts: Float[torch.Tensor, "t d"],
     tap: str | None = None,
-) -> Float[torch.Tensor, "b t g w"]:
+) -> Float[torch.Tensor, "b t *g"]:
     """Return the evidence of each image for each text, 0 where there is none, in units of the cosine.
 
     Args:
@@ -89,13 +89,14 @@ def _place(backbone: Any, tap: str | None) -> tuple[nn.Module, bool]:
 
 def _weighted(
     activations: torch.Tensor, gradient: torch.Tensor, features: Features, backbone: Any
-) -> Float[torch.Tensor, "b g w"]:
+) -> Float[torch.Tensor, "b *g"]:
     if activations.ndim == 3:  # a ViT: prefix tokens, then patches
         patches = slice(getattr(backbone, "num_prefix_tokens", 0), None)
         activations, gradient = activations[:, patches], gradient[:, patches]
         map_ = (activations * gradient.mean(1, keepdim=True)).sum(2).unflatten(1, features.grid)
     elif getattr(backbone, "output_fmt", "NCHW") == "NHWC":
         map_ = (activations * gradient.mean((1, 2), keepdim=True)).sum(3)
-    else:
-        map_ = (activations * gradient.mean((2, 3), keepdim=True)).sum(1)
+    else:  # a map [b c h w], of a volume [b c d h w]
+        places = tuple(range(2, activations.ndim))
+        map_ = (activations * gradient.mean(places, keepdim=True)).sum(1)
     return map_.detach().float().relu()

@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import build_sincos2d_pos_embed, get_act_layer
+from timm.layers import get_act_layer
 from timm.models.vision_transformer import Block
 from torch import nn
 
 from medvlp.errors import UserError
+from medvlp.models.positions import grid_positions
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -66,19 +67,19 @@ class PixelDecoder(nn.Module):
 
     Args:
         width: Width of the states.
-        grid: Rows and columns of patches.
-        values: Numbers in a patch: side squared times channels.
+        grid: Patches along each axis: (h, w), or (d, h, w).
+        values: Numbers in a patch: pixels or voxels times channels.
         sizes: Of the transformer.
     """
 
     positions: torch.Tensor
 
-    def __init__(self, width: int, grid: tuple[int, int], values: int, sizes: DecoderSizes) -> None:
+    def __init__(self, width: int, grid: tuple[int, ...], values: int, sizes: DecoderSizes) -> None:
         super().__init__()
         dim = sizes.dim
         self.embed = nn.Linear(width, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("positions", build_sincos2d_pos_embed(list(grid), dim), persistent=False)
+        self.register_buffer("positions", grid_positions(grid, dim), persistent=False)
         norm: Any = partial(nn.LayerNorm, eps=sizes.norm_eps)
         self.blocks = nn.Sequential(
             *(

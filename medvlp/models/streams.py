@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 
+from medvlp.models.positions import grid_positions
 from medvlp.models.query_decoder import Decoded, QueryDecoder
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class QueryStream(nn.Module):
         decoder: Arguments of `QueryDecoder`.
         dropout: Of the decoder's features before classifier and projection.
         norm: Normalise the projected tokens. MedKLIP and MeDSLIP do not; queries then learn later where to look.
-        positions: Add sines and cosines of row and column to the projected tokens. MedKLIP and MeDSLIP do not, and know
+        positions: Add sines and cosines of the place in the grid to the projected tokens. MedKLIP and MeDSLIP do not, and know
             left from right only by what the backbone's padding tells.
     """
 
@@ -102,12 +102,12 @@ class QueryStream(nn.Module):
             tokens: Of the image.
             queries: The same for every image.
             attention: Hand out the attention.
-            grid: Rows and columns of the tokens; needed where positions are added.
+            grid: Tokens along each axis; needed where positions are added.
         """
         seen = self.norm(self.tokens(tokens))
         if self.positions:
             assert grid is not None
-            where = build_sincos2d_pos_embed(list(grid), seen.shape[2], device=seen.device)
+            where = grid_positions(grid, seen.shape[2], seen.device)
             seen = seen + where.to(seen.dtype)
         decoded = self.decoder(queries.expand(len(tokens), -1, -1), seen, attention)
         kept = self.dropout(decoded.features)

@@ -9,6 +9,9 @@ made here.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +21,7 @@ from medvlp.objectives.gather import gather_counts, gather_with_gradient, rank, 
 from medvlp.objectives.terms import at_least_float32, count_of, mean_over_ranks, nothing, unit
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
     Scalar = Float[torch.Tensor, ""]
 
@@ -29,11 +32,14 @@ def info_nce(
     scale: Scalar,
     image_weight: float = 0.5,
     as_given: bool = False,
+    epsilon: float = 0.0,
 ) -> tuple[Scalar, Scalar]:
     """Cross-entropy of each image against all texts and of each text against all images; row i belongs to row i.
 
     ConVIRT (arXiv 2010.00747, equations 2 to 4) is `scale = 1/0.1, image_weight = 0.75`; CLIP, and MedCLIP without
-    labels ("hard"), is `image_weight = 0.5` with a learnt scale.
+    labels ("hard"), is `image_weight = 0.5` with a learnt scale. CT-CLIP (arXiv 2403.17834, as in its official code)
+    adds `epsilon = 1e-20` to the exponential of the right answer and to the sum of all, which holds a term below 46;
+    here without its overflow at large scales.
 
     Args:
         image: Projected images, of any length.
@@ -41,6 +47,7 @@ def info_nce(
         scale: Factor of the cosines, 1/T.
         image_weight: Weight of image to text; text to image has the rest.
         as_given: Products instead of cosines: the features are not brought to unit length here.
+        epsilon: Added to the exponentials of both logarithms; 0 is none.
     """
     _check_pairs("info_nce", image, text)
     prepare = at_least_float32 if as_given else unit
@@ -52,10 +59,44 @@ def info_nce(
             return nothing(image, text, scale)
         by_image, by_text = _logits(image, text, scale, counts, counts)
         targets = torch.arange(offset, offset + len(image), device=image.device)
-        image_term = functional.cross_entropy(by_image, targets, reduction="sum")
-        text_term = functional.cross_entropy(by_text, targets, reduction="sum")
+        image_term = _summed_nce(by_image, targets, epsilon)
+        text_term = _summed_nce(by_text, targets, epsilon)
         value = (image_weight * image_term + (1 - image_weight) * text_term) * (world_size() / total)
     return value, count_of(2 * len(image), image)
+
+
+def shared_text_nce(
+    image: Float[torch.Tensor, "b d"],
+    text: Float[torch.Tensor, "b d"],
+    same: Int[torch.Tensor, " b"],
+    scale: Scalar,
+    image_weight: float = 0.5,
+) -> tuple[Scalar, Scalar]:
+    """`info_nce` where pairs may share a text: all pairs of one text are each other's positives, never negatives.
+
+    The mean of `-log softmax` over the positives of a row, as in `multi_positive_nce`, in both directions. Without
+    shared texts it is `info_nce`.
+
+    Args:
+        image: Projected images, of any length.
+        text: Projected texts, of any length; row i belongs to image i.
+        same: Equal numbers mean equal texts, on all ranks; see `text_numbers`.
+        scale: Factor of the cosines.
+        image_weight: Weight of image to text; text to image has the rest.
+    """
+    _check_pairs("shared_text_nce", image, text)
+    counts = [row[0] for row in gather_counts([len(image)], image.device)]
+    positives = same[:, None] == gather_with_gradient(same, counts)
+    by_image, count = multi_positive_nce(image, gather_with_gradient(text, counts), positives, scale)
+    by_text, _ = multi_positive_nce(text, gather_with_gradient(image, counts), positives, scale)
+    return image_weight * by_image + (1 - image_weight) * by_text, 2 * count
+
+
+def text_numbers(texts: Sequence[str], device: torch.device | str = "cpu") -> Int[torch.Tensor, " b"]:
+    """Return a number of each text, the same for equal texts on every rank; case and blanks make no difference."""
+    spellings = (" ".join(text.lower().split()).encode() for text in texts)
+    numbers = [int.from_bytes(sha256(spelling).digest()[:8], "little", signed=True) for spelling in spellings]
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
 def soft_label_ce(
@@ -212,6 +253,14 @@ def sigmoid_pairs(
         signs[:, offset : offset + len(image)].fill_diagonal_(1.0)
         value = -functional.logsigmoid(signs * logits).sum() * (world_size() / total)
     return value, count_of(len(image) * total, image)
+
+
+def _summed_nce(logits: torch.Tensor, targets: torch.Tensor, epsilon: float) -> torch.Tensor:
+    if not epsilon:
+        return functional.cross_entropy(logits, targets, reduction="sum")
+    own = logits.gather(1, targets[:, None])[:, 0]
+    floor = logits.new_tensor(math.log(epsilon))
+    return (torch.logaddexp(logits.logsumexp(1), floor) - torch.logaddexp(own, floor)).sum()
 
 
 def _check_pairs(name: str, first: torch.Tensor, second: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ process with the whole batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,18 +51,18 @@ def mlm(
 
 def mim(
     prediction: Float[torch.Tensor, "b p q"],
-    image: Float[torch.Tensor, "b c h w"],
+    image: Float[torch.Tensor, "b c *s"],
     hidden: Bool[torch.Tensor, "b p"],
-    patch: int,
+    patch: int | Sequence[int],
     normalised: bool = True,
 ) -> tuple[Scalar, Scalar]:
     """Mean squared error of hidden patches (MAE, arXiv 2111.06377; M3AE, and MRM with patches of a larger image).
 
     Args:
         prediction: Of every patch, row-major over the grid.
-        image: What the patches are cut from.
+        image: What the patches are cut from: an image or a volume.
         hidden: 1 at the patches that count.
-        patch: Side of a patch of `image` in pixels.
+        patch: Side of a patch of `image`, one for all axes or one for each.
         normalised: Targets have mean 0 and (unbiased) variance 1 in each patch.
     """
     with torch.autocast(prediction.device.type, enabled=False):
@@ -74,7 +75,15 @@ def mim(
         return mean_over_ranks((error * weight).sum(), weight.sum())
 
 
-def patches_of(image: Float[torch.Tensor, "b c h w"], patch: int) -> Float[torch.Tensor, "b p q"]:
-    """Return the patches of an image, row-major over the grid; in a patch row, column, then channel."""
-    columns = functional.unfold(image, patch, stride=patch)
-    return columns.unflatten(1, (image.shape[1], patch * patch)).permute(0, 3, 2, 1).flatten(2)
+def patches_of(image: Float[torch.Tensor, "b c *s"], patch: int | Sequence[int]) -> Float[torch.Tensor, "b p q"]:
+    """Return the patches of an image or volume, row-major over the grid; in a patch its axes in order, then channel.
+
+    What is left over at the end of an axis belongs to no patch.
+    """
+    axes = image.ndim - 2
+    sides = (patch,) * axes if isinstance(patch, int) else tuple(patch)
+    grid = [length // side for length, side in zip(image.shape[2:], sides, strict=True)]
+    whole = image[(..., *(slice(number * side) for number, side in zip(grid, sides, strict=True)))]
+    split = whole.reshape(*image.shape[:2], *(part for pair in zip(grid, sides, strict=True) for part in pair))
+    order = [0, *range(2, 2 + 2 * axes, 2), *range(3, 3 + 2 * axes, 2), 1]
+    return split.permute(order).flatten(1, axes).flatten(2)

@@ -1,4 +1,4 @@
-"""Four ranks with DDP give what one process does: sigmoids, several positives, semantic groups, concepts, prefixes."""
+"""Four ranks with DDP give what one process does: sigmoids, several positives, groups, concepts, prefixes, organs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from torch import nn
 from torch.nn import functional
 
 from medvlp.objectives.concept_alignment import region_concept_alignment
-from medvlp.objectives.contrastive import multi_positive_nce, sigmoid_pairs
+from medvlp.objectives.contrastive import multi_positive_nce, shared_text_nce, sigmoid_pairs
 from medvlp.objectives.gather import gather_counts, gather_with_gradient, rank
 from medvlp.objectives.group_metric import group_metric
 from medvlp.objectives.matryoshka import over_prefixes
+from medvlp.objectives.organ_contrast import organ_contrast
 from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
 ROWS, SIZE = 8, 2
-NAMES = ("sigmoid", "book", "gathered", "groups", "hardest_groups", "concepts", "prefixes")
+NAMES = ("sigmoid", "book", "gathered", "groups", "hardest_groups", "concepts", "prefixes", "shared", "organs")
 SPLITS = {"even": [2, 2, 2, 2], "uneven": [4, 0, 2, 2]}
 RELATED = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]).bool()
 
@@ -59,6 +60,14 @@ class Towers(nn.Module):
     def _prefixes(self, data, image, text, scale):
         return over_prefixes(lambda *sides: sigmoid_pairs(*sides, scale, self.bias), (image, text), [2, 5], [1.0, 0.5])
 
+    def _shared(self, data, image, text, scale):
+        return shared_text_nce(image, text, data["wordings"], scale)
+
+    def _organs(self, data, image, text, scale):
+        sides = self.image(data["patches"]), self.text(data["tokens"][:, :3])
+        flags = data["organs"]
+        return organ_contrast(*sides, flags[..., 0] > 0, flags[..., 1] > 0, flags[..., 2] > 0, flags[..., 3], scale)
+
 
 def batch() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
@@ -76,6 +85,9 @@ def batch() -> dict[str, torch.Tensor]:
         "tokens": randn(ROWS, 4, 7),
         "spans": spans,
         "positives": torch.rand(ROWS, ROWS, generator=generator) < 0.3,
+        "wordings": torch.tensor([1, 2, 1, 3, 2, 4, 1, 5]),
+        "organs": torch.randint(0, 2, (ROWS, 3, 4), generator=generator) * torch.tensor([1, 1, 1, 3])
+        + torch.arange(ROWS)[:, None, None] % 4 * torch.tensor([0, 0, 0, 1]),
     }
 
 
