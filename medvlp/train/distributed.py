@@ -32,6 +32,7 @@ FORWARD_METHODS = (
     "encode_embedded",
     "encode_hidden",
     "encode_visible",
+    "feature_maps",
     "visible_states",
 )
 """Methods of towers that compute with their weights, beside `forward`."""
