@@ -1,4 +1,4 @@
-"""`medvlp explain`: heat maps of texts over radiographs."""
+"""`medvlp explain`: heat maps of texts over radiographs and in volumes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,47 @@ from typing import Annotated, Literal
 import typer
 
 from medvlp.cli._common import print_table, say
+from medvlp.errors import UserError
 
-EXAMPLE = 'Example: medvlp explain runs/medslip --image x.dcm --text "left pleural effusion" --out heat.png'
+EXAMPLE = (
+    'Example: medvlp explain runs/medslip --image x.dcm --text "left pleural effusion" --out heat.png; of a CT: '
+    'medvlp explain runs/ct_clip --volume x.nii.gz --text "pleural effusion" --out heat'
+)
 
 
 def explain(
     encoder: Annotated[str, typer.Argument(help="A run folder, or zoo:NAME:FILE.")],
-    image: Annotated[list[Path], typer.Option(help="Radiograph (DICOM, PNG, JPEG); once each.")],
     text: Annotated[list[str], typer.Option(help="What is looked for; once each, drawn side by side.")],
-    out: Annotated[Path, typer.Option(help="PNG file to write.")],
-    values: Annotated[
-        Path | None, typer.Option(help="Also write the maps on the pixels of the files, as .npz; NaN is not seen.")
+    out: Annotated[Path, typer.Option(help="PNG file to write; of volumes a folder, for pictures and NIfTI files.")],
+    image: Annotated[list[Path] | None, typer.Option(help="Radiograph (DICOM, PNG, JPEG); once each.")] = None,
+    volume: Annotated[
+        list[Path] | None, typer.Option(help="NIfTI, MHD or NRRD file, or the folder of a DICOM series; once each.")
     ] = None,
+    values: Annotated[
+        Path | None, typer.Option(help="Images: also write the maps on their pixels, as .npz; NaN is not seen.")
+    ] = None,
+    intensity: Annotated[
+        Literal["auto", "hu", "stored"], typer.Option(help="Volumes: what numbers mean where the file does not say it.")
+    ] = "auto",
     scale: Annotated[
         Literal["shared", "each"], typer.Option(help="One colour scale for all panels, or one for each.")
     ] = "shared",
     pixels: Annotated[int, typer.Option(min=0, help="Longest side of a panel; 0 keeps the size of the file.")] = 768,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Show where in radiographs an encoder sees what texts say; the picture holds no name and no metadata."""
+    """Show where radiographs or volumes show what texts say; the pictures hold no name and no metadata."""
+    if bool(image) == bool(volume):
+        raise UserError("Either images or volumes are explained.", "explain", "Give --image, or --volume.")
+    if volume:
+        if values is not None:
+            raise UserError("--values has no effect on volumes.", "--values", "The maps are written as NIfTI anyway.")
+        _volumes(encoder, volume, text, out, intensity, scale, pixels, device)
+        return
+    if intensity != "auto":
+        raise UserError("--intensity has no effect on images.", "--intensity", "Leave it out.")
     from medvlp.infer.explain import explain as draw
 
-    found = draw(encoder, image, text, out, values=values, scale=scale, pixels=pixels, device=device)
+    found = draw(encoder, image or [], text, out, values=values, scale=scale, pixels=pixels, device=device)
     rows = [
         (
             one.image,
@@ -41,3 +60,36 @@ def explain(
     ]
     print_table("Evidence", ("image", "text", "probability", "most evidence at"), rows)
     say(f"The picture is in {out}" + (f", the values in {values}" if values else ""))
+
+
+def _volumes(
+    encoder: str,
+    volumes: list[Path],
+    texts: list[str],
+    out: Path,
+    intensity: Literal["auto", "hu", "stored"],
+    scale: Literal["shared", "each"],
+    pixels: int,
+    device: str,
+) -> None:
+    from medvlp.infer.explain_volume import explain_volumes
+
+    found = explain_volumes(
+        encoder, volumes, texts, out, intensity=intensity, scale=scale, pixels=pixels, device=device
+    )
+    rows = [
+        (
+            one.volume,
+            one.text,
+            "–" if one.probability is None else one.probability,
+            "no difference"
+            if one.voxel is None
+            else f"voxel {one.voxel}"
+            if one.place_mm is None
+            else "R {:.0f}, A {:.0f}, S {:.0f} mm".format(*one.place_mm),
+        )
+        for one in found
+    ]
+    print_table("Evidence", ("volume", "text", "probability", "most evidence at"), rows)
+    kept = "pictures" if any(one.nifti is None for one in found) else "pictures and the maps as NIfTI files"
+    say(f"The {kept} are in {out}")

@@ -66,8 +66,8 @@ def picture(
     said = ["more colour: more evidence", *notes]
     if any(np.isnan(heat).any() for heat in heats):
         said.append("dark: not seen by the encoder")
-    blocks.append(_text("; ".join(said), max(block.width for block in blocks)))
-    return _below(blocks)
+    width = max(block.width for block in blocks)
+    return _below([*blocks, _below([_text(line, width) for line in _lines(said, width)], gap=0)])
 
 
 def _panel(panel: Panel, ends: tuple[float, float] | None, what: str, pixels: int) -> Image.Image:
@@ -107,6 +107,18 @@ def _text(text: str, width: int) -> Image.Image:
     line = Image.new("RGB", (width, LINE), _PAPER)
     ImageDraw.Draw(line).text((0, 1), shown, fill=_INK, font=font)
     return line
+
+
+def _lines(parts: Sequence[str], width: int) -> list[str]:
+    """Return remarks, joined as long as they fit on a line."""
+    lines: list[str] = []
+    for part in parts:
+        joined = f"{lines[-1]}; {part}" if lines else part
+        if lines and _font().getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return lines
 
 
 def _bar(low: float, high: float, what: str, width: int) -> Image.Image:

@@ -187,12 +187,12 @@ class Encoder:
 
     def zero_shot(
         self,
-        images: Iterable[Image],
+        images: Iterable[Any],
         texts: Sequence[Prompts],
         negatives: Sequence[Prompts] | None = None,
         reduce: Reduce = "mean",
     ) -> Float[torch.Tensor, "b k"]:
-        """Return the probability of each text for each image; see `zero_shot_features`."""
+        """Return the probability of each text for each image, as `encode_image` takes it; see `zero_shot_features`."""
         self._text_side()
         return self.zero_shot_features(self.encode_image(images), texts, negatives, reduce)
 
