@@ -9,7 +9,7 @@ from medvlp.models.tower import Tower
 
 FAMILIES = {
     "vit": "vision3d:ViT3d",
-    "swin": "vision3d:Swin3d",
+    "swin": "swin3d:Swin3d",
     "resnet": "inflate:ResNet3d",
     "ctvit": "ctvit:CTViTTower",
     "slices": "slices:SliceTower",

@@ -6,20 +6,20 @@ by key.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
-from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import nn
 
 from medvlp.config.towers import VolumeTowerConfig
 from medvlp.errors import UserError, nearest
 from medvlp.models.feature_maps import as_map, plain_levels
 from medvlp.models.patch_embed3d import PatchEmbed3d, inflate_vit
+from medvlp.models.positions import grid_positions
 from medvlp.models.tower import Tower
 from medvlp.models.vit import require_vit, vit_embedded
 from medvlp.models.weights import check_keys, find_weights, read_state
@@ -32,7 +32,7 @@ Maps = list["Float[torch.Tensor, 'b d *g']"]
 
 
 class ViT3d(Tower):
-    """A plain vision transformer of timm on patches of voxels; fresh positions are sines where the width allows.
+    """A plain vision transformer of timm on patches of voxels; fresh positions start as sines.
 
     Args:
         config: timm name, patch, 2D weights and model input.
@@ -55,7 +55,7 @@ class ViT3d(Tower):
         self.dim = self.token_dim = self.backbone.embed_dim
         if config.weights is not None:
             self.record = self._load(Path(config.weights))
-        elif self.backbone.pos_embed is not None and self.dim % 6 == 0:
+        elif self.backbone.pos_embed is not None:
             self._start_positions()
         if config.freeze:
             self.requires_grad_(False)
@@ -111,12 +111,9 @@ class ViT3d(Tower):
             ) from error
 
     def _start_positions(self) -> None:
-        backbone = self.backbone
-        grid = backbone.patch_embed.grid_size
-        table = build_sincos_position_embedding(grid, self.dim, spatial_dims=3).detach()
+        positions, grid = self.backbone.pos_embed, self.backbone.patch_embed.grid_size
         with torch.no_grad():
-            prefix = backbone.pos_embed.shape[1] - table.shape[1]
-            backbone.pos_embed[:, prefix:] = table
+            positions[:, positions.shape[1] - math.prod(grid) :] = grid_positions(grid, self.dim)
 
     def _load(self, path: Path) -> dict[str, Any]:
         backbone, file = self.backbone, find_weights(path)
@@ -131,74 +128,3 @@ class ViT3d(Tower):
         backbone.load_state_dict(state, strict=True)
         adapted = sorted(key for key, value in state.items() if given[key].shape != value.shape)
         return {"file": file.name, "adapted": adapted, "dropped": dropped}
-
-
-class Swin3d(Tower):
-    """MONAI's encoder of SwinUNETR: tokens are its deepest map, each place normalised over channels, and their mean.
-
-    `args` are those of `monai.networks.nets.swin_unetr.SwinTransformer`; what is not given is as in SwinUNETR, with the
-    corrected merging of patches.
-
-    Args:
-        config: Arguments and model input.
-
-    Raises:
-        UserError: Arguments that MONAI does not take, or an input that is not divisible by its 32 voxels.
-    """
-
-    def __init__(self, config: VolumeTowerConfig) -> None:
-        super().__init__()
-        self.config = config
-        given = {
-            "embed_dim": 48,
-            "window_size": (7, 7, 7),
-            "patch_size": (2, 2, 2),
-            "depths": (2, 2, 2, 2),
-            "num_heads": (3, 6, 12, 24),
-            "downsample": "mergingv2",
-            "drop_path_rate": config.drop_path,
-            **config.args,
-        }
-        try:
-            self.backbone: Any = SwinTransformer(in_chans=config.input.channels, spatial_dims=3, **given)
-        except (TypeError, ValueError, KeyError, AssertionError) as error:
-            raise UserError(
-                f"MONAI cannot build the Swin encoder: {error}", "method.image.args", "See SwinTransformer of MONAI."
-            ) from error
-        # Each of the four stages halves the grid, after the patches.
-        strides = [patch * 16 for patch in given["patch_size"]]
-        if any(side % stride for side, stride in zip(config.input.size, strides, strict=True)):
-            raise UserError(
-                f"A volume of {config.input.size} cannot be halved four times after patches of {given['patch_size']}.",
-                "method.image.input.size",
-                f"Give multiples of {strides}.",
-            )
-        self.dim = self.token_dim = given["embed_dim"] * 16
-        if config.freeze:
-            self.requires_grad_(False)
-
-    def forward(self, pixels: Float[torch.Tensor, "b c d h w"]) -> Features:
-        """Return the features of normalised voxels."""
-        deepest = self.feature_maps(pixels)[-1]
-        tokens = deepest.flatten(2).transpose(1, 2)
-        return Features(tokens, tokens.mean(1), tuple(deepest.shape[2:]))
-
-    def feature_maps(self, pixels: Float[torch.Tensor, "b c d h w"]) -> Maps:
-        """Return the map after the patches and after each of the four stages."""
-        maps: Maps = self.backbone(pixels)
-        return maps
-
-    def grid_of(self, pixels: Float[torch.Tensor, "b c d h w"]) -> tuple[int, ...]:
-        """Return the grid of the tokens."""
-        return tuple(side // (patch * 16) for side, patch in zip(pixels.shape[2:], self._patch, strict=True))
-
-    @property
-    def _patch(self) -> tuple[int, int, int]:
-        patch: tuple[int, int, int] = self.backbone.patch_embed.patch_size
-        return patch
-
-    def set_gradient_checkpointing(self, enabled: bool) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
-        for module in self.backbone.modules():
-            if hasattr(module, "use_checkpoint"):
-                module.use_checkpoint = enabled
