@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -57,15 +57,23 @@ def _suite_for(store: Path) -> str:
 
 def embed(
     encoder: Annotated[str, typer.Argument(help="A run folder, or random:NAME, timm:FOLDER, hf:FOLDER.")],
-    paths: Annotated[list[Path], typer.Argument(help="Radiographs (DICOM, PNG, JPEG) and folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Radiographs (DICOM, PNG, JPEG); for an encoder of volumes NIfTI, MHD, NRRD, DICOM series; folders."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="At a time; default 32, of volumes 4.")] = None,
+    intensity: Annotated[
+        Literal["auto", "hu", "stored"], typer.Option(help="Volumes: what numbers mean where the file does not say it.")
+    ] = "auto",
 ) -> None:
-    """Write the features of radiographs, preprocessed as in training; a broken file never stops the others."""
+    """Write the features of radiographs or volumes, as in training; a broken file never stops the others."""
     from medvlp.infer.embed import embed as embed_files
 
-    summary = embed_files(encoder, paths, out, device=device, batch_size=batch_size)
-    say(f"Features of {summary.embedded} images are in {out}")
+    summary = embed_files(encoder, paths, out, intensity=intensity, device=device, batch_size=batch_size)
+    say(f"Features of {summary.embedded} {summary.unit} are in {out}")
     if summary.quarantined:
         say(f"{summary.quarantined} files could not be read, with reasons: {summary.quarantine}")

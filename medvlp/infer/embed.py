@@ -1,4 +1,4 @@
-"""Features of many image files in one Parquet table.
+"""Features of many files of images or volumes in one Parquet table.
 
 Guarantee: the table appears whole or not at all; it holds the paths as given, features and hashes, and nothing of a
 file's headers. A file that cannot be read stands in `<out>.quarantine.jsonl` with reason and next step; the others
@@ -9,21 +9,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import medvlp
 from medvlp.errors import UserError
 from medvlp.infer.images import Bad, list_files, read_ahead, write_quarantine
+from medvlp.infer.volumes import VolumeFiles, list_volumes
+from medvlp.io.volume import read_volume
 from medvlp.progress import progress_bar
+from medvlp.store.manifest import UNITS
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from medvlp.zoo.encoder import Encoder
+
+
+IMAGES, VOLUMES = 32, 4
+"""At a time."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class EmbedSummary:
     quarantined: int
     quarantine: Path | None
     seconds: float
+    unit: str = "images"
 
     @property
     def quarantined_share(self) -> float:
@@ -50,19 +60,22 @@ def embed(
     paths: Sequence[Path],
     out: Path,
     *,
+    intensity: Literal["auto", "hu", "stored"] = "auto",
     device: str = "cpu",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     num_workers: int = 2,
 ) -> EmbedSummary:
-    """Encode image files and write `path` and `embedding` (the pooled features, float32 [d]), one row per file.
+    """Encode files and write `path` and `embedding` (the pooled features, float32 [d]), one row per image or volume.
 
     Args:
         encoder_spec: As `medvlp.load_encoder` takes it.
-        paths: Files and folders; folders are searched at any depth.
+        paths: Files and folders; folders are searched at any depth. For an encoder of volumes files of volumes and
+            DICOM series, named by their folder (and `#1`, `#2`, ... where it holds several).
         out: Parquet file. Its schema metadata hold `medvlp.encoder`, `medvlp.encoder_hash`, `medvlp.preprocessing` and
             `medvlp.version`.
+        intensity: What the numbers of files of volumes mean that do not say it.
         device: Where the encoder computes, as `medvlp.load_encoder` takes it.
-        batch_size: Images at a time.
+        batch_size: Images or volumes at a time; None is 32 or 4.
         num_workers: Threads that read files.
 
     Raises:
@@ -72,14 +85,20 @@ def embed(
 
     started = time.perf_counter()
     out = Path(out)
-    files, bad = list_files(paths)
+    encoder = load_encoder(encoder_spec, device=device)
+    of_volumes = encoder.kind == "volume"
+    files: Sequence[Path | VolumeFiles]
+    files, bad = list_volumes(paths) if of_volumes else list_files(paths)
     if not files and not bad:
         raise UserError("There is no image to embed.", "", "Give DICOM, PNG or JPEG files, or folders of them.")
-    encoder = load_encoder(encoder_spec, device=device)
+    if intensity != "auto" and not of_volumes:
+        raise UserError("intensity has no effect on images.", encoder_spec, "Leave it out.")
+    batch_size = batch_size or (VOLUMES if of_volumes else IMAGES)
+    read = partial(_voxels, encoder, intensity) if of_volumes else encoder.preprocess
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        embedded = _write(encoder, files, part, bad, batch_size, num_workers)
+        embedded = _write(encoder, read, files, part, bad, batch_size, num_workers)
         quarantine = write_quarantine(out, bad)
         if not embedded:
             raise UserError(f"None of the {len(bad)} files could be read.", quarantine, "Read the reasons there.")
@@ -100,10 +119,27 @@ def embed(
         quarantined=len(bad),
         quarantine=quarantine,
         seconds=time.perf_counter() - started,
+        unit=UNITS[encoder.kind],
     )
 
 
-def _write(encoder: Encoder, files: list[Path], part: Path, bad: list[Bad], batch_size: int, num_workers: int) -> int:
+def _voxels(encoder: Encoder, intensity: str, scan: VolumeFiles) -> np.ndarray:
+    """Return the voxels of the model input of a volume."""
+    config = encoder.preprocessing.stored
+    if intensity != "auto":
+        config = config.model_copy(update={"intensity": intensity})
+    return encoder.preprocess(read_volume(scan.path, config, files=scan.files))  # type: ignore[arg-type]
+
+
+def _write(
+    encoder: Encoder,
+    read_one: Callable[[Any], np.ndarray],
+    files: Sequence[Path | VolumeFiles],
+    part: Path,
+    bad: list[Bad],
+    batch_size: int,
+    num_workers: int,
+) -> int:
     """Write the table batch by batch, add what cannot be read to `bad`, and return the number of rows."""
     import numpy as np
     import pyarrow as pa
@@ -111,8 +147,8 @@ def _write(encoder: Encoder, files: list[Path], part: Path, bad: list[Bad], batc
 
     schema = _schema(encoder)
     rows = 0
-    with pq.ParquetWriter(part, schema) as writer, progress_bar("embed", len(files), "images") as advance:
-        for read, failed in read_ahead(encoder.preprocess, files, batch_size, num_workers):
+    with pq.ParquetWriter(part, schema) as writer, progress_bar("embed", len(files), UNITS[encoder.kind]) as advance:
+        for read, failed in read_ahead(read_one, files, batch_size, num_workers):
             bad.extend(failed)
             names = [name for name, _ in read]
             if read:
