@@ -6,16 +6,25 @@ Guarantee: every random change is off at its neutral value.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from medvlp.config.base import Config, Fraction, Positive
+from medvlp.config.towers import kind_of
 
 
-class AugmentConfig(Config):
+class TextAugmentConfig(Config):
+    """Random changes of a text."""
+
+    shuffle_sentences: bool = False
+    drop_words: float = Field(0.0, ge=0, lt=1, description="Probability that a word of the augmented text is dropped.")
+
+
+class AugmentConfig(TextAugmentConfig):
     """Random changes of a training image and of its text. Each is off at its neutral value."""
 
+    kind: ClassVar[str] = "image"
     crop_scale: tuple[Fraction, Fraction] = Field((0.6, 1.0), description="Share of the area that a crop keeps.")
     crop_ratio: tuple[Positive, Positive] = Field((0.85, 1.18), description="Width by height of a crop, log-uniform.")
     rotate_degrees: float = Field(0.0, ge=0, le=45)
@@ -23,8 +32,50 @@ class AugmentConfig(Config):
     brightness: float = Field(0.2, ge=0, lt=1)
     contrast: float = Field(0.2, ge=0, lt=1)
     invert: float = Field(0.0, ge=0, le=1, description="Probability of a grey-value inversion.")
-    shuffle_sentences: bool = False
-    drop_words: float = Field(0.0, ge=0, lt=1, description="Probability that a word of the augmented text is dropped.")
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether sides may be swapped."""
+        return self.flip
+
+
+Degrees = Annotated[float, Field(ge=0, le=45)]
+
+
+class VolumeAugmentConfig(TextAugmentConfig):
+    """Random changes of a training volume, made on the device, and of its text. Each is off at its neutral value."""
+
+    kind: Literal["volume"] = "volume"
+    flip: tuple[Literal["d", "h", "w"], ...] = Field(
+        (),
+        description="Volumes: mirror every second one along each of these axes. An odd number of them mirrors the "
+        "patient; text, triplets, labels and organs swap sides, too.",
+    )
+    rot90: bool = Field(False, description="Volumes: turn by 0 to 3 quarter turns in the axial plane (h, w).")
+    rotate_degrees: tuple[Degrees, Degrees, Degrees] = Field(
+        (0.0, 0.0, 0.0), description="Volumes: turn by up to this about d, h and w, in mm."
+    )
+    zoom: float = Field(0.0, ge=0, lt=1, description="Volumes: enlarge by a factor within 1 ± zoom.")
+    scale: float = Field(0.0, ge=0, lt=1, description="Volumes: values times a factor within 1 ± scale.")
+    shift: float = Field(0.0, ge=0, description="Volumes: added to all values, in HU or as stored, up to ±.")
+    noise: float = Field(0.0, ge=0, description="Volumes: normal noise, of a standard deviation from 0 to this.")
+
+    @model_validator(mode="after")
+    def _axes_once(self) -> VolumeAugmentConfig:
+        if len(set(self.flip)) != len(self.flip):
+            raise ValueError(f"an axis is named twice in flip: {', '.join(self.flip)}")
+        return self
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether sides may be swapped."""
+        return bool(self.flip)
+
+
+AnyAugmentConfig = Annotated[
+    Annotated[AugmentConfig, Tag("image")] | Annotated[VolumeAugmentConfig, Tag("volume")], Discriminator(kind_of)
+]
+"""Of images, unless the method's image tower takes volumes."""
 
 
 class PretrainDataConfig(Config):
@@ -46,6 +97,6 @@ class PretrainDataConfig(Config):
         description="Unpaired methods: findings of the drawn sentences as often as among the images, all as often, "
         "or as often as in the reports.",
     )
-    augment: AugmentConfig = AugmentConfig()
+    augment: AnyAugmentConfig = AugmentConfig()
     num_workers: int = Field(2, ge=0, le=64, description="Loader threads; 0 loads in the training thread.")
     prefetch: int = Field(4, ge=1, le=64, description="Batches made ahead.")

@@ -105,7 +105,8 @@ class ClipTowerConfig(Config):
         return self
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return what a section is about: its own `kind`, or image."""
     kind = value.get("kind", "image") if isinstance(value, dict) else getattr(value, "kind", "image")
     return str(kind)
 
@@ -114,7 +115,7 @@ AnyTowerConfig = Annotated[
     Annotated[ImageTowerConfig, Tag("image")]
     | Annotated[VolumeTowerConfig, Tag("volume")]
     | Annotated[ClipTowerConfig, Tag("video")],
-    Discriminator(_kind),
+    Discriminator(kind_of),
 ]
 """Of images, unless `kind` says volume or video."""
 

@@ -6,13 +6,14 @@ Guarantee: a global batch splits evenly into its micro-batches.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from medvlp.config.base import Config, Positive
 from medvlp.config.data import PretrainDataConfig
 from medvlp.config.methods import MethodConfig
+from medvlp.config.towers import kind_of
 
 
 class RunConfig(Config):
@@ -93,3 +94,29 @@ class PretrainConfig(Config):
     method: MethodConfig
     train: TrainConfig = TrainConfig()
     track: TrackConfig = TrackConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _augmentation_of_volumes(cls, given: Any) -> Any:
+        """Say of `data.augment` that it is of volumes where the method's image tower takes them."""
+        data = given.get("data") if isinstance(given, dict) else None
+        if not isinstance(data, dict) or _image_kind(given.get("method")) != "volume":
+            return given
+        augment = data.get("augment", {})
+        return (
+            {**given, "data": {**data, "augment": {"kind": "volume", **augment}}}
+            if isinstance(augment, dict)
+            else given
+        )
+
+    @model_validator(mode="after")
+    def _augmentation_fits_the_images(self) -> PretrainConfig:
+        of, taken = self.data.augment.kind, self.method.image.kind
+        if (of == "volume") != (taken == "volume"):
+            raise ValueError(f"data.augment is of the kind {of}, and the method takes images of the kind {taken}")
+        return self
+
+
+def _image_kind(method: Any) -> str:
+    image = method.get("image") if isinstance(method, dict) else getattr(method, "image", None)
+    return kind_of(image)

@@ -1,7 +1,7 @@
-"""From a stored volume to what a model takes: size, distance of voxels, windows, and where crops lie.
+"""From a stored volume to what a model takes: size, distance of voxels, windows.
 
 Guarantee: all of it is done when a batch is made, never in the store. A window maps its lower edge to 0 and its upper
-edge to 255, linearly, and cuts what lies outside.
+edge to full scale, linearly, and cuts what lies outside.
 """
 
 from __future__ import annotations
@@ -112,23 +112,6 @@ class ClipInputConfig(Config):
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         return self
-
-
-class CropConfig(Config):
-    """From a volume to crops `[c d h w]`, one channel for each window."""
-
-    size: tuple[Side, Side, Side] = Field((96, 96, 96), description="Voxels along d, h, w.")
-    windows: Windows = Field(
-        (WindowConfig(centre=40, width=400),),
-        min_length=1,
-        description="One channel each: a name of PRESETS (lung, mediastinum, ...), or centre and width.",
-    )
-    intensity: Literal["hu", "stored"] = Field("hu", description="What the numbers of windows and volumes mean.")
-    outside: int = Field(-1024, ge=-32768, le=32767, description="Value of what a crop has outside its volume: air.")
-    per_volume: int = Field(1, ge=1, le=4096, description="Crops of each volume in an epoch.")
-    place: Literal["random", "centre"] = Field("random", description="Evaluation always takes the centre.")
-
-    _windows_by_name = field_validator("windows", mode="before")(named_windows)
 
 
 def _named(name: str) -> WindowConfig:

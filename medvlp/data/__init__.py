@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from medvlp.data.loader import ImageLoader
 from medvlp.data.transforms import normalise, resize_pixels
-from medvlp.data.volumes import VolumeLoader
+from medvlp.data.volume_loader import VolumeLoader
 
 __all__ = ["ImageLoader", "VolumeLoader", "normalise", "resize_pixels"]

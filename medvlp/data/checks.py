@@ -32,11 +32,20 @@ def refuse_unused(config: PretrainConfig, demands: Demands) -> None:
             keys,
             "Leave it out: a paired method takes the reports of the store." if demands.paired else "Leave it out.",
         )
-    if data.augment.flip and demands.reports and (demands.views or demands.study_images or demands.group_size):
+    if data.augment.mirrors and demands.reports and (demands.views or demands.study_images or demands.group_size):
         raise UserError(
             f"The method '{config.method.name}' cannot mirror images: several readings of one would differ in sides.",
             "data.augment.flip",
-            "Set data.augment.flip=false.",
+            "Leave data.augment.flip out.",
+        )
+    of_images = bool(demands.views) or demands.study_images > 1 or demands.image_scale != 1
+    of_volumes = demands.region is not None or bool(demands.volume_views) or bool(demands.organs)
+    image = config.method.image.kind
+    if (image == "volume" and of_images) or (image != "volume" and of_volumes):
+        raise UserError(
+            f"The method '{config.method.name}' asks for readings that there are not of the kind '{image}'.",
+            "method.image.kind",
+            "Use another kind of tower, or another method; see `medvlp methods`.",
         )
 
 

@@ -139,9 +139,13 @@ class Loader(ABC):
         batch = order[step * self.batch_size : (step + 1) * self.batch_size]
         return np.array_split(batch, self.world_size)[self.rank]
 
-    @abstractmethod
     def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
         """Make one batch; called from worker threads."""
+        return self.made(epoch, rows)[0]
+
+    @abstractmethod
+    def made(self, epoch: int, rows: Int[np.ndarray, " b"]) -> tuple[Batch, Bool[np.ndarray, " b"]]:
+        """Return a batch of these samples, and which of them are mirrored; called from worker threads."""
 
 
 class ImageLoader(Loader):
@@ -168,10 +172,10 @@ class ImageLoader(Loader):
         self.store, self.input_size, self.augment = store, input_size, augment
         self._places = store.images["index"].to_numpy()
 
-    def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
-        """Make one batch; called from worker threads."""
-        pixels, _ = self.reading(self.stored(rows), epoch, rows, self.input_size)
-        return self.batch(rows, pixels)
+    def made(self, epoch: int, rows: Int[np.ndarray, " b"]) -> tuple[Batch, Bool[np.ndarray, " b"]]:
+        """Return a batch of these images, and which of them are mirrored."""
+        pixels, mirrored = self.reading(self.stored(rows), epoch, rows, self.input_size)
+        return self.batch(rows, pixels), mirrored
 
     def stored(self, rows: Int[np.ndarray, " b"]) -> np.ndarray:
         """Return the stored squares of images, `[b h w]` or `[b h w 3]`."""

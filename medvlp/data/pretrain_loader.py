@@ -1,6 +1,6 @@
-"""Batches of images with all that a method demands of a batch: texts, labels, triplets, concepts, groups, views.
+"""Batches of images or volumes with all that a method demands: texts, labels, triplets, concepts, groups, views.
 
-Guarantee: as for `ImageLoader`, a batch is a function of seed, epoch and step alone. A mirrored image has mirrored
+Guarantee: as for every `Loader`, a batch is a function of seed, epoch and step alone. A mirrored image has mirrored
 texts, triplets and labels.
 """
 
@@ -15,9 +15,10 @@ import numpy as np
 from medvlp.data.counter import GROUP, TEXT_CHOICE, VIEW, generator, uniforms
 from medvlp.data.demands import Demands
 from medvlp.data.groups import SemanticGroups
-from medvlp.data.loader import ImageLoader
+from medvlp.data.loader import ImageLoader, Loader
 from medvlp.data.texts import SentenceChoice
 from medvlp.data.token_table import TokenTable
+from medvlp.data.volume_loader import VolumeLoader
 from medvlp.knowledge.books import anatomy_names
 from medvlp.text.sides import mirrored_order
 from medvlp.types import Batch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Float, Int, Int8, Shaped
 
-    from medvlp.store.array_store import Store
+    from medvlp.config.data import TextAugmentConfig
 
 
 @dataclass(frozen=True)
@@ -64,56 +65,48 @@ class Sources:
         return self.first_text[rows] + np.floor(drawn * self.text_count[rows]).astype(np.int64)
 
 
-class PretrainLoader(ImageLoader):
-    """Batches for pre-training.
+class PretrainLoader(Loader):
+    """The part of a loader for pre-training that knows no pixels; another base class `made` these.
 
     Args:
-        store: Prepared store.
-        rows: Positions in the images table, `[n]`; with groups the places of an epoch, counted from 0.
+        *arguments: As for the other base class; with groups, the rows are the places of an epoch, counted from 0.
         sources: Texts, labels and the like.
         choice: Unpaired: draws the sentences.
         groups: Semantic groups of the loader's own images.
-        **options: As for `ImageLoader`.
+        **options: As for the other base class.
     """
 
     def __init__(
         self,
-        store: Store,
-        rows: Int[np.ndarray, " n"],
-        *,
+        *arguments: Any,
         sources: Sources,
         choice: SentenceChoice | None = None,
         groups: SemanticGroups | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(store, rows, **options)
+        super().__init__(*arguments, **options)
         self.sources, self.choice, self.groups = sources, choice, groups
+        self.text_changes: TextAugmentConfig | None = options["augment"]
 
     def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
         """Make one batch; called from worker threads."""
         import torch
 
-        sources, demands = self.sources, self.sources.demands
+        sources = self.sources
         concepts: Int[np.ndarray, " b"] | None = None
         if self.groups is not None:
             rows, concepts = self.groups.places[rows].T
-        stored = self.stored(rows)
-        pixels, mirrored = self.reading(stored, epoch, rows, self.input_size * demands.image_scale)
-        batch = self.batch(rows, pixels)
+        batch, mirrored = self.made(epoch, rows)
         batch.paired = self.choice is None
-        batch.views = tuple(
-            self.reading(stored, epoch, rows, view.size, view.crop_scale, VIEW + number)[0]
-            for number, view in enumerate(demands.views)
-        )
-        if sources.study_rows is not None:
-            batch.study = self._study(pixels, epoch, sources.study_rows[rows])
         if sources.labels is not None:
             batch.labels = torch.from_numpy(_mirrored(sources.labels[rows], mirrored, self._label_order, np.nan))
         if sources.triplets is not None:
             batch.triplets = torch.from_numpy(_mirrored(sources.triplets[rows], mirrored, _place_order(), -1))
         if sources.table is not None:
             keys, chosen = self._texts(epoch, step, rows)
-            self._add_text(batch, sources.table, epoch, keys, chosen + mirrored * (len(sources.table.texts) // 2))
+            if self.choice is None:
+                chosen = chosen + mirrored * (len(sources.table.texts) // 2)
+            self._add_text(batch, sources.table, epoch, keys, chosen)
         if concepts is not None:
             self._add_groups(batch, epoch, step, rows, concepts)
         return batch
@@ -143,8 +136,9 @@ class PretrainLoader(ImageLoader):
     ) -> None:
         demands = self.sources.demands
         batch.text = table.batch(chosen)
-        if self.augment is not None and (self.augment.shuffle_sentences or self.augment.drop_words):
-            batch.text_augmented = table.augmented(chosen, self.augment, self.seed, epoch, keys)
+        changes = self.text_changes
+        if changes is not None and (changes.shuffle_sentences or changes.drop_words):
+            batch.text_augmented = table.augmented(chosen, changes, self.seed, epoch, keys)
         if demands.hidden_share:
             table.hide(batch.text, demands.hidden_share, demands.hide_concepts, self.seed, epoch, keys)
 
@@ -171,11 +165,32 @@ class PretrainLoader(ImageLoader):
                 texts[i] = groups.caption(int(concept), rng)
         batch.text = self.sources.table.of_texts(texts)
 
+
+class ImagePretrainLoader(PretrainLoader, ImageLoader):
+    """Batches of images for pre-training; arguments as for `ImageLoader` and `PretrainLoader`."""
+
+    def made(self, epoch: int, rows: Int[np.ndarray, " b"]) -> tuple[Batch, Bool[np.ndarray, " b"]]:
+        """Return a batch of these images with their further views, and which of them are mirrored."""
+        demands, stored = self.sources.demands, self.stored(rows)
+        pixels, mirrored = self.reading(stored, epoch, rows, self.input_size * demands.image_scale)
+        batch = self.batch(rows, pixels)
+        batch.views = tuple(
+            self.reading(stored, epoch, rows, view.size, view.crop_scale, VIEW + number)[0]
+            for number, view in enumerate(demands.views)
+        )
+        if self.sources.study_rows is not None:
+            batch.study = self._study(pixels, epoch, self.sources.study_rows[rows])
+        return batch, mirrored
+
     def _study(self, own: torch.Tensor, epoch: int, rows: Int[np.ndarray, "b v"]) -> torch.Tensor:
         import torch
 
         others = [self.reading(self.stored(column), epoch, column, self.input_size)[0] for column in rows[:, 1:].T]
         return torch.stack([own, *others], dim=1)
+
+
+class VolumePretrainLoader(PretrainLoader, VolumeLoader):
+    """Batches of volumes for pre-training; arguments as for `VolumeLoader` and `PretrainLoader`."""
 
 
 @cache

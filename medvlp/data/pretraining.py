@@ -1,4 +1,4 @@
-"""What a method is pre-trained on: images of a store with their reports, or with sentences of other patients.
+"""What a method is pre-trained on: images or volumes of a store with their reports, or with others' sentences.
 
 Guarantee: everything that would make training impossible (an empty split, no reports, no common finding) is a
 `UserError` here, before anything starts; images and sentences left out are counted in `facts`. A label is never filled
@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.config.base import json_sha256
+from medvlp.config.towers import VolumeTowerConfig
 from medvlp.data.checks import check_batch, refuse_unused
 from medvlp.data.concepts import find_concepts
 from medvlp.data.corpus import PairedTexts, get_tokenizer, paired_texts, report_corpus
 from medvlp.data.demands import Demands
 from medvlp.data.labels import image_labels
-from medvlp.data.pretrain_loader import PretrainLoader, Sources
+from medvlp.data.pretrain_loader import ImagePretrainLoader, PretrainLoader, Sources, VolumePretrainLoader
 from medvlp.data.studies import groups_of, rows_of_studies, split_of_images, triplet_matrices
 from medvlp.data.texts import SentenceChoice, Sentences, collect_sentences
 from medvlp.data.token_table import TokenTable
+from medvlp.data.volume_loader import check_volumes
 from medvlp.errors import UserError
 from medvlp.knowledge.bank import KnowledgeBank
 from medvlp.knowledge.books import anatomy_book, finding_book
 from medvlp.knowledge.prompts import templates
+from medvlp.store.manifest import UNITS
 from medvlp.text.sides import swap_sides
 
 if TYPE_CHECKING:
@@ -84,10 +87,11 @@ class PretrainData:
             validation: Validation images, in order, without augmentation.
             **options: `rank`, `world_size`, `pin_memory`.
         """
-        rows, groups = self.val if validation else self.train, self.sources.groups
+        volumes = rows = self.val if validation else self.train
+        groups, demands, image = self.sources.groups, self.sources.demands, config.method.image
         unit = options.get("world_size", 1)
         if groups is not None:
-            size = self.sources.demands.group_size
+            size = demands.group_size
             groups = groups.within(rows)
             rows, unit = np.arange(groups.size(size)), unit * size
         batch_size = config.train.batch_size // config.train.accumulate
@@ -99,20 +103,28 @@ class PretrainData:
             assert self.sources.labels is not None
             of_images = self.sources.labels[self.train]
             choice = SentenceChoice(self.sentences, of_images, config.data.sentences, config.run.seed + validation)
-        return PretrainLoader(
-            self.store,
-            rows,
-            sources=self.sources,
-            choice=choice,
-            groups=groups,
-            batch_size=batch_size,
-            input_size=config.method.image.input.size,
-            seed=config.run.seed,
-            augment=None if validation else config.data.augment,
-            num_workers=config.data.num_workers,
-            prefetch=config.data.prefetch,
-            **options,
-        )
+        options |= {
+            "sources": self.sources,
+            "choice": choice,
+            "groups": groups,
+            "batch_size": batch_size,
+            "seed": config.run.seed,
+            "augment": None if validation else config.data.augment,
+            "num_workers": config.data.num_workers,
+            "prefetch": config.data.prefetch,
+        }
+        if isinstance(image, VolumeTowerConfig):
+            return VolumePretrainLoader(
+                self.store,
+                rows,
+                config=image.input,
+                size=demands.region,
+                views=demands.volume_views,
+                organs=demands.organs,
+                volumes=volumes,
+                **options,
+            )
+        return ImagePretrainLoader(self.store, rows, input_size=image.input.size, **options)
 
 
 def load_data(
@@ -206,9 +218,13 @@ def load_data(
 def _images(config: PretrainConfig, store: Store) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
     """Return the rows of training and validation images."""
     data = config.data
-    if store.kind in ("volume", "video"):
-        held = {"volume": "volumes", "video": "clips"}[store.kind]
-        raise UserError(f"The store holds {held}, and the method takes images.", data.store, "Use a store of images.")
+    wanted = config.method.image.kind
+    if store.kind not in (wanted, "none"):
+        raise UserError(
+            f"The store holds {UNITS[store.kind]}, and the method takes {UNITS[wanted]}.",
+            data.store,
+            f"Use a store of {UNITS[wanted]}, or another method.image.kind.",
+        )
     split = split_of_images(store)
     used = store.images["view"].isin(data.views).to_numpy() if data.views else np.ones(len(split), dtype=bool)
     train, val = np.flatnonzero((split == data.split) & used), np.flatnonzero((split == "val") & used)
@@ -223,6 +239,8 @@ def _images(config: PretrainConfig, store: Store) -> tuple[Int[np.ndarray, " n"]
             f"{name} ({number})" for name, number in zip(*np.unique(split, return_counts=True), strict=True)
         )
         raise UserError(f"The split '{data.split}' has no image. There are: {found}.", data.store, "Set data.split.")
+    if isinstance(config.method.image, VolumeTowerConfig):
+        check_volumes(store, np.concatenate([train, val]), config.method.image.input)
     if not len(train):
         known = ", ".join(sorted(store.images["view"].dropna().unique())) or "none is named"
         raise UserError(f"No training image has one of these views. There are: {known}.", data.store, "Set data.views.")
@@ -247,7 +265,7 @@ def _tokenised(
         texts, seen, labels = sentences.texts, sentences.texts, sentences.labels
     else:
         texts, seen, labels = paired.texts, paired.of_images(train), None
-        if config.data.augment.flip:
+        if config.data.augment.mirrors:
             texts = [*texts, *map(swap_sides, texts)]
     if demands.triplets:
         seen = [*seen, *(note.description for note in finding_book()), *(note.prompt() for note in anatomy_book())]

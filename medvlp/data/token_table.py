@@ -21,7 +21,7 @@ from medvlp.text.masking import whole_unit_mask
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from medvlp.config.data import AugmentConfig
+    from medvlp.config.data import TextAugmentConfig
     from medvlp.text.tokenizer import Tokenizer
     from medvlp.types import TextBatch
 
@@ -88,7 +88,7 @@ class TokenTable:
         return self._padded(rows, texts, None)
 
     def augmented(
-        self, rows: Int[np.ndarray, " b"], augment: AugmentConfig, seed: int, epoch: int, keys: Int[np.ndarray, " b"]
+        self, rows: Int[np.ndarray, " b"], augment: TextAugmentConfig, seed: int, epoch: int, keys: Int[np.ndarray, " b"]
     ) -> TextBatch:
         """Return a changed reading of the texts, each a function of (seed, epoch, its key)."""
         import torch

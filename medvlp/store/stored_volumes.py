@@ -19,7 +19,7 @@ from medvlp.store.shards import CLIPS, LABELS, VOLUMES, array_folder, clip_axes,
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Int16, Shaped
+    from jaxtyping import Float, Int16, Shaped
 
     from medvlp.config.preprocessing import AnyStored
     from medvlp.types import Clip, Volume
@@ -54,16 +54,13 @@ class StoredVolumes(ABC):
 
     def read_volume(self, index: int) -> Volume:
         """Return a volume by its number (`images["index"]`), as `medvlp.read_volume` gave it."""
-        import numpy as np
-
         from medvlp.types import Intensity, Volume
 
         row = self._volume_rows[self._known(index, "volume")]
-        affine = None if row["affine"] is None else np.array(json.loads(row["affine"]))
         provenance = {"store": self.hash, "image_id": row["image_id"], "hu_applied": row["hu_applied"]}
         return Volume(
             array=self._region(VOLUMES, index, tuple(slice(0, size) for size in row["shape"])),
-            affine=affine,
+            affine=self.affine(index),
             spacing_mm=self.spacing_mm(index),
             intensity=Intensity(row["intensity"]),
             provenance=provenance,
@@ -72,6 +69,13 @@ class StoredVolumes(ABC):
     def shape(self, index: int) -> tuple[int, int, int]:
         """Return depth, height and width of a volume in voxels."""
         return self._volume_rows[self._known(index, "volume")]["shape"]
+
+    def affine(self, index: int) -> Float[np.ndarray, "4 4"] | None:
+        """Return the affine of a volume from the index (d, h, w, 1) to RAS in mm; None where nobody says."""
+        import numpy as np
+
+        stated = self._volume_rows[self._known(index, "volume")]["affine"]
+        return None if stated is None else np.array(json.loads(stated))
 
     def spacing_mm(self, index: int) -> tuple[float, float, float] | None:
         """Return the distance of voxels of a volume in mm along d, h, w; None where nobody says."""

@@ -25,6 +25,7 @@ from medvlp.config.preprocessing import AnyPreprocessing, preprocessing_of
 from medvlp.config.train import PretrainConfig
 from medvlp.data.counter import MODEL, hash_key
 from medvlp.data.pretraining import PretrainData, load_data
+from medvlp.data.volume_augment import on_device
 from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import CONFIG as MODEL_CONFIG
@@ -264,7 +265,7 @@ class _Training:
             self._seen.setdefault(step + 1, []).extend(batch.index.tolist())
             with without_sync(self.module, skip=micro < train.accumulate - 1):
                 with self._autocast():
-                    terms = self.module(batch.to(self.where.device))
+                    terms = self.module(on_device(batch, self.where.device))
                     loss = torch.stack([value for value, _ in terms.values()]).sum() / train.accumulate
                 loss.backward()
             window.add(terms, step + 1)
@@ -305,7 +306,7 @@ class _Training:
         self.module.eval()
         for batch in loader.epoch(0):
             with self._autocast():
-                window.add(self.method(batch.to(self.where.device)), self.step)
+                window.add(self.method(on_device(batch, self.where.device)), self.step)
         self.module.train()
         return {f"val/{name}": value for name, value in window.close(self.step).items()}
 

@@ -1,0 +1,275 @@
+"""Batches of volumes from a store: whole ones or crops, with further crops, organs and affines.
+
+Guarantee: order, places and changes are functions of (seed, epoch, sample), as in every `Loader`. Of a volume only the
+voxels that a crop covers are read, so its size does not matter. A volume whose numbers are not what the windows mean,
+or which has no spacing where one is asked for, is refused before the first batch; a structure that a label map does not
+name is never taken as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medvlp.data.counter import CROP, IMAGE, VIEW, uniforms
+from medvlp.data.demands import VolumeView
+from medvlp.data.loader import Loader
+from medvlp.data.volume_augment import GRID, NUMBERS, VALUES, affine_inside, cut_inside, draw_changes, flips
+from medvlp.data.volume_views import Grid, input_grid, read_view, respaced, whole
+from medvlp.errors import UserError
+from medvlp.store.manifest import UNITS
+from medvlp.text.sides import mirrored_order
+from medvlp.types import Batch
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float, Int, Shaped, UInt8
+
+    from medvlp.config.data import VolumeAugmentConfig
+    from medvlp.config.volumes import VolumeInputConfig
+    from medvlp.store.array_store import Store
+
+MOST_STRUCTURES = 255
+"""Values of a uint8 mask besides 0."""
+
+
+class VolumeLoader(Loader):
+    """Batches of volumes: `pixels` are int16 `[b 1 d h w]` in RAS, as stored.
+
+    With `input.spacing_mm` they are crops at that spacing, in training at random places, else from the middle; without,
+    whole volumes that are stretched. `extra["affine"]` `[b 4 4]` is NaN for a volume without geometry. See `Demands`
+    for views and organs. What `medvlp.data.volume_augment.on_device` changes is only drawn here.
+
+    Args:
+        store: Store of volumes.
+        rows: Positions in the images table, `[n]`, that make up the data set.
+        config: The model input.
+        augment: Strength of the changes; None is evaluation: the order of `rows`, no change, crops from the middle.
+        size: Voxels of `pixels` along d, h, w; None takes those of the model input.
+        views: Further crops; see `VolumeView`. Their places are drawn also in evaluation.
+        volumes: Rows that will be asked for, where `rows` are something else.
+        organs: Structures that `extra["organs"]` shows; every volume needs a label map that names them all.
+        **options: As for `Loader`.
+
+    Raises:
+        UserError: The store does not hold what is asked for.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rows: Int[np.ndarray, " n"],
+        *,
+        config: VolumeInputConfig,
+        augment: VolumeAugmentConfig | None,
+        size: tuple[int, int, int] | None = None,
+        views: Sequence[VolumeView] = (),
+        organs: Sequence[str] = (),
+        volumes: Int[np.ndarray, " m"] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(rows, training=augment is not None, **options)
+        self.store, self.config, self.augment = store, config, augment
+        self.size, self.views, self.organs = size or config.size, tuple(views), tuple(organs)
+        self._places = store.images["index"].to_numpy()
+        used = np.unique(self.rows if volumes is None else volumes)
+        check_volumes(store, used, config)
+        self._check_sizes()
+        self._classes = self._class_tables(self._places[used].tolist()) if organs else {}
+
+    def _check_sizes(self) -> None:
+        for view in self.views:
+            if view.kind == "inside" and any(one > whole for one, whole in zip(view.size, self.size, strict=True)):
+                raise ValueError(f"crops of {view.size} voxels do not lie inside {self.size}")
+        turned = [self.size, *(view.size for view in self.views if view.kind == "local")]
+        if self.augment is not None and self.augment.rot90 and any(size[1] != size[2] for size in turned):
+            raise UserError(
+                f"Quarter turns need squares in the axial plane, and the volumes have {self.size} voxels.",
+                "data.augment.rot90",
+                "Set data.augment.rot90=false, or a method.image.input.size with equal h and w.",
+            )
+
+    def made(self, epoch: int, rows: Int[np.ndarray, " b"]) -> tuple[Batch, Bool[np.ndarray, " b"]]:
+        """Return a batch of these volumes, and which of them `on_device` will mirror."""
+        import torch
+
+        indices = self._places[rows].tolist()
+        pixels, grids = self._empty(len(rows), 1, *self.size), self._grids(epoch, rows, indices)
+        for out, index, grid in zip(pixels.numpy(), indices, grids, strict=True):
+            out[0] = self._read(index, grid)
+        affines = np.stack([self._affine(index, grid) for index, grid in zip(indices, grids, strict=True)])
+        extra = {"affine": torch.from_numpy(affines)}
+        drawn = uniforms(IMAGE, self.seed, epoch, rows, NUMBERS)
+        mirrored = np.zeros(len(rows), dtype=bool)
+        if self.augment is not None:
+            mirrored = flips(self.augment, drawn).sum(axis=1) % 2 == 1
+            self._draw(extra, "", drawn, self.size)
+        views = tuple(self._view(number, epoch, rows, pixels, drawn, extra) for number in range(len(self.views)))
+        if self.organs:
+            organs = self._empty(len(rows), *self.size, kind=torch.uint8)
+            for out, index, grid, swapped in zip(organs.numpy(), indices, grids, mirrored, strict=True):
+                values = self._read(index, grid, labels=True)
+                np.take(self._classes[index, bool(swapped)], values, out=out, mode="clip")  # "raise" would buffer
+            extra["organs"] = organs
+        return Batch(torch.from_numpy(rows.copy()), pixels, views=views, extra=extra), mirrored
+
+    def _empty(self, *shape: int, kind: torch.dtype | None = None) -> torch.Tensor:
+        import torch
+
+        return torch.empty(shape, dtype=kind or torch.int16, pin_memory=self.pin_memory)
+
+    def _grids(self, epoch: int, rows: Int[np.ndarray, " b"], indices: Sequence[int]) -> list[Grid]:
+        """Return where `pixels` lie in their volumes."""
+        if self.config.spacing_mm is None or not self.training:
+            return [
+                input_grid(self.store.shape(index), self.store.spacing_mm(index), self.config, self.size)
+                for index in indices
+            ]
+        wholes = [self._whole(index) for index in indices]
+        starts = places([grid.size for grid in wholes], self.size, uniforms(CROP, self.seed, epoch, rows, 3))
+        return [grid.crop(start, self.size) for grid, start in zip(wholes, starts.tolist(), strict=True)]
+
+    def _whole(self, index: int) -> Grid:
+        """Return the volume at the model's spacing, or as it is stored where that names none."""
+        shape, spacing = self.store.shape(index), self.store.spacing_mm(index)
+        if self.config.spacing_mm is None or spacing is None:
+            return whole(shape)
+        return respaced(shape, spacing, self.config.spacing_mm)
+
+    def _view(
+        self,
+        number: int,
+        epoch: int,
+        rows: Int[np.ndarray, " b"],
+        pixels: torch.Tensor,
+        drawn: Float[np.ndarray, "b numbers"],
+        extra: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Return a further view `[b n 1 d h w]`, and add its places, affines and changes to `extra`."""
+        import torch
+
+        view, end = self.views[number], f"_{number}"
+        u = uniforms(VIEW + number, self.seed, epoch, rows, view.count * (3 + NUMBERS))
+        u = u.reshape(len(rows), view.count, -1)
+        if view.kind == "inside":
+            starts = torch.from_numpy(places([[self.size]] * len(rows), view.size, u[..., :3]))
+            crops = cut_inside(pixels, starts, view.size)
+            extra |= {"start" + end: starts, "affine" + end: affine_inside(extra["affine"], starts)}
+            return crops.pin_memory() if self.pin_memory else crops
+        indices = self._places[rows].tolist()
+        wholes = [self._whole(index) for index in indices]
+        begins = places([[grid.size] for grid in wholes], view.size, u[..., :3])
+        crops, affines = self._empty(len(rows), view.count, 1, *view.size), np.empty((len(rows), view.count, 4, 4))
+        for i, (index, grid) in enumerate(zip(indices, wholes, strict=True)):
+            for k, start in enumerate(begins[i].tolist()):
+                crop = grid.crop(start, view.size)
+                crops.numpy()[i, k, 0] = self._read(index, crop)
+                affines[i, k] = self._affine(index, crop)
+        extra |= {"start" + end: torch.from_numpy(begins), "affine" + end: torch.from_numpy(affines)}
+        if self.augment is not None:
+            u[..., 3:6] = drawn[:, None, :3]  # all views of a volume are mirrored together, as its text is
+            self._draw(extra, end, u[..., 3:], view.size)
+        return crops
+
+    def _draw(
+        self, extra: dict[str, torch.Tensor], end: str, u: Float[np.ndarray, "*n numbers"], size: tuple[int, int, int]
+    ) -> None:
+        """Add what `on_device` is to do to `extra`."""
+        import torch
+
+        assert self.augment is not None
+        affines = extra["affine" + end].numpy()
+        spacing = np.linalg.norm(affines[..., :3, :3], axis=-2).reshape(-1, 3)
+        matrices, values = draw_changes(self.augment, u.reshape(-1, NUMBERS), size, spacing, self.config.outside)
+        extra[GRID + end] = torch.from_numpy(matrices.reshape(*u.shape[:-1], 4, 4))
+        extra[VALUES + end] = torch.from_numpy(values.reshape(*u.shape[:-1], 5))
+
+    def _read(self, index: int, grid: Grid, *, labels: bool = False) -> Shaped[np.ndarray, "d h w"]:
+        read = self.store.crop_labels if labels else self.store.crop
+        outside = 0 if labels else self.config.outside
+        return read_view(
+            lambda start, size: read(index, start, size), self.store.shape(index), grid, outside, labels=labels
+        )
+
+    def _affine(self, index: int, grid: Grid) -> Float[np.ndarray, "4 4"]:
+        affine = self.store.affine(index)
+        return np.full((4, 4), np.nan) if affine is None else grid.affine(affine)
+
+    def _class_tables(self, indices: Sequence[int]) -> dict[tuple[int, bool], UInt8[np.ndarray, " v"]]:
+        """Return the class of each value of the label map of a volume, as it is and mirrored."""
+        if len(self.organs) > MOST_STRUCTURES:
+            raise UserError(
+                f"{len(self.organs)} structures are asked for; a mask of bytes holds {MOST_STRUCTURES}.",
+                self.store.path,
+                "Ask for fewer.",
+            )
+        tables: dict[bytes, np.ndarray] = {}  # most volumes of a store share one numbering
+        found = {}
+        for index in indices:
+            for mirrored in (False, True) if self.augment is not None and self.augment.mirrors else (False,):
+                table = self._class_table(index, mirrored)
+                found[index, mirrored] = tables.setdefault(table.tobytes(), table)
+        return found
+
+    def _class_table(self, index: int, mirrored: bool) -> UInt8[np.ndarray, " v"]:
+        values = self.store.structures(index)
+        names = list(values.values())
+        becomes = [names[to] if to is not None else "" for to in mirrored_order(names)] if mirrored else names
+        missing = [name for name in self.organs if name not in becomes]
+        if missing:
+            image = " mirrored" if mirrored else ""
+            raise UserError(
+                f"The{image} label map of volume {index} does not name {', '.join(missing)}; it names "
+                f"{', '.join(sorted(filter(None, becomes))) or 'nothing'}.",
+                self.store.path,
+                "Leave the structure out, or take the volumes that `store.masks` lists with it.",
+            )
+        table = np.zeros(1 << 16, dtype=np.uint8)
+        for value, name in zip(values, becomes, strict=True):
+            table[value] = self.organs.index(name) + 1 if name in self.organs else 0
+        return table
+
+
+def places(shapes: Sequence[Any], size: Sequence[int], u: Float[np.ndarray, "*n 3"]) -> Int[np.ndarray, "*n 3"]:
+    """Return the first voxels of random crops; where a volume is smaller than a crop, it lies inside.
+
+    Args:
+        shapes: Voxels of the volumes along d, h, w, `[*n 3]`.
+        size: Voxels of a crop.
+        u: Numbers in [0, 1).
+    """
+    room = np.array(shapes) - np.array(size)
+    return np.minimum(room, 0) + np.floor(u * (np.abs(room) + 1)).astype(np.int64)
+
+
+def check_volumes(store: Store, rows: Int[np.ndarray, " n"], config: VolumeInputConfig) -> None:
+    """Raise `UserError` unless the volumes are what a model input takes.
+
+    Args:
+        store: The store.
+        rows: Rows of the images table.
+        config: The model input.
+    """
+    if store.kind != "volume":
+        raise UserError(
+            f"Volumes are needed, and the store holds {UNITS[store.kind]}.", store.path, "Use a store of volumes."
+        )
+    used = store.images.iloc[rows]
+    other = used[used["intensity"] != config.intensity]
+    if len(other):
+        raise UserError(
+            f"{len(other)} of {len(used)} volumes are not in {config.intensity}, as the windows are: "
+            f"{other['image_id'].iloc[0]} is in {other['intensity'].iloc[0]}.",
+            store.path,
+            "Name it when the data set is prepared (volume.intensity), or set input.intensity and input.windows.",
+        )
+    unknown = used[used["spacing_slice_mm"].isna()]
+    if config.spacing_mm is not None and len(unknown):
+        raise UserError(
+            f"The model takes voxels at {config.spacing_mm} mm, and nothing says how far apart those of "
+            f"{len(unknown)} of {len(used)} volumes lie: {unknown['image_id'].iloc[0]}.",
+            store.path,
+            "Use volumes with geometry, or set input.spacing_mm=null.",
+        )
