@@ -173,7 +173,7 @@ def _text_side(model: ReleasedModel, folder: str | Path, legacy_pad_mean: bool) 
     if wrong is not None:
         raise UserError(wrong, folder, "Use the tokenizer that the checkpoint was trained with.")
     model.tokenizer, model.text.legacy_pad_mean = tokenizer, legacy_pad_mean
-    return TextSide(model, tokenizer, release.text.max_tokens)
+    return TextSide(model, tokenizer, release.text.max_tokens, release.options.get("prepare"))
 
 
 def _books_side(model: ReleasedModel, folder: str | Path | None, book: str | Path | None) -> TextSide:
