@@ -22,7 +22,9 @@ def list_formats() -> None:
         release = read_release(name)
         views = ", ".join(release.image.views)
         text = f"with {release.text_option}=FOLDER" if release.text_option else "no"
-        rows.append([name, release.title, release.image.name, release.input.size, views, text, release.file])
+        size = release.input.size
+        shown = size if isinstance(size, int) else " x ".join(str(side) for side in size)
+        rows.append([name, release.title, release.image.name, shown, views, text, release.file])
     print_table("Released checkpoints", ["name", "method", "backbone", "pixels", "views", "text", "file"], rows)
     say_next(["medvlp", "zoo", "check", "NAME", "FILE"])
 
@@ -46,5 +48,6 @@ def check(
     say(f"Every tensor is explained: {counts}.")
     grid = getattr(getattr(model.image.backbone, "patch_embed", None), "grid_size", None)
     if grid is not None and hasattr(model.image.backbone, "pos_embed"):
-        say(f"The position table is that of {grid[0]} x {grid[1]} patches; ?size=PIXELS behind the file resizes it.")
-    say_next(["medvlp", "embed", f"zoo:{name}:{file}", "IMAGES", "--out", "features.parquet"])
+        patches = " x ".join(str(side) for side in grid)
+        say(f"The position table is that of {patches} patches; ?size= behind the file resizes it.")
+    say_next(["medvlp", "embed", f"zoo:{name}:{file}", release.image.kind.upper() + "S", "--out", "features.parquet"])

@@ -131,7 +131,7 @@ class ImageTower(Tower):
         self.backbone.set_grad_checkpointing(enabled)
         for handle in self._statistics_hooks:
             handle.remove()
-        self._statistics_hooks = _hold_statistics(self.backbone) if enabled else []
+        self._statistics_hooks = hold_statistics(self.backbone) if enabled else []
 
     def _tokens(self, maps: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         if maps.ndim == 4:
@@ -155,7 +155,7 @@ def last_stage(backbone: Any) -> nn.Module | None:
     return nn.Sequential(backbone.stages[-1], backbone.final_conv) if hasattr(backbone, "final_conv") else None
 
 
-def _hold_statistics(backbone: nn.Module) -> list[RemovableHandle]:
+def hold_statistics(backbone: nn.Module) -> list[RemovableHandle]:
     """Keep batch normalisation from taking in a batch a second time when the backward pass recomputes it."""
 
     def recomputes() -> bool:

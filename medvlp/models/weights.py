@@ -56,7 +56,7 @@ class _InertDict:
 def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weight file, on the CPU.
 
-    A pickle may wrap them once, under `state_dict`, `model` or `model_state_dict`. Objects beside them (such as
+    A pickle may wrap them once, under `state_dict`, `model`, `model_state_dict`, `network_weights` or `net`. Objects beside them (such as
     hyper-parameters of a training framework) are not made: something without behaviour takes their place.
 
     Raises:
@@ -79,7 +79,7 @@ def _read(file: Path, device: str) -> dict[str, torch.Tensor]:
         state = _load_safetensors(file, device) if file.suffix == ".safetensors" else _load_pickle(file, device)
     except Exception as error:  # of a broken pickle any kind may come
         raise UserError(*_refusal(error, file)) from error
-    for wrapper in ("state_dict", "model", "model_state_dict"):
+    for wrapper in ("state_dict", "model", "model_state_dict", "network_weights", "net"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
             break

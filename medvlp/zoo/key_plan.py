@@ -8,6 +8,7 @@ only by a rule that gives the reason.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,6 +32,8 @@ class Source:
     """Names in the file; several are joined along the first axis; none means zeros."""
     part: tuple[int, int] | None = None
     reason: str = ""
+    flat: bool = False
+    """The file holds all axes but the first as one."""
 
     def shape(self, shapes: Shapes) -> tuple[int, ...]:
         """Return the shape that the file gives."""
@@ -38,6 +41,13 @@ class Source:
         if len(self.keys) > 1:
             return (sum(shapes[key][0] for key in self.keys), *first[1:])
         return (first[0] // self.part[1], *first[1:]) if self.part else first
+
+    def fits(self, shapes: Shapes, own: Sequence[int]) -> bool:
+        """Return whether the file's shape is ours: but for axes of length 1, or for the axes that it holds as one."""
+        given = self.shape(shapes)
+        if self.flat:
+            return len(given) == 2 and given == (own[0], math.prod(own[1:]))
+        return [n for n in given if n != 1] == [n for n in own if n != 1]
 
     def tensor(self, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the values that the file gives."""
@@ -167,7 +177,8 @@ def _source(rule: PartRule, name: str, prefix: str) -> Source:
             continue
         if names.zeros is not None:
             return Source((), reason=names.zeros)
-        return Source(tuple(prefix + found.expand(template) for template in _templates(names)), names.part)
+        keys = tuple(prefix + found.expand(template) for template in _templates(names))
+        return Source(keys, names.part, flat=names.flat)
     return Source((prefix + name,))
 
 
@@ -188,7 +199,7 @@ def _lines(rule: PartRule, sources: Mapping[str, Source], own: Shapes, given: Sh
             fate,
             _shown_names(keys),
             len(keys),
-            rule.ours.rstrip(".") + (f"; {reshaped[fate]} with other axes of length 1" if fate in reshaped else ""),
+            rule.ours.rstrip(".") + (f"; {reshaped[fate]} with axes laid out otherwise" if fate in reshaped else ""),
         )
         for fate, keys in fates.items()
         if keys
@@ -223,7 +234,7 @@ def _check(
     shapes = [
         f"{'+'.join(source.keys)} {list(source.shape(given))} instead of {list(own[name])}"
         for name, source in plan.sources.items()
-        if source.keys and all(key in given for key in source.keys) and not _fits(source.shape(given), own[name])
+        if source.keys and all(key in given for key in source.keys) and not source.fits(given, own[name])
     ]
     problems = [
         f"{what} ({len(keys)}): {', '.join(keys[:MAX_SHOWN])}{' ...' if len(keys) > MAX_SHOWN else ''}"
@@ -237,7 +248,3 @@ def _check(
             f"The format is that of {release.file} Compare with `medvlp zoo list`, or fetch the file again.",
         )
 
-
-def _fits(given: Sequence[int], own: Sequence[int]) -> bool:
-    """Return whether two shapes differ by axes of length 1 alone."""
-    return [n for n in given if n != 1] == [n for n in own if n != 1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from medvlp.config.preprocessing import Preprocessing
@@ -20,8 +21,8 @@ from medvlp.models.weights import check_keys, read_state
 from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.hub import HubTower
 from medvlp.zoo.load import strictly
-from medvlp.zoo.release import ImageConfig
-from medvlp.zoo.released_towers import ReleasedTower, build_tower
+from medvlp.zoo.release import AnyImageConfig, ImageConfig, VolumeImageConfig
+from medvlp.zoo.released_towers import build_tower
 
 CONFIG, ENCODER, PREPROCESSING = "config.json", "encoder.safetensors", "preprocessing.json"
 """Files of a fine-tuned model that rebuild its encoder."""
@@ -36,8 +37,9 @@ def describe_tower(tower: nn.Module) -> dict[str, Any]:
     if isinstance(tower, ImageTower):
         config = tower.config.model_copy(update={"weights": None, "freeze": False})
         return {"kind": "timm", "config": config.resolved(), "keep_embedding": tower.keep_embedding}
-    if isinstance(tower, ReleasedTower):
-        return {"kind": "released", "config": tower.config.resolved(), "view": tower.view}
+    config = getattr(tower, "config", None)
+    if isinstance(config, ImageConfig | VolumeImageConfig):
+        return {"kind": "released", "config": config.resolved(), "view": str(tower.view)}
     if isinstance(tower, HubTower):
         fields = tower.model.config.to_dict()
         kept = {name: value for name, value in fields.items() if name not in ("_name_or_path", "transformers_version")}
@@ -58,7 +60,7 @@ def rebuild_tower(described: dict[str, Any]) -> tuple[nn.Module, int]:
             tower = ImageTower(ImageTowerConfig.model_validate(config))
             tower.keep_embedding = described["keep_embedding"]
         elif kind == "released":
-            tower = build_tower(ImageConfig.model_validate(config))
+            tower = build_tower(TypeAdapter(AnyImageConfig).validate_python(config))
             tower.view = described["view"]
         else:
             tower = HubTower(_transformer(config))

@@ -8,16 +8,26 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from medvlp.config.base import Config
 from medvlp.config.load import load_config
-from medvlp.config.preprocessing import ModelInputConfig, StoredImageConfig
+from medvlp.config.preprocessing import (
+    AnyInput,
+    AnyPreprocessing,
+    ModelInputConfig,
+    StoredImageConfig,
+    StoredVolumeConfig,
+    preprocessing_of,
+)
+from medvlp.config.volumes import VolumeInputConfig
 from medvlp.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent / "released"
+AXES = {"S": 0, "I": 0, "A": 1, "P": 1, "R": 2, "L": 2}
+"""Direction in the patient -> our axis, of d, h, w, that leads there or the other way."""
 
 
 class NameRule(Config):
@@ -30,6 +40,7 @@ class NameRule(Config):
         None, description="i, n: ours is the i-th of n equal parts of the file's tensor."
     )
     zeros: str | None = Field(None, description="The file has no such tensor and zeros are right; the reason.")
+    flat: bool = Field(False, description="The file holds all axes but the first as one, in the same order.")
 
     @model_validator(mode="after")
     def _one_source(self) -> NameRule:
@@ -37,6 +48,8 @@ class NameRule(Config):
             raise ValueError("give one of file, join and zeros")
         if self.part is not None and (self.file is None or not 0 <= self.part[0] < self.part[1]):
             raise ValueError("part is [i, n] of one tensor, with i from 0 to n - 1")
+        if self.flat and (self.file is None or self.part is not None):
+            raise ValueError("flat is of one whole tensor")
         return self
 
 
@@ -84,14 +97,62 @@ class ViewConfig(Config):
 
 
 class ImageConfig(Config):
-    """The image tower."""
+    """The tower of images."""
 
+    kind: ClassVar[str] = "image"
     family: Literal["resnet", "vit", "eva", "swin"]
     name: str = Field(description="timm's name; ResNets of torchvision have the same tensors under the same names.")
     args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm's constructor.")
     last: Literal["layer3", "layer4"] = Field("layer4", description="Last stage of a ResNet that the file holds.")
     views: dict[str, ViewConfig] = Field(description="The first is the default.")
     positions: PositionsConfig = PositionsConfig()
+
+
+class VolumeViewConfig(Config):
+    """One way from voxels to a pooled vector."""
+
+    because: str = Field(description="Who uses it.")
+    pool: Literal["cls", "mean", "mean_before_norm", "stages", "latent"] = Field(
+        "mean",
+        description="stages: means of the maps of all stages, one after the other; latent: the tower's own projection.",
+    )
+
+
+class VolumeImageConfig(Config):
+    """The tower of volumes."""
+
+    kind: Literal["volume"]
+    family: Literal["vit", "swin", "resnet", "ctvit"]
+    name: str = Field(description="timm's name for the families vit and resnet, MONAI's or our class for the others.")
+    args: dict[str, Any] = Field(default_factory=dict, description="Further arguments, see `released_volumes`.")
+    axes: str = Field(
+        "SAR",
+        description="Where the axes of a tensor lead in the official code: S or I (to superior, inferior), A or P "
+        "(anterior, posterior), R or L (right, left) of the patient.",
+    )
+    views: dict[str, VolumeViewConfig] = Field(description="The first is the default.")
+
+    @model_validator(mode="after")
+    def _three_axes(self) -> VolumeImageConfig:
+        if len(self.axes) != 3 or {AXES.get(letter) for letter in self.axes} != {0, 1, 2}:
+            raise ValueError("axes are three letters: one of S and I, one of A and P, one of R and L")
+        return self
+
+
+def _kind(value: Any) -> str:
+    return str(value.get("kind", "image") if isinstance(value, dict) else getattr(value, "kind", "image"))
+
+
+AnyImageConfig = Annotated[
+    Annotated[ImageConfig, Tag("image")] | Annotated[VolumeImageConfig, Tag("volume")], Discriminator(_kind)
+]
+"""Of images, unless `kind` says otherwise."""
+AnyStored = StoredImageConfig | StoredVolumeConfig
+PREPROCESSING: dict[str, tuple[type[Config], type[Config]]] = {
+    "image": (StoredImageConfig, ModelInputConfig),
+    "volume": (StoredVolumeConfig, VolumeInputConfig),
+}
+"""Kind of a tower -> what `stored` and `input` are."""
 
 
 class HeadConfig(Config):
@@ -102,16 +163,18 @@ class HeadConfig(Config):
 
 
 class TextConfig(Config):
-    """The text tower: BERT or RoBERTa of transformers."""
+    """The text tower, one of transformers."""
 
-    family: Literal["bert", "roberta"] = "bert"
+    family: Literal["bert", "roberta", "longformer", "clip"] = "bert"
     config: dict[str, Any] = Field(default_factory=dict, description="Fields of transformers' configuration.")
     pooler: bool = Field(False, description="Whether BERT's tanh layer is used.")
     positions: Literal["usual", "zero"] = "usual"
     layers: tuple[int, ...] = Field((-1,), description="Hidden states that are combined; 0 is the embedding.")
     combine: Literal["sum", "mean"] = "mean"
     pool: Literal["cls", "pooler", "mean", "words"] = Field(
-        "cls", description="mean: over real tokens; words: the sum of all tokens over `slots`."
+        "cls",
+        description="mean: over real tokens; words: the sum of all tokens over `slots`; pooler: BERT's tanh layer, of "
+        "CLIP the last token.",
     )
     slots: int | None = Field(None, description="Divisor of pool words.")
     legacy_pad_mean: bool = Field(False, description="Pool mean takes the pads in, as the official code does.")
@@ -135,7 +198,7 @@ class Release(Config):
     file: str = Field(description="Name of the file and what it holds.")
     container: Literal["state_dict", "model", "none"]
     model: str = Field("dual", description="Class that is built, see `medvlp.zoo.released.MODELS`.")
-    image: ImageConfig
+    image: AnyImageConfig
     text: TextConfig | None = None
     heads: dict[str, HeadConfig] = Field(
         default_factory=dict,
@@ -145,21 +208,43 @@ class Release(Config):
     projects: str | None = Field(
         None, description="View whose features the image head takes; null is the default view."
     )
-    logit_scale: float | Literal["stored"] | None = Field(
-        None, description="Factor of cosines; `stored` is a logarithm in the file; null: the method has none."
+    logit_scale: float | Literal["stored", "stored_factor", "stored_divisor"] | None = Field(
+        None,
+        description="Factor of cosines: a number, or what the file stores: its logarithm (stored), the factor itself or "
+        "its inverse (the temperature); null: the method has none.",
+    )
+    scale_bounds: tuple[float, float] | None = Field(
+        None, description="The number that is stored is cut to this range before it is used."
     )
     keys: tuple[PartRule, ...]
     ignored: tuple[IgnoreRule, ...] = ()
     strip: tuple[str, ...] = Field((), description="Beginnings that are taken off if every name has them.")
-    stored: StoredImageConfig
-    input: ModelInputConfig
+    stored: AnyStored
+    input: AnyInput
     processor: bool = Field(
         False, description="Mean and deviation are those of a preprocessor_config.json beside the weights, if any."
     )
     notes: tuple[str, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_kind(cls, given: Any) -> Any:
+        """Read `stored` and `input` as the kind of the tower wants them."""
+        if not isinstance(given, dict) or _kind(given.get("image")) not in PREPROCESSING:
+            return given
+        made = dict(given)
+        for name, config in zip(("stored", "input"), PREPROCESSING[_kind(given.get("image"))], strict=True):
+            if isinstance(given.get(name), dict):
+                made[name] = config.model_validate(given[name])
+        return made
+
     @model_validator(mode="after")
     def _fits_together(self) -> Release:
+        stored, taken = PREPROCESSING[self.image.kind]
+        if not (isinstance(self.stored, stored) and isinstance(self.input, taken)):
+            raise ValueError(f"stored and input are not those of a tower of the kind {self.image.kind}")
+        if self.scale_bounds is not None and not isinstance(self.logit_scale, str):
+            raise ValueError("scale_bounds has no effect without a stored logit_scale")
         if not self.image.views:
             raise ValueError("image.views is empty")
         if self.projects is not None and self.projects not in self.image.views:
@@ -172,6 +257,11 @@ class Release(Config):
         if self.text is not None:
             return "tokenizer"
         return "text" if self.model == "query" else None
+
+    @property
+    def preprocessing(self) -> AnyPreprocessing:
+        """From a file to what the tower takes."""
+        return preprocessing_of(self.stored, self.input)
 
     @property
     def default_view(self) -> str:

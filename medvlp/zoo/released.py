@@ -21,6 +21,7 @@ from medvlp.methods.base import Encode, Method
 from medvlp.models.grad_cam import grad_cam
 from medvlp.models.weights import find_weights, read_state
 from medvlp.types import Features, TextBatch, TextFeatures
+from medvlp.zoo.axes import from_axes, to_axes
 from medvlp.zoo.key_plan import KeyPlan, plan_keys, strip_prefixes
 from medvlp.zoo.release import HeadConfig, Release
 from medvlp.zoo.released_text import ReleasedText
@@ -35,6 +36,7 @@ MODELS = {
     "dual": "medvlp.zoo.released:ReleasedModel",
     "concept": "medvlp.zoo.concept_model:ConceptModel",
     "fusion": "medvlp.zoo.fusion_model:FusionModel",
+    "organ": "medvlp.zoo.organ_model:OrganModel",
     "prompt_fusion": "medvlp.zoo.fusion_model:PromptFusionModel",
     "query": "medvlp.zoo.query_model:QueryModel",
     "words": "medvlp.zoo.word_model:WordModel",
@@ -80,7 +82,7 @@ class ReleasedModel(nn.Module):
 
     Attributes:
         heads: By name: `image`, `text`, `image_tokens`, `text_tokens`.
-        log_scale: Logarithm of the factor of cosines, where the method has one.
+        log_scale: What the file stores of the factor of cosines: its logarithm, or what `Release.logit_scale` says.
         tokenizer: The tokenizer of its texts, once one is given.
     """
 
@@ -92,14 +94,14 @@ class ReleasedModel(nn.Module):
         self.image = build_tower(release.image)
         self.text = None if release.text is None else ReleasedText(release.text)
         self.heads = nn.ModuleDict({name: Head(config) for name, config in release.heads.items()})
-        if release.logit_scale == "stored":
+        if isinstance(release.logit_scale, str):
             self.log_scale = nn.Parameter(torch.zeros(()))
 
-    def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Features:
+    def forward(self, pixels: Float[torch.Tensor, "b c *s"]) -> Features:
         """Return the features of normalised pixels in the view that is set."""
         return self.image(pixels)
 
-    def encode_image(self, pixels: Float[torch.Tensor, "b c h w"], view: str | None = None) -> Features:
+    def encode_image(self, pixels: Float[torch.Tensor, "b c *s"], view: str | None = None) -> Features:
         """Return the features of normalised pixels in a view; None is the one that is set."""
         return self.image(pixels, view)
 
@@ -109,7 +111,8 @@ class ReleasedModel(nn.Module):
 
     def project_image(self, features: Features) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of images in the shared space; `features` are of the view `release.projects`."""
-        return functional.normalize(self.head("image")(features.pooled), dim=-1)
+        has_head = "image" in self.release.heads
+        return functional.normalize(self.head("image")(features.pooled) if has_head else features.pooled, dim=-1)
 
     def project_text(self, features: TextFeatures) -> Float[torch.Tensor, "b d"]:
         """Return unit vectors of texts in the shared space."""
@@ -135,18 +138,24 @@ class ReleasedModel(nn.Module):
     text_directions: ClassVar[Any] = Method.text_directions
 
     def heat_map(
-        self, pixels: Float[torch.Tensor, "b c h w"], texts: Sequence[str], encode: Encode
-    ) -> Float[torch.Tensor, "b t g w"]:
+        self, pixels: Float[torch.Tensor, "b c *s"], texts: Sequence[str], encode: Encode
+    ) -> Float[torch.Tensor, "b t *g"]:
         """Return Grad-CAM of the cosine to each text minus that to its opposite; see `Method.heat_map`."""
-        directions, tap = self.text_directions(texts, encode), self.image.config.views[self.image.view].tap
-        return grad_cam(self.image.backbone, lambda: self.encode_image(pixels), self.project_image, directions, tap)
+        directions, tower = self.text_directions(texts, encode), self.image
+        if tower.config.kind == "volume":
+            turned = to_axes(pixels, tower.config.axes)
+            maps = grad_cam(tower.backbone, lambda: tower.own_features(turned), self.project_image, directions)
+            return from_axes(maps, tower.config.axes)
+        tap = tower.config.views[tower.view].tap
+        return grad_cam(tower.backbone, lambda: self.encode_image(pixels), self.project_image, directions, tap)
 
     @property
     def logit_scale(self) -> Float[torch.Tensor, ""]:
         """Factor of cosines before a softmax."""
         scale = self.release.logit_scale
-        if scale == "stored":
-            return self.log_scale.exp()
+        if isinstance(scale, str):
+            stored = self.log_scale if self.release.scale_bounds is None else self.log_scale.clamp(*self.release.scale_bounds)
+            return {"stored": stored.exp, "stored_factor": stored.clone, "stored_divisor": stored.reciprocal}[scale]()
         return torch.tensor(float(self._need(scale, "scale of cosines")), device=next(self.parameters()).device)
 
     def head(self, name: str) -> Head:

@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from medvlp.config.preprocessing import Preprocessing, StoredImageConfig
+from medvlp.config.preprocessing import (
+    AnyPreprocessing,
+    ModelInputConfig,
+    StoredImageConfig,
+    StoredVolumeConfig,
+    preprocessing_of,
+)
 from medvlp.errors import UserError, nearest
 from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.hub import PROCESSOR, processor_norm
-from medvlp.zoo.load import model_input, read_json
+from medvlp.zoo.load import encoder_class, model_input, read_json
 from medvlp.zoo.query_model import QueryModel
 from medvlp.zoo.release import Release, read_release
 from medvlp.zoo.released import ReleasedModel, load_released
@@ -22,6 +28,11 @@ from medvlp.zoo.text_side import TextSide
 
 FORM = "zoo:NAME:FILE, or with options zoo:NAME:FILE?tokenizer=FOLDER&view=VIEW&size=PIXELS"
 OPTIONS = ("tokenizer", "text", "book", "view", "size", "legacy_pad_mean")
+
+
+Size = tuple[int, ...]
+SIDES = (16, 2048)
+"""Shortest and longest side of a model input in pixels."""
 
 
 def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encoder:
@@ -32,7 +43,7 @@ def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encode
     encoder = released_encoder(
         model,
         view=options.get("view"),
-        size=None if size is None else int(size),
+        size=None if size is None else tuple(int(side) for side in size.split("x")),
         tokenizer=options.get("tokenizer"),
         text=options.get("text"),
         book=options.get("book"),
@@ -59,8 +70,10 @@ def named_release(rest: str) -> tuple[Release, Path, dict[str, str]]:
     size, pads = options.get("size"), options.get("legacy_pad_mean", "false").lower()
     if pads not in ("true", "false"):
         raise UserError(f"legacy_pad_mean is '{pads}'.", "encoder", "Write true or false.")
-    if size is not None and not size.isdigit():
-        raise UserError(f"The size '{size}' is no number.", "encoder", "Write e.g. size=224.")
+    sides = 3 if release.image.kind == "volume" else 1
+    if size is not None and [side.isdigit() for side in size.split("x")] != [True] * sides:
+        example = "size=96x96x96, voxels along d, h and w" if sides == 3 else "size=224"
+        raise UserError(f"The size '{size}' is none of the checkpoint's.", "encoder", f"Write e.g. {example}.")
     return release, Path(file), options
 
 
@@ -68,7 +81,7 @@ def released_encoder(
     model: ReleasedModel,
     *,
     view: str | None = None,
-    size: int | None = None,
+    size: Size | None = None,
     tokenizer: str | Path | None = None,
     text: str | Path | None = None,
     book: str | Path | None = None,
@@ -81,7 +94,8 @@ def released_encoder(
     Args:
         model: From `load_released`.
         view: How images are pooled; None is the first of the format.
-        size: Side of the model input in pixels, where it is not that of the format; positions are resized.
+        size: Side of the model input in pixels, or three in voxels, where they are not those of the format; positions
+            are resized.
         tokenizer: Folder of the tokenizer that the checkpoint was trained with; None leaves the text side out.
         text: Folder of the text model and its tokenizer, for the formats whose file holds none (MedKLIP, MeDSLIP).
         book: The authors' JSON file of descriptions of findings, with `text`; None takes medvlp's own descriptions.
@@ -95,7 +109,7 @@ def released_encoder(
     release = model.release
     _check_view(release, view, tokenizer is not None)
     preprocessing = _preprocessing(release, stored, size)
-    model.image.check_size(preprocessing.input.size, preprocessing.input.size)
+    model.image.check_size(*_sides(preprocessing))
     model.image.view = view or release.default_view
     if text is not None or book is not None:
         side: TextSide | None = _books_side(model, text, book)
@@ -105,7 +119,8 @@ def released_encoder(
     if side is not None:
         architecture |= {"tokenizer": side.tokenizer.hash, "legacy_pad_mean": legacy_pad_mean}
     shown = f"zoo:{release.name}" + ("" if model.image.view == release.default_view else f"@{view}")
-    return Encoder(shown, model.image, model.image.dim, preprocessing, architecture, text=side, device=device)
+    kind = encoder_class(preprocessing)
+    return kind(shown, model.image, model.image.dim, preprocessing, architecture, text=side, device=device)
 
 
 def _options(file: str) -> tuple[str, dict[str, str]]:
@@ -158,7 +173,7 @@ def _text_side(model: ReleasedModel, folder: str | Path, legacy_pad_mean: bool) 
     if wrong is not None:
         raise UserError(wrong, folder, "Use the tokenizer that the checkpoint was trained with.")
     model.tokenizer, model.text.legacy_pad_mean = tokenizer, legacy_pad_mean
-    return TextSide(model, tokenizer, release.text.max_tokens)
+    return TextSide(model, tokenizer, release.text.max_tokens, release.options.get("prepare"))
 
 
 def _books_side(model: ReleasedModel, folder: str | Path | None, book: str | Path | None) -> TextSide:
@@ -181,13 +196,36 @@ def with_processor(release: Release, file: Path) -> Release:
     return release.model_copy(update={"input": model_input(release.input.size, mean, std, beside.parent)})
 
 
-def _preprocessing(release: Release, stored: StoredImageConfig | None, size: int | None) -> Preprocessing:
-    if size is not None and not 16 <= size <= 2048:
-        raise UserError(f"The size {size} is not between 16 and 2048.", "encoder", "Write e.g. size=224.")
+def _preprocessing(release: Release, stored: StoredImageConfig | None, size: Size | None) -> AnyPreprocessing:
+    if not isinstance(release.input, ModelInputConfig) or not isinstance(release.stored, StoredImageConfig):
+        return _of_volumes(release, stored, size)
     if size is None:
-        return Preprocessing(stored=stored or release.stored, input=release.input)
-    config = release.input.model_copy(update={"size": size})
-    return Preprocessing(stored=stored or _scaled(release.stored, size / release.input.size), input=config)
+        return preprocessing_of(stored or release.stored, release.input)
+    side = size[0]
+    if not SIDES[0] <= side <= SIDES[1]:
+        raise UserError(f"The size {side} is not between {SIDES[0]} and {SIDES[1]}.", "encoder", "Write size=224.")
+    config = release.input.model_copy(update={"size": side})
+    return preprocessing_of(stored or _scaled(release.stored, side / release.input.size), config)
+
+
+def _of_volumes(release: Release, stored: object | None, size: Size | None) -> AnyPreprocessing:
+    if stored is not None and not isinstance(stored, StoredVolumeConfig):
+        raise UserError(
+            f"'{release.name}' takes volumes, and the squares of a store of images are none.",
+            "encoder",
+            "Leave stored out, or give that of a store of volumes.",
+        )
+    changed = {} if size is None else {"size": size}
+    try:
+        config = type(release.input).model_validate({**release.input.resolved(), **changed})
+    except ValueError as error:
+        raise UserError(f"A volume of {size} voxels is no model input.", "encoder", "Write size=96x96x96.") from error
+    return preprocessing_of(stored or release.stored, config)  # type: ignore[arg-type]
+
+
+def _sides(preprocessing: AnyPreprocessing) -> Size:
+    size = preprocessing.input.size
+    return (size, size) if isinstance(size, int) else size
 
 
 def _scaled(stored: StoredImageConfig, factor: float) -> StoredImageConfig:
@@ -199,4 +237,7 @@ def _scaled(stored: StoredImageConfig, factor: float) -> StoredImageConfig:
 
 def _described(release: Release) -> dict[str, Any]:
     fields = release.resolved()
-    return {name: fields[name] for name in ("name", "model", "image", "text", "heads", "options", "logit_scale")}
+    decisive = ["name", "model", "image", "text", "heads", "options", "logit_scale"]
+    if release.scale_bounds is not None:
+        decisive.append("scale_bounds")
+    return {name: fields[name] for name in decisive}

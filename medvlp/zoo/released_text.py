@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ReleasedText(nn.Module):
-    """BERT or RoBERTa.
+    """BERT, RoBERTa, Longformer without global attention, or the text side of CLIP.
 
     Args:
         config: Architecture, layers and pooling.
@@ -32,13 +32,15 @@ class ReleasedText(nn.Module):
         super().__init__()
         import transformers
 
-        kind = {"bert": "Bert", "roberta": "Roberta"}[config.family]
+        kind = {"bert": "Bert", "roberta": "Roberta", "longformer": "Longformer", "clip": "CLIPText"}[config.family]
         self.config = config
         self.legacy_pad_mean = config.legacy_pad_mean
         architecture = getattr(transformers, f"{kind}Config")(**config.config)
-        # Fused kernels do not return attention.
-        architecture._attn_implementation = "eager" if config.attention else "sdpa"
-        self.model: Any = getattr(transformers, f"{kind}Model")(architecture, add_pooling_layer=config.pooler)
+        # Fused kernels do not return attention, and Longformer has none.
+        eager = config.attention or config.family == "longformer"
+        architecture._attn_implementation = "eager" if eager else "sdpa"
+        pooler = {} if config.family == "clip" else {"add_pooling_layer": config.pooler}
+        self.model: Any = getattr(transformers, f"{kind}Model")(architecture, **pooler)
 
     def forward(self, text: TextBatch) -> TextFeatures:
         """Return token states (of the configured layers), the pooled vector and, if asked for, attention."""

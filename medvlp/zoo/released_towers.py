@@ -17,7 +17,7 @@ from torch.nn import functional
 from medvlp.errors import UserError
 from medvlp.models.feature_maps import Maps, as_map, plain_levels, set_timm_size, timm_maps
 from medvlp.types import Features
-from medvlp.zoo.release import ImageConfig, ViewConfig
+from medvlp.zoo.release import ImageConfig, ViewConfig, VolumeImageConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -248,8 +248,12 @@ class EvaTower(ViTTower):
         return {"rope": self.backbone.rope.get_embed(list(grid))}
 
 
-def build_tower(config: ImageConfig) -> ReleasedTower:
+def build_tower(config: ImageConfig | VolumeImageConfig) -> Any:
     """Return the tower of a format, its weights still random."""
+    if isinstance(config, VolumeImageConfig):
+        from medvlp.zoo.released_volumes import build_volume_tower
+
+        return build_volume_tower(config)
     return {"resnet": ResNetTower, "swin": SwinTower, "vit": ViTTower, "eva": EvaTower}[config.family](config)
 
 

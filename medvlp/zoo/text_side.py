@@ -5,7 +5,8 @@ Guarantee: texts are tokenised as in training; a question without a prompt, or w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -24,15 +25,28 @@ Prompts = str | Sequence[str]
 """One text, or several that say the same."""
 Reduce = Literal["max", "mean", "best"]
 """How several prompts answer one question; see `Encoder.zero_shot_features`."""
+Prepare = Literal["wordpunct"]
+
+
+def set_apart(text: str) -> str:
+    """Return a text in small letters, its words and its runs of marks set apart by spaces, as Merlin was trained."""
+    return " ".join(re.findall(r"\w+|[^\w\s]+", text.lower()))
+
+
+PREPARE: dict[str, Callable[[str], str]] = {"wordpunct": set_apart}
 
 
 @dataclass(frozen=True)
 class TextSide:
-    """The method, or the model of a released checkpoint, and the tokenizer that texts go through."""
+    """The method, or the model of a released checkpoint, and the tokenizer that texts go through.
+
+    `prepare` names what is done to a text before, see `PREPARE`.
+    """
 
     method: Method | ReleasedModel
     tokenizer: Tokenizer
     max_tokens: int
+    prepare: Prepare | None = None
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Return the features of texts, padded to the longest, on the device of the method.
@@ -40,7 +54,8 @@ class TextSide:
         Raises:
             UserError: There are none.
         """
-        ids, mask, word_ids = self.tokenizer.encode(as_texts(texts), self.max_tokens)
+        written = as_texts(texts) if self.prepare is None else [PREPARE[self.prepare](text) for text in as_texts(texts)]
+        ids, mask, word_ids = self.tokenizer.encode(written, self.max_tokens)
         batch = TextBatch(torch.from_numpy(ids), torch.from_numpy(mask), word_ids=torch.from_numpy(word_ids))
         return self.method.encode_text(batch.to(next(self.method.parameters()).device))
 

@@ -74,7 +74,7 @@ def test_zeros_are_named_with_their_reason():
 def test_axes_of_length_one_may_differ_and_others_not():
     made = plan({"a": (4, 3)}, {"a": torch.ones(4, 3, 1, 1)})
     assert made.sources["a"].keys == ("a",)
-    assert made.lines[0].detail.endswith("; 1 with other axes of length 1")
+    assert made.lines[0].detail.endswith("; 1 with axes laid out otherwise")
     for shape in ((3, 4), (4, 3, 2), (12,)):
         with pytest.raises(UserError, match=r"of another shape \(1\): a "):
             plan({"a": (4, 3)}, {"a": torch.ones(shape)})
