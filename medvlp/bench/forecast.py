@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvlp.bench.baselines import baseline_hash, baseline_names
-from medvlp.bench.cells import OK, RUN, status_of
+from medvlp.bench.cells import OK, RESCORED, RUN, status_of
 from medvlp.bench.encoder_records import EncoderRecords
 from medvlp.bench.judged import seeds_of, shown_spec, with_random
 from medvlp.bench.plan import Judged, not_applicable
+from medvlp.bench.reuse import KeptPredictions
 from medvlp.bench.schedule import Planned, Schedule
 from medvlp.bench.suite import Suite
 from medvlp.errors import UserError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 PASSES_A_SECOND = {"cuda": 1000.0, "cpu": 20.0}
 """Images that an encoder of the size of ViT-B/16 sees in a second at 224 pixels: the rule where nothing was timed."""
+RESCORING_SECONDS = 1.0
+"""For a cell whose predictions are kept: intervals alone."""
 PROBE_SECONDS = {"linear_probe": 5.0, "few_shot": 2.0, "knn": 2.0}
 """For a head on features that are there already."""
 TRAINING_PASSES = 3
@@ -103,7 +106,7 @@ def forecast(
     _add_missing(found, suite, plan)
     for task, protocol, encoder, lack in not_applicable(suite.config, schedule.tasks, judged):
         found.not_applicable.setdefault((encoder, lack), []).append(f"{task} ({protocol})")
-    clock = Clock([*([] if out is None else [out]), *timed], schedule, device)
+    clock = Clock(timed, schedule, device, out)
     groups: dict[tuple[str, str, str], list[Planned]] = defaultdict(list)
     for planned in plan:
         about = planned.about
@@ -178,12 +181,14 @@ class Clock:
         results: Folders of results.
         schedule: Tasks and samples, for the rule.
         device: `cpu` or `cuda`, for the rule.
+        out: Folder of results whose predictions are kept, and whose times count too.
     """
 
-    def __init__(self, results: Sequence[Path], schedule: Schedule, device: str) -> None:
+    def __init__(self, results: Sequence[Path], schedule: Schedule, device: str, out: Path | None) -> None:
+        self.kept = None if out is None else KeptPredictions(out)
         self.schedule, self.rate = schedule, PASSES_A_SECOND["cuda" if device.startswith("cuda") else "cpu"]
         times: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-        for folder in results:
+        for folder in [*([] if out is None else [out]), *results]:
             for path in sorted(folder.glob(f"cells/*/{RUN}")):
                 for key, seconds in _timed(path):
                     times[key].append(seconds)
@@ -193,10 +198,21 @@ class Clock:
     def seconds(self, planned: Planned) -> tuple[float, bool]:
         """Return the seconds of a cell, with its share of the features, and whether such a cell was timed."""
         about = planned.about
+        if self._is_rescored(planned):
+            known = self._median.get((RESCORED, about["task"]))
+            return RESCORING_SECONDS if known is None else known, known is not None
         exact = (about["task"], about["protocol"], about["fraction"], about["shots"])
         key = next((key for key in (exact, exact[:2]) if key in self._median), None)
         extra = self._features(planned)
         return (self._rule(planned) if key is None else self._median[key]) + extra, key is not None
+
+    def _is_rescored(self, planned: Planned) -> bool:
+        """Return whether the predictions of a cell are kept, so that nothing is trained."""
+        if self.kept is None or planned.cell is None or not planned.judged.hash:
+            return False
+        task = self.schedule.task(planned.key, planned.judged)
+        settings = self.schedule.settings(task, planned.cell.protocol)
+        return next(self.kept.donors(planned.cell, settings), None) is not None
 
     def _features(self, planned: Planned) -> float:
         """Seconds for the features of an encoder on a data set, with the first cell that needs them."""
@@ -242,6 +258,9 @@ def _timed(path: Path) -> Iterable[tuple[tuple[Any, ...], float]]:
     except (OSError, ValueError, KeyError):
         return
     if status_of(path.parent) != OK:
+        return
+    if "predictions_of" in run:
+        yield (RESCORED, about["task"]), seconds
         return
     yield tuple(keys), seconds
     yield tuple(keys[:2]), seconds

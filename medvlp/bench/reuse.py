@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlp.bench.cells import CELL, OK, PREDICTIONS, VALIDATION, Finished, status_of
+from medvlp.bench.cells import CELL, OK, PREDICTIONS, VALIDATION, Finished
 from medvlp.bench.kept import read_predictions
 from medvlp.bench.schedule import STATISTICS
 from medvlp.config.base import json_sha256
@@ -43,16 +43,20 @@ class KeptPredictions:
             cell: What is to be run.
             settings: Settings of its protocol and intervals.
         """
-        for folder in self._by_record[_about(cell.record())]:
-            if status_of(folder) != OK:
-                continue
-            try:
-                found = Finished.read(folder)
-                if _deciding(found.result["config"]["settings"]) == _deciding(settings):
-                    return found, {name: read_predictions(found, name) for name in (VALIDATION, PREDICTIONS)}
-            except (UserError, OSError, ValueError, KeyError, TypeError):
-                continue
+        for found in self.donors(cell, settings):
+            with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
+                return found, {name: read_predictions(found, name) for name in (VALIDATION, PREDICTIONS)}
         return None
+
+    def donors(self, cell: Cell, settings: Mapping[str, Any]) -> Iterator[Finished]:
+        """Yield the cells of other statistics whose predictions a cell may take over; arguments as for `of`."""
+        for folder in self._by_record.get(_about(cell.record()), ()):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found = Finished.read(folder)
+                if found.result["status"] == OK and _deciding(found.result["config"]["settings"]) == _deciding(
+                    settings
+                ):
+                    yield found
 
     @cached_property
     def _by_record(self) -> defaultdict[str, list[Path]]:

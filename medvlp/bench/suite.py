@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from medvlp.config.load import load_config
 from medvlp.config.suite import SuiteConfig
 from medvlp.config.task import TaskConfig
-from medvlp.config.tree import merge, parse_override
+from medvlp.config.tree import overlay, parse_override
 from medvlp.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> SuiteConfig:
                 f"Write entries.*.KEY=VALUE, or in place of * one of: {', '.join(dict.fromkeys(known))}.",
             )
         change = parse_override(f"{rest}={value}")
-        tree["entries"] = [merge(one, change) if name in ("*", one["task"]) else one for one in tree["entries"]]
+        tree["entries"] = [overlay(one, change) if name in ("*", one["task"]) else one for one in tree["entries"]]
     return load_config(None, (), SuiteConfig, tree) if of_entries else suite
 
 

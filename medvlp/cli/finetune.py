@@ -69,6 +69,9 @@ def predict(
             help="Reports: images with one StudyInstanceUID (header, the default) or in one folder are a study."
         ),
     ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Question answering: CSV with the column question, asked of every image.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read files.")] = 2,
@@ -77,7 +80,17 @@ def predict(
     from medvlp.infer.predict import predict as answer
 
     by: Literal["header", "folder"] | None = None if study_by is None else study_by.value
-    done = answer(run, paths, out, masks=masks, study_by=by, device=device, batch_size=batch_size, num_workers=workers)
+    done = answer(
+        run,
+        paths,
+        out,
+        masks=masks,
+        study_by=by,
+        questions=questions,
+        device=device,
+        batch_size=batch_size,
+        num_workers=workers,
+    )
     say(f"Answers for {done.predicted} {done.what} are in {done.out}" + (f", masks in {masks}" if masks else ""))
     if done.refused:
         say(f"{done.refused} files got no answer, with reasons: {done.quarantine}")

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medvlp.config.base import Config, Fraction
+from medvlp.config.classification import ClassificationConfig
+from medvlp.config.questions import VqaConfig
 from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
 from medvlp.config.task import FineTuneConfig, LabelConfig
@@ -81,12 +83,14 @@ class FinetuneConfig(Config):
     kind: Literal["finetune"] = "finetune"
     run: RunConfig
     encoder: str = Field(description="A run, or zoo:NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME.")
-    task: Literal["classification", "segmentation", "report_generation"] = "classification"
+    task: Literal["classification", "segmentation", "report_generation", "vqa"] = "classification"
     data: FinetuneDataConfig
     train: FineTuneConfig = FineTuneConfig()
+    classification: ClassificationConfig = ClassificationConfig()
     decision: DecisionConfig = DecisionConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     reports: ReportsConfig = ReportsConfig()
+    vqa: VqaConfig = VqaConfig(question_text="trained")
     device: str = Field("auto", description="auto, cpu or cuda.")
     checkpoint_every: int = Field(200, ge=1, description="Steps; validation saves, too.")
     log_every: int = Field(10, ge=1)
@@ -97,20 +101,37 @@ class FinetuneConfig(Config):
 
     @model_validator(mode="after")
     def _of_its_task(self) -> FinetuneConfig:
-        idle = [
-            ("segmentation", "segmentation", self.segmentation == SegmentationConfig()),
-            ("report_generation", "reports", self.reports == ReportsConfig()),
-            ("classification", "decision", self.decision == DecisionConfig()),
-        ]
-        for task, section, plain in idle:
-            if self.task != task and not plain:
-                raise ValueError(f"{section} has no effect on task: {self.task}")
-        if self.task == "report_generation":
+        sections = {
+            "classification": ("classification", "decision"),
+            "segmentation": ("segmentation",),
+            "report_generation": ("reports",),
+            "vqa": ("vqa",),
+        }
+        for task, names in sections.items():
+            for name in names:
+                if self.task != task and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} has no effect on task: {self.task}")
+        if not self.asks_labels:
             for name in ("labels", "uncertain", "not_mentioned"):
                 if getattr(self.data, name) != FinetuneDataConfig.model_fields[name].default:
-                    raise ValueError(f"data.{name} has no effect on task: report_generation")
-            if self.train.augment.flip:
-                raise ValueError(
-                    "train.augment.flip swaps the sides of an image, and a report names them: leave it out"
-                )
+                    raise ValueError(f"data.{name} has no effect on {self._asked}")
+        if self.task in ("report_generation", "vqa") and self.train.augment.flip:
+            raise ValueError("train.augment.flip swaps the sides of an image, and a text names them: leave it out")
+        if self.vqa.question_text != "trained":
+            raise ValueError(
+                "vqa.question_text must be trained: a model of one's own keeps no text side of its encoder"
+            )
+        if self.classification.legacy_scores:
+            raise ValueError("classification.legacy_scores belongs to tasks of the benchmark: leave it out")
         return self
+
+    @property
+    def asks_labels(self) -> bool:
+        """Whether labels are what is asked, or what questions are made from."""
+        return self.task in ("classification", "segmentation") or (
+            self.task == "vqa" and self.vqa.questions == "labels"
+        )
+
+    @property
+    def _asked(self) -> str:
+        return "vqa.questions: table" if self.task == "vqa" else f"task: {self.task}"

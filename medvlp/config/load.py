@@ -6,6 +6,7 @@ with five mistakes, each with file, key path, value, what is allowed and the nea
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from medvlp.config.cluster import expand_cluster
 from medvlp.config.methods import MethodConfig, expand_method, merge_method
 from medvlp.config.resources import locate
 from medvlp.config.schema import KINDS
-from medvlp.config.tree import Tree, merge, parse_override, read_yaml
+from medvlp.config.tree import Tree, merge, overlay, parse_override, read_yaml, without_alternatives
 from medvlp.errors import UserError, nearest
 
 C = TypeVar("C", bound=Config)
@@ -49,7 +50,7 @@ def read_config_tree(path: str | Path) -> tuple[Path, Tree]:
     base = read_yaml(base_file)
     if "base" in base:
         raise UserError("A base file must not have a base itself.", f"{base_file}: base", "Merge the two files.")
-    return file, merge(expand_method(expand_cluster(base)), expand_cluster(tree))
+    return file, overlay(expand_method(expand_cluster(base)), expand_cluster(tree))
 
 
 @overload
@@ -94,8 +95,11 @@ def check_config(
     if path is not None:
         where, tree = read_config_tree(path)
     tree = merge(expand_method(expand_cluster(tree)), expand_cluster(given or {}))
-    for text in overrides:
-        tree = merge(expand_method(tree), expand_cluster(parse_override(text)))
+    parsed = [expand_cluster(parse_override(text)) for text in overrides]
+    # All at once, so that two overrides that exclude each other remain a mistake.
+    tree = without_alternatives(tree, functools.reduce(merge, parsed, {}))
+    for change in parsed:
+        tree = merge(expand_method(tree), change)
     schema = _schema(tree, where, kind)
     mistakes: list[str] = []
     if schema is MethodConfig:

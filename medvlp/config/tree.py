@@ -11,6 +11,11 @@ import yaml
 from medvlp.errors import UserError
 
 Tree = dict[str, Any]
+ALTERNATIVES = {
+    "validate_every": ("validate_epochs", "first_validation"),
+    "validate_epochs": ("validate_every",),
+}
+"""Key -> keys beside it that it takes the place of when it is laid over them."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -55,6 +60,23 @@ def merge(base: Tree, changes: Tree) -> Tree:
             merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
         )
     return merged
+
+
+def overlay(base: Tree, changes: Tree) -> Tree:
+    """As `merge`, but a value that is given takes the place of its alternatives in `base`; see `ALTERNATIVES`."""
+    return merge(without_alternatives(base, changes), changes)
+
+
+def without_alternatives(base: Tree, changes: Tree) -> Tree:
+    """Return `base` without the keys whose place is taken by what is given in `changes`."""
+    replaced = {other for key, value in changes.items() if value is not None for other in ALTERNATIVES.get(key, ())}
+    return {
+        key: without_alternatives(value, changes[key])
+        if isinstance(value, dict) and isinstance(changes.get(key), dict)
+        else value
+        for key, value in base.items()
+        if key not in replaced
+    }
 
 
 def parse_override(text: str) -> Tree:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from medvlp.html.numbers import count, decimal, interval
+from medvlp.tasks._answerer import Answerer
 
 if TYPE_CHECKING:
     from medvlp.config.finetune import FinetuneConfig
@@ -18,11 +19,13 @@ SHOWN = {
     "classification": ("auroc", "average_precision", "sensitivity", "specificity", "ece"),
     "segmentation": ("dice", "iou", "hd95_mm", "hd95_pixels", "specificity"),
     "report_generation": ("finding_f1_micro", "finding_f1", "bleu_1", "bleu_4", "rouge_l", "cider"),
+    "vqa": ("accuracy", "accuracy_closed", "accuracy_open", "unseen_answers"),
 }
 TASK_NAMES = {
     "classification": "Classification",
     "segmentation": "Segmentation",
     "report_generation": "Report generation",
+    "vqa": "Question answering",
 }
 RULES = {
     "f1": "the highest F1",
@@ -35,6 +38,11 @@ RULES = {
 def model_card(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) -> str:
     """Return the card in Markdown."""
     return "\n".join(_lines(config, model, result)) + "\n"
+
+
+def unit_of(config: FinetuneConfig) -> str:
+    """Return what a sample is, where it is more or less than an image."""
+    return "questions" if config.task == "vqa" else "studies"
 
 
 def rule_of(config: FinetuneConfig) -> str:
@@ -56,7 +64,7 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
     yield from ("", "## Data", "")
     yield f"- Data set: {record['dataset']}, store {record['store_hash'][:16]}; splits: {record['split_rule']}."
     for split, found in record["samples"].items():
-        studies = "" if found["samples"] == found["images"] else f"{count(found['samples'])} studies, "
+        studies = "" if found["samples"] == found["images"] else f"{count(found['samples'])} {unit_of(config)}, "
         yield f"- {split}: {count(found['images'])} images of {studies}{count(found['patients'])} patients."
     known = {"modalities": scope.modalities, "views": scope.views, "body parts": scope.body_parts}
     for name, values in known.items():
@@ -78,12 +86,17 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
         for one in model.decisions:
             threshold = "no threshold" if one.threshold is None else f"yes from {decimal(one.threshold, 4)}"
             yield f"- {one.label}: {threshold}"
-    elif labels:
+    elif config.task == "segmentation":
         yield "Masks on the pixels of each image."
+    elif config.task == "vqa":
+        yield from _about_answers(model, result)
     else:
         yield from _about_texts(config, result)
     yield from ("", "## Limits", "")
-    if labels:
+    if config.task == "vqa":
+        yield "- A question of another wording than those of training, or about something else, may be answered in"
+        yield "  words that sound sure: look at the image."
+    elif labels:
         yield f"- It knows {labels} and nothing else; a label that was not asked is not a normal finding."
     else:
         yield "- A text may name what is not there and pass over what is, in words that sound sure: read the images."
@@ -98,6 +111,15 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
     yield f"- Encoder {'frozen' if train.freeze_encoder else 'trained with the head'}, seed {config.run.seed}, at most"
     yield f"  {length}; kept is the state with the best score on validation."
     yield "- Hashes and versions stand in `config.json`."
+
+
+def _about_answers(model: TunedModel, result: dict[str, Any]) -> Iterator[str]:
+    network = model.network
+    assert isinstance(network, Answerer)
+    learnt = network.learnt
+    yield f"One of {len(learnt.closed)} answers to closed questions, or of {len(learnt.open)} to open ones: those of"
+    yield f"the training questions, of {len(learnt.wordings)} wordings; no other answer can be given. The most frequent"
+    yield f"training answer to questions of the kind would get accuracy {decimal(result['usual'].get('accuracy'))}."
 
 
 def _about_texts(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str]:

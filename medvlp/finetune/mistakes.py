@@ -6,36 +6,48 @@ label, answer, age band, sex, view and site, and the row of the image in `predic
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from medvlp.finetune.outcome import groups_of
 from medvlp.finetune.pictures import grey, stored_images
 from medvlp.html import data_uri
 from medvlp.html.numbers import decimal
 from medvlp.html.pictures import edge
 from medvlp.metrics.segmentation import SegmentationScoring
 from medvlp.metrics.subgroups import NOT_KNOWN
+from medvlp.tasks._questions import questions_of
 from medvlp.tasks.segmentation import Outlines
+from medvlp.tasks.vqa import Replies
 from medvlp.types import Predictions
 
 if TYPE_CHECKING:
+    from medvlp.config.task import TaskConfig
     from medvlp.finetune.outcome import Outcome
     from medvlp.store.array_store import Store
 
 MOST, EACH = 24, 6
 """Images on the page, and of each label."""
+ABOUT = {
+    "classification": "the most confident wrong answers, one per patient and label",
+    "segmentation": "the least overlap of mask and reference",
+    "vqa": "wrong answers, one per patient and kind of question",
+}
+"""Task -> which images are shown."""
 REFERENCE, PREDICTED = (62, 201, 255), (255, 176, 0)
 """Colours of outlines: red, green, blue."""
 
 
-def mistakes(outcome: Outcome, store: Store) -> list[dict[str, Any]]:
-    """Return the images with their captions, label by label, the most confident mistake first."""
+def mistakes(outcome: Outcome, store: Store, task: TaskConfig) -> list[dict[str, Any]]:
+    """Return the images with their captions, label by label, the most confident mistake first; see `ABOUT`."""
     test, thresholds = outcome.test, outcome.thresholds
     if isinstance(test, Outlines):
-        return _worst_masks(test, store)
+        return _worst_masks(test, store, outcome.groups)
+    if isinstance(test, Replies):
+        return _wrong_answers(test, outcome, store, task)
     if not isinstance(test, Predictions):
         return []
     each = max(1, min(EACH, MOST // len(test.label_names)))
@@ -52,21 +64,52 @@ def mistakes(outcome: Outcome, store: Store) -> list[dict[str, Any]]:
     if not chosen:
         return []
     pictures = [data_uri(grey(image)) for image in _stored(store, [test.sample_ids[row] for _, row in chosen])]
-    groups = groups_of(store, test)
     return [
         {
             "label": test.label_names[k],
             "row": row,
             "answer": "missed" if test.labels[row, k] == 1 else "false alarm",
             "told": f"probability {decimal(float(test.scores[row, k]))}",
-            "about": ", ".join(of[row] for of in groups.values() if of[row] != NOT_KNOWN),
+            "about": _about(outcome.groups, row),
             "image": picture,
         }
         for (k, row), picture in zip(chosen, pictures, strict=True)
     ]
 
 
-def _worst_masks(test: Outlines, store: Store) -> list[dict[str, Any]]:
+def _about(groups: Mapping[str, Sequence[str]], row: int) -> str:
+    return ", ".join(of[row] for of in groups.values() if of[row] != NOT_KNOWN)
+
+
+def _wrong_answers(test: Replies, outcome: Outcome, store: Store, task: TaskConfig) -> list[dict[str, Any]]:
+    """Return questions that are answered wrongly, of each kind a few, one per patient."""
+    asked = questions_of(store, task).set_index("question_id")["question"]
+    wrong = [row for row, (given, right) in enumerate(zip(test.given, test.answers, strict=True)) if given != right]
+    kinds = list(dict.fromkeys(test.kinds[row] for row in wrong))
+    each = max(1, min(EACH, MOST // max(len(kinds), 1)))
+    # Not in the order of ids, which may be that of sites.
+    order = sorted(wrong, key=lambda row: hashlib.sha256(test.sample_ids[row].encode()).digest())
+    chosen: list[int] = []
+    for kind in kinds:
+        first = {test.patient_ids[row]: row for row in reversed(order) if test.kinds[row] == kind}
+        chosen += [row for row in order if first.get(test.patient_ids[row]) == row][:each]
+    if not chosen or outcome.rows is None:
+        return []
+    images = stored_images(store, outcome.rows[chosen])
+    return [
+        {
+            "label": test.kinds[row],
+            "row": row,
+            "answer": f"{test.given[row] or 'no answer'}, right: {test.answers[row]}",
+            "told": str(asked[test.sample_ids[row]]),
+            "about": _about(outcome.groups, row),
+            "image": data_uri(grey(image)),
+        }
+        for row, image in zip(chosen[:MOST], images, strict=False)
+    ]
+
+
+def _worst_masks(test: Outlines, store: Store, groups: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Return the images whose masks overlap least with the reference, both outlined."""
     dice = np.nanmax(SegmentationScoring().outcomes(test, {})["dice"], axis=1, initial=-1)
     each = max(1, min(EACH, MOST // len(test.label_names)))
@@ -75,7 +118,6 @@ def _worst_masks(test: Outlines, store: Store) -> list[dict[str, Any]]:
         own = [row for row in np.argsort(dice, kind="stable") if test.labels[row] == label and dice[row] >= 0]
         chosen += own[:each]
     images = _stored(store, [test.sample_ids[row] for row in chosen])
-    groups = groups_of(store, test)
     found = []
     for row, image in zip(chosen, images, strict=True):
         (reference,), (predicted,) = test.masks(slice(row, row + 1))
@@ -89,7 +131,7 @@ def _worst_masks(test: Outlines, store: Store) -> list[dict[str, Any]]:
                 "row": int(row),
                 "answer": f"Dice {decimal(float(dice[row]), 2)}",
                 "told": "reference blue, model orange",
-                "about": ", ".join(of[row] for of in groups.values() if of[row] != NOT_KNOWN),
+                "about": _about(groups, row),
                 "image": data_uri(shown),
             }
         )

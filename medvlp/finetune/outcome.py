@@ -26,10 +26,11 @@ from medvlp.metrics.scoring import SCORINGS
 from medvlp.metrics.subgroups import NOT_KNOWN, age_bands, subgroups
 from medvlp.tasks._tuned import Decision, calibrated
 from medvlp.tasks.report_generation import Reports
+from medvlp.tasks.vqa import Replies
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import nn
 
     from medvlp.config.finetune import FinetuneConfig
@@ -41,12 +42,16 @@ GAPS = {
     "classification": ("auroc", "sensitivity", "specificity"),
     "segmentation": ("dice",),
     "report_generation": (),
+    "vqa": ("accuracy",),
 }
 """Metrics that are looked at group by group."""
 FEW_PATIENTS = 10
 """Test patients with the rarer class, or with the structure, below which a score is doubtful."""
-USUAL = ("finding_f1_micro", "bleu_4")
-"""Metrics by which generated reports must beat the usual one."""
+USUAL = {
+    **dict.fromkeys(("finding_f1_micro", "bleu_4"), "the most frequent training report written for every study"),
+    "accuracy": "the most frequent training answer to questions of the kind",
+}
+"""Metrics by which texts must beat the usual ones -> what these are."""
 CHANCE = {"auroc": 0.5}
 """What guessing gets."""
 
@@ -65,8 +70,11 @@ class Outcome:
         scores: As in `result.json` of the benchmark.
         subgroups: One row per attribute, metric, label and group.
         balance: Positives, negatives and unknown labels by split; of reports, findings by the rule labeler.
-        usual: Metric -> score of the most frequent training report, written for every study.
+        usual: Metric -> score of the most frequent training report, written for every study, or of the most frequent
+            training answer to questions of a kind.
         notes: What has to be known beside the scores.
+        groups: Attribute -> group of each row of `test`; see `groups_of`.
+        rows: Rows of the images table behind `test`, where a row is a question.
     """
 
     network: nn.Module
@@ -80,6 +88,8 @@ class Outcome:
     balance: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     usual: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    rows: Int[np.ndarray, " n"] | None = None
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -122,6 +132,11 @@ def outcome_of(
     if isinstance(test, Reports):
         names, known = findings_of(tunable.references, samples)
         usual = usual_scores(tunable.references, samples["train"], test, task.scoring)
+    rows = samples["test"].rows if isinstance(test, Replies) else None
+    if isinstance(test, Replies):
+        names = []
+        usual = {row["metric"]: row["chance"] for row in found.rows if row["chance"] is not None}
+    groups = groups_of(store, test, rows)
     return Outcome(
         network,
         Preprocessing(stored=store.image_config, input=tunable.input),
@@ -130,10 +145,12 @@ def outcome_of(
         test,
         raw,
         found.rows,
-        gaps(config, scoring, test, thresholds, groups_of(store, test), store.dataset),
+        gaps(config, scoring, test, thresholds, groups, store.dataset),
         balance(names, known),
         sentences([*_doubtful(found.rows, usual), *notes]),
         usual,
+        groups,
+        rows,
     )
 
 
@@ -146,8 +163,9 @@ def _finite(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
 def _doubtful(rows: Sequence[dict[str, Any]], usual: dict[str, float]) -> Iterator[Note]:
     """Yield what is to be doubted of the leading score of each label, and of texts beside the usual report."""
     for row in rows:
-        if row["label"] == "macro" and row["metric"] in USUAL and not row["low"] > usual.get(row["metric"], -1.0):
-            yield "No better than the most frequent training report written for every study", METRICS[row["metric"]]
+        name = row["metric"]
+        if row["label"] == "macro" and name in USUAL and name in usual and not row["low"] > usual[name]:
+            yield f"No better than {USUAL[name]}", METRICS[name]
     leading = [row for row in rows if row["metric"] == rows[0]["metric"] and row["label"] != "macro"]
     for row in leading:
         if row["metric"] in CHANCE and not row["low"] > CHANCE[row["metric"]]:
@@ -157,14 +175,23 @@ def _doubtful(rows: Sequence[dict[str, Any]], usual: dict[str, float]) -> Iterat
             yield f"Test scores that hang on fewer than {FEW_PATIENTS} patients", f"{row['label']} ({row['support']})"
 
 
-def groups_of(store: Store, kept: Kept) -> dict[str, list[str]]:
+def groups_of(store: Store, kept: Kept, rows: Int[np.ndarray, " n"] | None = None) -> dict[str, list[str]]:
     """Return attribute -> group of each sample, for the attributes of which more than one group is known.
 
     A study has several views: it has no group of that attribute.
+
+    Args:
+        store: The store.
+        kept: Answers; their ids are those of images or studies, unless `rows` are given.
+        rows: Rows of the images table.
     """
-    key = "study_id" if isinstance(kept, Reports) else "image_id"
-    frame = store.samples().drop_duplicates(key)
-    frame = frame.set_index(frame[key].astype(str)).loc[list(kept.sample_ids)]
+    frame = store.samples()
+    if rows is None:
+        key = "study_id" if isinstance(kept, Reports) else "image_id"
+        frame = frame.drop_duplicates(key)
+        frame = frame.set_index(frame[key].astype(str)).loc[list(kept.sample_ids)]
+    else:
+        frame = frame.iloc[rows]
     found = {
         "age": age_bands(frame["age"].to_numpy(dtype=np.float64)),
         "sex": _words(frame["sex"]),

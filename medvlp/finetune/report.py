@@ -16,10 +16,10 @@ import numpy as np
 from medvlp.bench.cells import as_json
 from medvlp.bench.report_charts import strip_axis, strip_style
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS
-from medvlp.finetune.card import rule_of
+from medvlp.finetune.card import rule_of, unit_of
 from medvlp.finetune.charts import curves, progress
-from medvlp.finetune.mistakes import mistakes
-from medvlp.finetune.outcome import CHANCE, groups_of
+from medvlp.finetune.mistakes import ABOUT, mistakes
+from medvlp.finetune.outcome import CHANCE, USUAL
 from medvlp.finetune.texts import side_by_side
 from medvlp.html import render_page, write_page
 from medvlp.html.charts import Style
@@ -55,14 +55,15 @@ def write_report(
         UserError: The page cannot be written.
     """
     context = {
-        "title": ", ".join(model.label_names) or "Reports",
+        "title": ", ".join(model.label_names) or ("Questions" if config.task == "vqa" else "Reports"),
         "task": config.task,
         "coverage": f"{100 * (1 - config.alpha):g} %",
         "one_in": round(2 / config.alpha),
-        "facts": list(_facts(result)),
+        "facts": list(_facts(config, result)),
         "notes": result["notes"],
         "headline": _headline(result["scores"], result["usual"]),
         "usual": {metric: value for metric, value in result["usual"].items() if np.isfinite(value)},
+        "usual_name": next((USUAL[metric] for metric in result["usual"] if metric in USUAL), ""),
         "metrics": list(dict.fromkeys(row["metric"] for row in result["scores"])),
         "table": _table(result["scores"]),
         "thresholds": {one.label: one.threshold for one in outcome.decisions},
@@ -72,7 +73,8 @@ def write_report(
         "curves": list(curves(config, outcome, store.dataset)),
         "balance": _balance(result["balance"]),
         "gaps": _gaps(result["subgroups"]),
-        "mistakes": mistakes(outcome, store),
+        "mistakes": mistakes(outcome, store, model.task),
+        "mistakes_about": ABOUT.get(config.task, ""),
         "texts": list(_texts(model, outcome, store)),
         "chosen": list(_chosen(config, result)),
         "style": strip_style(LOOK),
@@ -96,12 +98,12 @@ _SECTIONS = (
 )
 
 
-def _facts(result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _facts(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     record, chosen = result["record"], result["chosen"]
     yield "Data set", record["dataset"], f"store {record['store_hash'][:12]}"
     yield "Encoder", record["encoder"], record["encoder_hash"][:12]
     for split, found in record["samples"].items():
-        studies = "" if found["samples"] == found["images"] else f"{count(found['samples'])} studies, "
+        studies = "" if found["samples"] == found["images"] else f"{count(found['samples'])} {unit_of(config)}, "
         yield f"{split.capitalize()} images", count(found["images"]), f"of {studies}{count(found['patients'])} patients"
     criterion = next(name for name in chosen if name.startswith("val_"))
     yield (
@@ -141,8 +143,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]
 def _texts(model: TunedModel, outcome: Outcome, store: Store) -> Iterator[dict[str, Any]]:
     """Yield test studies with both reports."""
     if isinstance(outcome.test, Reports):
-        groups = groups_of(store, outcome.test)
-        yield from side_by_side(outcome.test, model.task, store, groups, NOT_KNOWN)
+        yield from side_by_side(outcome.test, model.task, store, outcome.groups, NOT_KNOWN)
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

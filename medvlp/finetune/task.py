@@ -32,13 +32,27 @@ def task_of(config: FinetuneConfig, store: Store) -> tuple[Task, list[Note]]:
     """
     notes: list[Note] = []
     labels = config.data.labels
-    if not labels and config.task != "report_generation":
+    if not labels and config.asks_labels:
         labels = _all_labels(config, store)
+    _check_one_label(config, labels)
     task = _task(config, store, labels)
     if config.task == "classification":
         labels, notes = _taught(task, store, asked=bool(config.data.labels))
         task = _task(config, store, labels)
     return TASKS.get(config.task)(task), notes
+
+
+def _check_one_label(config: FinetuneConfig, labels: tuple[LabelConfig, ...]) -> None:
+    """Raise `UserError` where several labels are asked and a setting is for one."""
+    how = config.classification
+    if len(labels) != 1 and (how.classes == "exclusive" or how.select == "f1"):
+        setting = "classes: exclusive" if how.classes == "exclusive" else "select: f1"
+        names = [label.name for label in labels]
+        raise UserError(
+            f"classification.{setting} is for one label, and there are {len(labels)}.",
+            "data.labels",
+            f"Name one, for example data.labels='[{names[0]}]', or leave the setting out.",
+        )
 
 
 def _task(config: FinetuneConfig, store: Store, labels: tuple[LabelConfig, ...]) -> TaskConfig:
@@ -52,8 +66,11 @@ def _task(config: FinetuneConfig, store: Store, labels: tuple[LabelConfig, ...])
         not_mentioned=config.data.not_mentioned,
         views=config.data.views,
         fine_tune=config.train,
+        classification=config.classification,
         segmentation=config.segmentation,
         reports=config.reports,
+        # The default of a task is another one.
+        **({"vqa": config.vqa} if config.task == "vqa" else {}),
     )
 
 

@@ -48,7 +48,7 @@ class PredictSummary:
     masks: Path | None
     seconds: float
     what: str = "images"
-    """What has a row: images, or studies."""
+    """What has a row: images, studies, or questions about images."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,14 @@ class Seen:
     notes: list[str] = field(default_factory=list)
 
 
+Answer = dict[str, Any] | list[dict[str, Any]] | Bad
+"""Of one image: the columns of its row or of its rows, or why it has none."""
+
+
 class Answers(Protocol):
     """From images to the columns of their rows; an image without a finite answer is a `Bad`."""
 
-    def __call__(self, seen: Sequence[tuple[str, Seen]], first: int) -> list[dict[str, Any] | Bad]:
+    def __call__(self, seen: Sequence[tuple[str, Seen]], first: int) -> Sequence[Answer]:
         """Answer images; `first` is the number of the first row."""
 
 
@@ -77,6 +81,7 @@ def predict(
     *,
     masks: Path | None = None,
     study_by: Literal["header", "folder"] | None = None,
+    questions: Path | None = None,
     device: str = "cpu",
     batch_size: int = 32,
     num_workers: int = 2,
@@ -86,7 +91,8 @@ def predict(
     Columns are `path`, for each label `probability:<label>` and `positive:<label>` (1, 0, or nothing without a
     threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked). A
     segmentation has `mask:<label>` (a file in `masks`), `pixels:<label>` and `area_mm2:<label>` in their place.
-    Written reports have one row per study, see `medvlp.infer.reports`. `<out>.json` says which model it was, with its
+    Written reports have one row per study, see `medvlp.infer.reports`; answers one per image and question, with
+    `question`, `closed` and `answer`, see `medvlp.infer.answers`. `<out>.json` says which model it was, with its
     thresholds.
 
     Args:
@@ -95,6 +101,7 @@ def predict(
         out: File to write, .csv or .parquet.
         masks: Folder for the masks of a segmentation: PNG on the pixels of each image, 255 inside.
         study_by: Written reports: which images are one study, see `medvlp.infer.reports`; None: header.
+        questions: Question answering: CSV of what is asked of every image.
         device: Torch device, or `auto`.
         batch_size: Images, or studies, at a time.
         num_workers: Threads that read files.
@@ -110,6 +117,7 @@ def predict(
     model = load_tuned(Path(run), device)
     _check_masks(model, masks)
     texts = model.task.type == "report_generation"
+    asked = _questions(model, questions)
     if study_by is not None and not texts:
         raise UserError("Images are answered one by one.", "--study-by", "Leave it out: it is for written reports.")
     files, bad = list_files(paths)
@@ -122,7 +130,7 @@ def predict(
             if texts:
                 rows = _reports(model, files, bad, study_by or "header", batch_size, num_workers)
             else:
-                answers: Answers = Probabilities(model) if scratch is None else _masks(model, scratch)
+                answers = asked or (Probabilities(model) if scratch is None else _masks(model, scratch))
                 rows = _rows(model, answers, files, bad, batch_size, num_workers)
             quarantine = write_quarantine(out, bad)
             if not rows:
@@ -138,7 +146,7 @@ def predict(
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-    what = "studies" if texts else "images"
+    what = "studies" if texts else "images" if asked is None else "questions about images"
     return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started, what)
 
 
@@ -151,6 +159,24 @@ def _check_masks(model: TunedModel, masks: Path | None) -> None:
         raise UserError(what, "--masks", fix)
     if masks is not None and masks.exists() and (not masks.is_dir() or any(masks.iterdir())):
         raise UserError("The folder for masks holds something already.", masks, "Give a new folder.")
+
+
+def _questions(model: TunedModel, questions: Path | None) -> Answers | None:
+    """Return what answers questions, where the model does.
+
+    Raises:
+        UserError: A model that answers questions has none, or they cannot be asked; or another model has some.
+    """
+    if (model.task.type == "vqa") != (questions is not None):
+        what, fix = "The model answers no questions.", "Leave --questions out."
+        if questions is None:
+            what, fix = "The model answers questions, and none is asked.", "Give --questions FILE, a CSV."
+        raise UserError(what, "--questions", fix)
+    if questions is None:
+        return None
+    from medvlp.infer.answers import Replying, read_questions
+
+    return Replying(model, read_questions(questions, model))
 
 
 def _masks(model: TunedModel, folder: Path) -> Answers:
@@ -184,8 +210,10 @@ def _rows(
                     bad.append(answer)
                     continue
                 other = first_with.setdefault(image.digest, name)
-                told = {"duplicate_of": "" if other == name else other, "notes": "; ".join(image.notes)}
-                rows.append({"path": name, **answer, **told})
+                for row in answer if isinstance(answer, list) else [answer]:
+                    notes = [*image.notes, *filter(None, [row.get("notes")])]
+                    told = {"duplicate_of": "" if other == name else other, "notes": "; ".join(notes)}
+                    rows.append({"path": name, **row, **told})
             advance(len(seen) + len(failed), refused=len(bad))
     return rows
 

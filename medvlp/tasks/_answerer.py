@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from medvlp.config.data import AugmentConfig
+    from medvlp.config.questions import VqaConfig
     from medvlp.config.task import TaskConfig
     from medvlp.store.array_store import Store
     from medvlp.tasks.base import Samples
@@ -68,8 +69,9 @@ class Answerer(nn.Module):
         reader: From token ids to states; None where the states of texts are given.
         fusion: Of image and question.
         sizes: Width of the tower's tokens, of the reader's, of the fusion.
-        answers: Number of answers.
         frozen: The tower has no gradient and stays in evaluation mode.
+        words: Of the reader.
+        learnt: What the answers are.
     """
 
     def __init__(
@@ -78,15 +80,16 @@ class Answerer(nn.Module):
         reader: Reader | None,
         fusion: Fusion,
         sizes: tuple[int, int, int],
-        answers: int,
         frozen: bool,
+        words: WordVocabulary | None,
+        learnt: Learnt,
     ) -> None:
         super().__init__()
-        self.frozen = frozen
+        self.frozen, self.words, self.learnt = frozen, words, learnt
         self.tower = tower.requires_grad_(not frozen)
         self.reader, self.fusion = reader, fusion
         self.image_norm, self.text_norm = nn.LayerNorm(sizes[0]), nn.LayerNorm(sizes[1])
-        self.head = nn.Linear(2 * sizes[2], answers)
+        self.head = nn.Linear(2 * sizes[2], len(learnt.closed) + len(learnt.open))
 
     def train(self, mode: bool = True) -> Answerer:
         """Switch to training mode; a frozen tower stays in evaluation mode."""
@@ -106,6 +109,45 @@ class Answerer(nn.Module):
         shown = self.fusion.embed_image(Features(tokens, tokens.mean(dim=1), (tokens.shape[1],)))
         fused = self.fusion(shown, self.fusion.embed_text(states), mask)
         return self.head(self.fusion.pool(fused))
+
+    def barred(self, closed: Sequence[bool]) -> Float[torch.Tensor, "b a"]:
+        """Return minus infinity at the answers of the other sort."""
+        device = self.head.weight.device
+        sort = torch.tensor([True] * len(self.learnt.closed) + [False] * len(self.learnt.open), device=device)
+        own = torch.tensor(list(closed), device=device)
+        return torch.zeros(len(own), len(sort), device=device).masked_fill(own[:, None] != sort, -math.inf)
+
+    def named(self, logits: Float[torch.Tensor, "b a"], closed: Sequence[bool]) -> list[str]:
+        """Return the answer of each question; blank where training has no closed, or no open, answers."""
+        names = (*self.learnt.closed, *self.learnt.open)
+        best = (logits + self.barred(closed)).argmax(dim=1).tolist()
+        some = [bool(self.learnt.closed if own else self.learnt.open) for own in closed]
+        return [names[place] if there else "" for place, there in zip(best, some, strict=True)]
+
+
+def answerer(
+    tower: nn.Module,
+    how: VqaConfig,
+    widths: tuple[int, int | None],
+    words: WordVocabulary | None,
+    learnt: Learnt,
+    frozen: bool,
+) -> Answerer:
+    """Return a fresh answerer on a tower.
+
+    Args:
+        tower: Module from normalised pixels to `Features`.
+        how: Sizes.
+        widths: Of the tower's tokens, and of the encoder's states of texts; None where words are read.
+        words: Of the small text encoder; None where the encoder's text side reads.
+        learnt: What the answers are.
+        frozen: The tower has no gradient.
+    """
+    reader = None if words is None else Reader(words.size, how.width, how.max_tokens, how.heads, how.dropout)
+    text_width = how.width if widths[1] is None else widths[1]
+    sizes = FusionSizes(how.width, how.layers, how.heads, how.hidden, how.dropout, 1e-5)
+    fusion = Fusion(widths[0], text_width, sizes)
+    return Answerer(tower, reader, fusion, (widths[0], text_width, how.width), frozen, words, learnt)
 
 
 class Wordings:
@@ -170,6 +212,7 @@ class AnswererTuning(Tunable):
     """
 
     criterion: ClassVar[str] = "accuracy"
+    network: Answerer
 
     def __init__(
         self,
@@ -183,7 +226,9 @@ class AnswererTuning(Tunable):
         val: Samples,
         config: TaskConfig,
         seed: int,
+        num_workers: int = 1,
     ) -> None:
+        self.num_workers = num_workers
         self.network, self.wordings, self.name, self.store = network, wordings, encoder.name, store
         self.questions, self.learnt, self.val = questions, learnt, val
         self.device, self.how = encoder.device, config.fine_tune
@@ -205,6 +250,7 @@ class AnswererTuning(Tunable):
         val: Samples,
         config: TaskConfig,
         seed: int,
+        num_workers: int = 1,
     ) -> AnswererTuning:
         """Return the training of a fresh head on a copy of an encoder's tower.
 
@@ -217,6 +263,7 @@ class AnswererTuning(Tunable):
             val: Validation samples.
             config: The task.
             seed: Seed of order and augmentation; weights are drawn from torch's present generator.
+            num_workers: Threads that load.
         """
         how = config.vqa
         words = None
@@ -227,26 +274,20 @@ class AnswererTuning(Tunable):
         size = config.fine_tune.input_size or encoder.preprocessing.input.size
         taken = encoder.preprocessing.input.model_copy(update={"size": size})
         width = frozen_tokens(tower, store, taken, 1, encoder.device)(train.rows[:1]).shape[2]
-        reader = None if words is None else Reader(words.size, how.width, how.max_tokens, how.heads, how.dropout)
-        first = wordings(questions(train.take(np.arange(1))).texts, encoder.device)[0]
-        text_width = how.width if reader is not None else int(first.shape[2])
-        sizes = FusionSizes(how.width, how.layers, how.heads, how.hidden, how.dropout, 1e-5)
-        network = Answerer(
-            tower,
-            reader,
-            Fusion(width, text_width, sizes),
-            (width, text_width, how.width),
-            len(learnt.closed) + len(learnt.open),
-            config.fine_tune.freeze_encoder,
-        ).to(encoder.device)
-        return cls(network, wordings, encoder, store, questions, learnt, train, val, config, seed)
+        of_text = None
+        if words is None:
+            first = wordings(questions(train.take(np.arange(1))).texts, encoder.device)[0]
+            of_text = int(first.shape[2])
+        network = answerer(tower, how, (width, of_text), words, learnt, config.fine_tune.freeze_encoder)
+        ready = network.to(encoder.device)
+        return cls(ready, wordings, encoder, store, questions, learnt, train, val, config, seed, num_workers)
 
     def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
         """Return the cross-entropy among the answers of each question's sort, and the number of questions."""
         at = batch.index.numpy()
         questions, rows, targets = self._train
         logits = self._logits(network, batch, [questions.texts[i] for i in at], rows[at])
-        logits = logits + self._barred([questions.closed[i] for i in at])
+        logits = logits + self.network.barred([questions.closed[i] for i in at])
         wanted = torch.from_numpy(targets[at]).to(self.device)
         loss = nn.functional.cross_entropy(logits.float(), wanted)
         return {"answers": (loss, torch.tensor(len(at), device=self.device))}
@@ -267,7 +308,6 @@ class AnswererTuning(Tunable):
             return []
         network.eval()
         questions = self.questions(samples)
-        names = (*self.learnt.closed, *self.learnt.open)
         found: list[str] = []
         for batch in self._loader(samples, 0, None).epoch(0):
             at = batch.index.numpy()
@@ -279,9 +319,7 @@ class AnswererTuning(Tunable):
                     self.name,
                     "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
                 )
-            best = (logits + self._barred(closed)).argmax(dim=1).tolist()
-            some = [bool(self.learnt.closed if own else self.learnt.open) for own in closed]
-            found += [names[place] if there else "" for place, there in zip(best, some, strict=True)]
+            found += self.network.named(logits, closed)
         return found
 
     def _logits(
@@ -293,12 +331,6 @@ class AnswererTuning(Tunable):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.network.frozen):
                 tokens = network.get_submodule("tower")(normalise(batch.pixels.to(self.device), self.input)).tokens
         return network.answer(tokens, *self.wordings(texts, self.device))  # type: ignore[operator]
-
-    def _barred(self, closed: Sequence[bool]) -> Float[torch.Tensor, "b a"]:
-        """Return minus infinity at the answers of the other sort."""
-        sort = torch.tensor([True] * len(self.learnt.closed) + [False] * len(self.learnt.open), device=self.device)
-        own = torch.tensor(list(closed), device=self.device)
-        return torch.zeros(len(own), len(sort), device=self.device).masked_fill(own[:, None] != sort, -math.inf)
 
     def _table(self, train: Samples) -> tuple[Questions, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         questions = self.questions(train)
@@ -316,7 +348,7 @@ class AnswererTuning(Tunable):
             input_size=self.input.size,
             seed=seed,
             augment=augment,
-            num_workers=1,
+            num_workers=self.num_workers,
         )
 
     def _cache(self, network: Answerer, images: int) -> TokenCache | None:

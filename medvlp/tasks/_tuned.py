@@ -27,6 +27,7 @@ from medvlp.models.device import resolve_device
 from medvlp.models.weights import check_keys, read_state, state_sha256
 from medvlp.store.files import atomic_folder
 from medvlp.tasks import TASKS
+from medvlp.tasks._answerer import Answerer
 from medvlp.tasks._report_writer import ReportWriter
 from medvlp.zoo.rebuild import CONFIG, ENCODER, PREPROCESSING, rebuild_tower
 
@@ -92,7 +93,7 @@ class TunedModel:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over weights, preprocessing, calibration and thresholds, or the tokens of reports."""
+        """SHA-256 over weights, preprocessing, calibration and thresholds, or words and answers of texts."""
         return json_sha256(
             {
                 "weights": state_sha256(self.network.state_dict()),
@@ -105,7 +106,13 @@ class TunedModel:
 
     @property
     def _words(self) -> dict[str, str]:
-        return {"tokens": self.network.tokens.hash} if isinstance(self.network, ReportWriter) else {}
+        if isinstance(self.network, ReportWriter):
+            return {"tokens": self.network.tokens.hash}
+        if isinstance(self.network, Answerer) and self.network.words is not None:
+            learnt = self.network.learnt
+            answers = json_sha256([learnt.closed, learnt.open, learnt.wordings])
+            return {"tokens": self.network.words.hash, "answers": answers}
+        return {}
 
 
 def calibrated(decisions: Sequence[Decision], logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:

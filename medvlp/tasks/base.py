@@ -257,7 +257,7 @@ class Task(ABC):
         return UserError(
             f"A task of type {self.config.type} is not fine-tuned.",
             "task.type",
-            "Use classification, segmentation or report_generation.",
+            "Use classification, segmentation, report_generation or vqa.",
         )
 
     @abstractmethod

@@ -8,6 +8,7 @@ wordings are learnt from the training questions of the cell alone.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +23,19 @@ from medvlp.tasks._samples import by_split, fraction_subset
 from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from jaxtyping import Float, Int
+    from torch import nn
 
+    from medvlp.config.preprocessing import ModelInputConfig
     from medvlp.store.array_store import Store
+    from medvlp.tasks._answerer import Answerer, AnswererTuning
+    from medvlp.zoo import Encoder
 
+ANSWERS = "answers.json"
+"""Where a model keeps the answers and wordings that it has learnt."""
 TEMPERATURE = 0.07
 """Of the neighbours' weights, as in the nearest neighbours of a classification."""
 
@@ -56,11 +65,13 @@ class Learnt:
         closed: Answers of closed questions, sorted.
         open: Answers of open questions, sorted.
         usual: (closed, kind) -> the most frequent answer, the first in the alphabet of equally frequent ones.
+        wordings: Wording, by its words in order -> whether the questions of this wording are closed, each once.
     """
 
     closed: tuple[str, ...]
     open: tuple[str, ...]
     usual: dict[tuple[bool, str], str]
+    wordings: dict[str, tuple[bool, ...]]
 
     @classmethod
     def of(cls, questions: Questions) -> Learnt:
@@ -72,7 +83,11 @@ class Learnt:
             counts[closed, ""][answer] += 1
             answers[closed].add(answer)
         usual = {key: min(own, key=lambda answer: (-own[answer], answer)) for key, own in counts.items()}
-        return cls(tuple(sorted(answers[True])), tuple(sorted(answers[False])), usual)
+        sorts: dict[str, set[bool]] = defaultdict(set)
+        for text, closed in zip(questions.texts, questions.closed, strict=True):
+            sorts[wording(text)].add(bool(closed))
+        found = {text: tuple(sorted(own)) for text, own in sorted(sorts.items())}
+        return cls(tuple(sorted(answers[True])), tuple(sorted(answers[False])), usual, found)
 
     def usual_for(self, closed: bool, kind: str) -> str:
         """Return the most frequent answer to questions of a kind; of a kind that training lacks, to closed or open."""
@@ -126,6 +141,22 @@ class Replies:
         """Inverse of `to_frame`."""
         names = ("sample_id", "patient_id", "kind", "closed", "answer", "given", "usual", "seen")
         return cls(*(frame[name].tolist() for name in names))
+
+
+def read_learnt(folder: Path) -> Learnt:
+    """Return what `Vqa.save_parts` wrote; the usual answers are not kept.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    try:
+        found = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
+        wordings = {text: tuple(map(bool, sorts)) for text, sorts in found["wordings"].items()}
+        return Learnt(tuple(found["closed"]), tuple(found["open"]), {}, wordings)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            "The answers of the model are missing or damaged.", folder / ANSWERS, "Copy the folder again."
+        ) from error
 
 
 class Vqa(Task):
@@ -192,25 +223,72 @@ class Vqa(Task):
         learnt = Learnt.of(of(train))
         if protocol == "knn":
             return self._nearest(subject, of, learnt, train, val)
-        from medvlp.tasks._answerer import AnswererTuning
         from medvlp.tasks._fine_tune import fine_tuned, seeded
 
         encoder = encoder_of(subject, protocol)
         how = self.config.fine_tune.model_copy(update={"freeze_encoder": protocol == FROZEN})
-        config = self.config.model_copy(update={"fine_tune": how})
+        task = Vqa(self.config.model_copy(update={"fine_tune": how}))
         with seeded(seed, str(encoder.device)):
-            tunable = AnswererTuning.of(encoder, subject.store, of, learnt, train, val, config, seed)
+            tunable = task.tunable(encoder, subject.store, train, val, seed)
             tuning, chosen = fine_tuned(tunable, how, seed, subject.checkpoints)
-
-        def predict(samples: Samples) -> Replies:
-            return _replies(samples, of(samples), learnt, tunable.answers(tuning.network, samples))
-
         facts = {
             "question_encoder": tunable.question_encoder,
             "closed_answers": len(learnt.closed),
             "open_answers": len(learnt.open),
         }
-        return Head(predict, chosen | facts)
+        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen | facts)
+
+    def tunable(
+        self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
+    ) -> AnswererTuning:
+        """Return an answerer on a copy of the encoder's tower, for the answers of the training questions."""
+        from medvlp.tasks._answerer import AnswererTuning
+
+        of = self.questions(store)
+        learnt = Learnt.of(of(train))
+        return AnswererTuning.of(encoder, store, of, learnt, train, val, self.config, seed, num_workers)
+
+    def kept(self, tunable: AnswererTuning, network: nn.Module, samples: Samples) -> Replies:
+        """Return the network's answers beside the right ones; see `Task.kept`."""
+        return _replies(samples, tunable.questions(samples), tunable.learnt, tunable.answers(network, samples))
+
+    def images(self, store: Store, samples: Samples) -> Int[np.ndarray, " m"]:
+        """Return the rows of the images that are asked about, each once."""
+        return np.unique(samples.rows)
+
+    def save_parts(self, network: Any, folder: Path) -> None:
+        """Write the words that the network reads, and the answers and wordings that it has learnt.
+
+        Raises:
+            UserError: The questions are read by the encoder's text side, which is not kept.
+        """
+        if network.words is None:
+            raise UserError(
+                "The questions are read by the encoder's text side, which a model does not keep.",
+                "vqa.question_text",
+                "Set vqa.question_text=trained.",
+            )
+        network.words.save(folder)
+        learnt = {"closed": network.learnt.closed, "open": network.learnt.open, "wordings": network.learnt.wordings}
+        text = json.dumps(learnt, indent=1, ensure_ascii=False)
+        (folder / ANSWERS).write_text(text + "\n", encoding="utf-8")
+
+    def rebuilt(self, tower: Any, dim: int, taken: ModelInputConfig, parts: Path) -> Answerer:
+        """Return an answerer for weights that were saved; see `Task.rebuilt`."""
+        import torch
+
+        from medvlp.tasks._answerer import answerer
+        from medvlp.text.report_words import sentence_text
+        from medvlp.text.vocabulary import WordVocabulary, load_tokens
+
+        if self.config.fine_tune.input_size is not None:
+            tower.set_input_size(self.config.fine_tune.input_size)
+        with torch.no_grad():
+            shown = tower.eval()(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
+        words = load_tokens(parts, sentence_text)
+        assert isinstance(words, WordVocabulary)
+        frozen = self.config.fine_tune.freeze_encoder
+        return answerer(tower, self.config.vqa, (shown.shape[2], None), words, read_learnt(parts), frozen)
 
     def _nearest(self, subject: Subject, of: Any, learnt: Learnt, train: Samples, val: Samples) -> Head:
         """Vote among the training images of the most similar question; the number of neighbours is chosen on val."""
@@ -279,8 +357,13 @@ class Vote:
         return self._found[key]
 
 
+def wording(text: str) -> str:
+    """Return the words of a question, in order: lower case, letters and digits alone."""
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+
 def _words(text: str) -> frozenset[str]:
-    return frozenset("".join(c if c.isalnum() else " " for c in text.lower()).split())
+    return frozenset(wording(text).split())
 
 
 def _replies(samples: Samples, questions: Questions, learnt: Learnt, given: Sequence[str]) -> Replies:

@@ -86,6 +86,11 @@ class WordVocabulary:
             )
         return cls(kept, split)
 
+    def known(self, text: str) -> tuple[list[str], list[str]]:
+        """Return the words of a text that have a number of their own, and those that have none."""
+        words = self._split(text).split()
+        return [word for word in words if word in self._number], [word for word in words if word not in self._number]
+
     def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
         """See `ReportTokens.encode`; rows are as long as the longest."""
         unknown = self._number[UNKNOWN]

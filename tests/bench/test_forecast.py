@@ -70,6 +70,25 @@ def test_hours_are_those_of_timed_cells_and_features(store: Path, tmp_path: Path
     assert rows["knn"].hours == pytest.approx(360 / 3600)
 
 
+def test_cells_that_are_scored_again_alone_cost_no_training(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_module, "PROBE_SECONDS", {"linear_probe": 7200.0, "knn": 7200.0})
+    suite, out = suite_of(tmp_path), tmp_path / "out"
+    run_suite(suite, stores=[store], encoders=[bench_store.RANDOM], **options(out))
+    for cell in finished_cells(out):
+        (cell.folder / "run.json").unlink()
+    finer = suite.model_copy(update={"bootstrap_resamples": suite.bootstrap_resamples + 1})
+    found = forecast(resolve_suite(finer, [store]), [bench_store.RANDOM], out=out)
+    assert (found.cells, found.done) == (7, 0)
+    assert found.hours == pytest.approx(7 * forecast_module.RESCORING_SECONDS / 3600)
+    run_suite(finer, stores=[store], encoders=[bench_store.RANDOM], **options(out))
+    assert all("predictions_of" in json.loads(path.read_text()) for path in out.glob("cells/*/run.json"))
+    # What scoring again took says nothing of a training.
+    other = forecast(resolve_suite(suite, [store]), ["random:test_vit@48"], timed=[out])
+    assert min(row.hours for row in other.rows) >= 2
+
+
 def test_everything_that_is_missing_is_named_at_once(store: Path, tmp_path: Path) -> None:
     hernia = [{"name": "x", "positive": "Hernia"}]
     bad = bench_store.suite(tmp_path, [{"protocols": ["knn"]}], labels=hernia, name="bad")

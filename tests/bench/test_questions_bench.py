@@ -17,9 +17,9 @@ from medvlp.bench.provenance import Source, Training
 from medvlp.bench.report import write_report
 from medvlp.bench.rescore import rescore
 from medvlp.bench.results import finished_cells
-from medvlp.bench.runner import BenchSummary, run_suite
+from medvlp.bench.runner import BenchSummary, Selection, run_suite
 from medvlp.bench.schedule import Schedule
-from medvlp.bench.suite import resolve_suite
+from medvlp.bench.suite import load_suite, resolve_suite
 from medvlp.config.load import load_config
 from medvlp.config.prepare import PrepareConfig
 from medvlp.config.suite import SuiteConfig
@@ -142,3 +142,18 @@ def test_the_report_and_rescoring_know_the_new_kinds(
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_tasks_are_sound(name: str) -> None:
     assert load_config(f"benchmarks/tasks/{name}.yaml", [], TaskConfig).name == name
+
+
+def test_the_shipped_suite_asks_both_data_sets(tmp_path: Path) -> None:
+    small = [f"vqa.{name}={value}" for name, value in SMALL.items()]
+    small += ["fine_tune.steps=1", "fine_tune.batch_size=8", "fine_tune.input_size=32"]
+    changes = [f"entries.*.set.{text}" for text in small]
+    changes += ["entries.*.seeds=[0]", "bootstrap_resamples=10", "permutations=100", 'baselines=["majority"]']
+    stores = [store_of(name, tmp_path, 16) for name in ("vqa_rad", "slake")]
+    only = Selection(fractions=[1.0])
+    options = {"track": TrackConfig(mlflow=False), "device": "cpu", "audit": False, "only": only}
+    suite = load_suite("benchmarks/suites/vqa.yaml", changes)
+    done = run_suite(suite, stores=stores, encoders=[bench_store.RANDOM], out=tmp_path / "out", **options)
+    assert done.failed == 0
+    found = {(c.record["task"], c.record["protocol"]) for c in finished_cells(tmp_path / "out")}
+    assert found == {(task, protocol) for task in ("vqa_rad", "slake") for protocol in ("knn", "frozen", "fine_tune")}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from medvlp.bench.suite import load_suite, resolve_tasks
 from medvlp.config.load import check_config, load_config
 from medvlp.config.prepare import PrepareConfig
 from medvlp.config.resources import shipped
@@ -158,3 +159,15 @@ def test_suite_tasks_exist() -> None:
     for path in shipped("benchmarks/suites").glob("*.yaml"):
         for entry in load_config(path, [], SuiteConfig).entries:
             assert shipped(f"benchmarks/tasks/{entry.task}.yaml").is_file()
+
+
+def test_one_way_of_timing_validations_takes_the_place_of_another() -> None:
+    task = "benchmarks/tasks/benchx_siim_acr.yaml"  # it counts epochs
+    found = load_config(task, ["fine_tune.validate_every=3"], TaskConfig).fine_tune
+    assert (found.validate_every, found.validate_epochs, found.first_validation) == (3, None, None)
+    back = load_config("benchmarks/tasks/siim_acr_segmentation.yaml", ["fine_tune.validate_epochs=2"], TaskConfig)
+    assert (back.fine_tune.validate_every, back.fine_tune.validate_epochs) == (None, 2)
+    with pytest.raises(UserError, match="not both"):
+        load_config(task, ["fine_tune.validate_every=3", "fine_tune.validate_epochs=1"], TaskConfig)
+    suite = load_suite("benchmarks/suites/benchx.yaml", ["entries.benchx_siim_acr.set.fine_tune.validate_every=3"])
+    assert resolve_tasks(suite)["benchx_siim_acr"].fine_tune.validate_every == 3

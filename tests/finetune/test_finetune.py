@@ -21,6 +21,7 @@ from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
 from medvlp.finetune import run as run_module
 from medvlp.finetune.run import finetune
+from medvlp.infer.predict import predict
 from medvlp.store.prepare import prepare
 from medvlp.tasks._fine_tune import FineTuning
 from medvlp.tasks._tuned import load_tuned
@@ -325,3 +326,34 @@ def test_a_mistake_says_what_where_and_how_to_mend(case: str, what: str, own_run
     assert caught.value.where
     assert caught.value.fix
     assert not (tmp_path / "run" / "model").exists() or "other" in case
+
+
+def test_the_head_is_that_of_a_task(own_run: Path, tmp_path: Path) -> None:
+    """A LayerNorm, two exclusive classes, and the state with the best F1; the same answers when it is loaded again."""
+    how = {"norm": True, "classes": "exclusive", "select": "f1", "init": "truncated_normal"}
+    changes = {"classification": how, "data": {"labels": ["Blob"]}}
+    finetune(own_data.config(own_run / "store", tmp_path / "run", **changes))
+    model = load_tuned(tmp_path / "run")
+    assert model.task.classification.classes == "exclusive"
+    head = load_file(tmp_path / "run" / "model" / "head.safetensors")
+    assert {name: tuple(value.shape)[0] for name, value in head.items()} == {
+        **{"head.weight": 2, "head.bias": 2, "norm.weight": head["head.weight"].shape[1]},
+        "norm.bias": head["head.weight"].shape[1],
+    }
+    assert "val_f1" in result_of(tmp_path / "run")["chosen"]
+    file = next((own_run / "export").rglob("im000.dcm"))
+    predict(tmp_path / "run", [file], tmp_path / "out.csv")
+    (one,) = pd.read_csv(tmp_path / "out.csv")["probability:Blob"]
+    assert 0 <= one <= 1
+
+
+def test_settings_of_one_label_are_refused_for_several(own_run: Path, tmp_path: Path) -> None:
+    for how in ({"classes": "exclusive"}, {"select": "f1"}):
+        with pytest.raises(UserError, match="for one label, and there are"):
+            finetune(own_data.config(own_run / "store", tmp_path / "run", classification=how))
+    for given, message in (
+        ({"task": "segmentation", "classification": {"norm": True}}, "classification has no effect"),
+        ({"classification": {"legacy_scores": True}}, "belongs to tasks of the benchmark"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            own_data.config(own_run / "store", tmp_path / "run", **given)
