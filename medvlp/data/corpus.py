@@ -53,8 +53,9 @@ class PairedTexts:
         return [self.texts[first + k] for first, count in zip(firsts, counts, strict=True) for k in range(count)]
 
 
-def paired_texts(store: Store, sections: Sequence[str], unit: Literal["report", "sentence"]) -> PairedTexts:
-    """Return the texts of the images: their study's report, or its sentences."""
+def paired_texts(store: Store, sections: Sequence[str], unit: Literal["report", "sentence", "part"]) -> PairedTexts:
+    """Return the texts of the images: their study's report, its sentences, or as often as parts of it the report itself."""
+    from medvlp.text.organs import organ_parts
     from medvlp.text.sections import split_sentences
 
     texts: list[str] = []
@@ -62,8 +63,12 @@ def paired_texts(store: Store, sections: Sequence[str], unit: Literal["report", 
     count: dict[str, int] = {}
     for study, report in reports_of(store).items():
         text = report_text(report, sections)
-        parts = [text] if unit == "report" else split_sentences(text)
-        parts = [part for part in parts if len(part.split()) >= (1 if unit == "report" else SHORTEST_SENTENCE)]
+        if unit == "part":
+            of_organs = organ_parts(text)
+            parts = [text] * max(1, len(of_organs)) + list(of_organs)
+        else:
+            parts = [text] if unit == "report" else split_sentences(text)
+        parts = [part for part in parts if len(part.split()) >= (SHORTEST_SENTENCE if unit == "sentence" else 1)]
         if parts:
             first[study], count[study] = len(texts), len(parts)
             texts += parts

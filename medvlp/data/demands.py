@@ -47,7 +47,10 @@ class Demands:
         reports: `text`.
         labels: `labels`.
         paired: Text row i belongs to image i; otherwise texts are drawn on their own, with labels.
-        text_unit: The text of an image is its report, or one of its sentences, drawn anew each epoch.
+        text_unit: The text of an image is its report, or one of its sentences, drawn anew each epoch; `part` draws the
+            report half of the time, else what it says of one organ.
+        sample_sentences: Of a report that is too long the first sentence and others drawn anew each epoch, in their
+            order, in place of its beginning.
         triplets: The ternary matrix of places and findings.
         concepts: Spans and rows of the concepts of each text, from the knowledge bank.
         group_size: Samples of a semantic group side by side, with captions of its concept; 0 is no groups.
@@ -67,7 +70,8 @@ class Demands:
     reports: bool = True
     labels: bool = False
     paired: bool = True
-    text_unit: Literal["report", "sentence"] = "report"
+    text_unit: Literal["report", "sentence", "part"] = "report"
+    sample_sentences: bool = False
     triplets: bool = False
     concepts: bool = False
     group_size: int = 0

@@ -16,6 +16,7 @@ import numpy as np
 
 from medvlp.config.base import json_sha256
 from medvlp.data.counter import HIDE, TEXT, generator
+from medvlp.text.augment import draw_sentences
 from medvlp.text.masking import whole_unit_mask
 
 if TYPE_CHECKING:
@@ -56,15 +57,17 @@ class TokenTable:
     cut: int = 0
     """Texts longer than `max_tokens`."""
     _rows: list[_Row] = field(default_factory=list, repr=False)
+    _long: set[int] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         for start in range(0, len(self.texts), 1024):
             self._rows += self._made(self.texts[start : start + 1024], start)
-        full = [text for text, row in zip(self.texts, self._rows, strict=True) if len(row.ids) == self.max_tokens]
+        full = [number for number, row in enumerate(self._rows) if len(row.ids) == self.max_tokens]
         if full:
-            _, mask, _ = self.tokenizer.encode(full, self.max_tokens + 1)
-            self.cut = int((mask.sum(1) > self.max_tokens).sum())
+            _, mask, _ = self.tokenizer.encode([self.texts[row] for row in full], self.max_tokens + 1)
+            self._long = {row for row, tokens in zip(full, mask.sum(1), strict=True) if tokens > self.max_tokens}
+            self.cut = len(self._long)
 
     @cached_property
     def hash(self) -> str:
@@ -80,6 +83,34 @@ class TokenTable:
             [self.texts[row] for row in rows],
             None if self.labels is None else self.labels[rows],
         )
+
+    def sampled(self, rows: Int[np.ndarray, " b"], seed: int, epoch: int, keys: Int[np.ndarray, " b"]) -> TextBatch:
+        """Return the texts of these rows; of those that are too long some sentences (M3D-CLIP, arXiv 2404.00578).
+
+        They are the first one and others that fit, drawn by (seed, epoch, key), in the order of the text. The official
+        code does not count the first one, so that its texts are cut after all, and appends the others as drawn.
+        """
+        texts = [
+            self._some_sentences(int(row), generator(TEXT, seed, epoch, int(key)))
+            if int(row) in self._long
+            else self.texts[row]
+            for row, key in zip(rows, keys, strict=True)
+        ]
+        text = self.of_texts(texts)
+        if self.labels is not None:
+            import torch
+
+            text.labels = torch.from_numpy(self.labels[rows])
+        return text
+
+    def _some_sentences(self, row: int, rng: np.random.Generator) -> str:
+        from medvlp.text.sections import split_sentences
+
+        sentences = split_sentences(self.texts[row])
+        with self._lock:
+            _, mask, words = self.tokenizer.encode(sentences, self.max_tokens)
+        special = int((mask & (words < 0)).sum(1).max())
+        return " ".join(draw_sentences(sentences, mask.sum(1) - special, self.max_tokens - special, rng))
 
     def of_texts(self, texts: Sequence[str]) -> TextBatch:
         """Return texts that are not in the table, without labels and concepts."""

@@ -10,6 +10,7 @@ the stage that the tokens come from.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +42,7 @@ def grad_cam(
     Raises:
         UserError: The backbone has no stage that can be looked into.
     """
-    module, takes_input = _place(backbone, tap)
+    place = _place(backbone, tap)
     held: list[torch.Tensor] = []
 
     def hold(activations: torch.Tensor) -> torch.Tensor:
@@ -57,7 +58,8 @@ def grad_cam(
         return hold(output)
 
     with torch.inference_mode(False), torch.no_grad():
-        handle = module.register_forward_pre_hook(before) if takes_input else module.register_forward_hook(behind)
+        module = place.module
+        handle = module.register_forward_pre_hook(before) if place.at_input else module.register_forward_hook(behind)
         try:
             features = encode()
         finally:
@@ -67,36 +69,57 @@ def grad_cam(
         (activations,) = held
         maps = [
             _weighted(
-                activations, torch.autograd.grad(column.sum(), activations, retain_graph=True)[0], features, backbone
+                activations, torch.autograd.grad(column.sum(), activations, retain_graph=True)[0], features, place
             )
             for column in similarity.unbind(1)
         ]
     return torch.stack(maps, dim=1)
 
 
-def _place(backbone: Any, tap: str | None) -> tuple[nn.Module, bool]:
-    """Return the module to look into, and whether at its input or its output."""
+@dataclass(frozen=True)
+class _Place:
+    """A module to look into.
+
+    Args:
+        module: The module.
+        at_input: Its input holds the activations, else its output.
+        prefix: Tokens before the patches, where activations are tokens.
+        channels_last: A map has its channels in the last axis.
+    """
+
+    module: nn.Module
+    at_input: bool = False
+    prefix: int = 0
+    channels_last: bool = False
+
+
+def _place(backbone: Any, tap: str | None) -> _Place:
+    if isinstance(getattr(backbone, "backbone", None), nn.Module):  # a flat tower on every slice
+        return _place(backbone.backbone, tap)
     if hasattr(backbone, "blocks") and hasattr(backbone, "patch_embed"):
-        return backbone.blocks[-1], True
+        return _Place(backbone.blocks[-1], at_input=True, prefix=getattr(backbone, "num_prefix_tokens", 0))
+    if hasattr(backbone, "layers4"):  # MONAI's Swin
+        return _Place(backbone.layers4[0])
+    if hasattr(backbone, "quantiser"):  # CTViT, whose output are its tokens
+        return _Place(backbone, channels_last=True)
     stages = [info["module"] for info in getattr(backbone, "feature_info", ())]
     name = tap or (stages[-1] if stages else None)
     if name is None:
         raise UserError(
             f"The backbone '{type(backbone).__name__}' has no stage for Grad-CAM.", "encoder", "Use another backbone."
         )
-    return backbone.get_submodule(name), False
+    return _Place(backbone.get_submodule(name), channels_last=getattr(backbone, "output_fmt", "NCHW") == "NHWC")
 
 
 def _weighted(
-    activations: torch.Tensor, gradient: torch.Tensor, features: Features, backbone: Any
+    activations: torch.Tensor, gradient: torch.Tensor, features: Features, place: _Place
 ) -> Float[torch.Tensor, "b *g"]:
-    if activations.ndim == 3:  # a ViT: prefix tokens, then patches
-        patches = slice(getattr(backbone, "num_prefix_tokens", 0), None)
-        activations, gradient = activations[:, patches], gradient[:, patches]
-        map_ = (activations * gradient.mean(1, keepdim=True)).sum(2).unflatten(1, features.grid)
-    elif getattr(backbone, "output_fmt", "NCHW") == "NHWC":
-        map_ = (activations * gradient.mean((1, 2), keepdim=True)).sum(3)
-    else:  # a map [b c h w], of a volume [b c d h w]
-        places = tuple(range(2, activations.ndim))
-        map_ = (activations * gradient.mean(places, keepdim=True)).sum(1)
-    return map_.detach().float().relu()
+    """Return the map of one text; of slices each has its own mean gradient."""
+
+    def as_tokens(values: torch.Tensor) -> torch.Tensor:
+        if values.ndim == 3:
+            return values[:, place.prefix :]
+        return values.flatten(1, -2) if place.channels_last else values.flatten(2).transpose(1, 2)
+
+    map_ = (as_tokens(activations) * as_tokens(gradient).mean(1, keepdim=True)).sum(2)
+    return map_.detach().float().relu().reshape(len(features.pooled), *features.grid)

@@ -6,11 +6,13 @@ dropped, so that a kept token is the same token as in the whole image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
+from torch.utils.checkpoint import checkpoint
 
 from medvlp.errors import UserError
 
@@ -104,6 +106,27 @@ def vit_encoded(
         states = backbone.blocks[:-1](states)
     attended = class_attention(backbone, states) if attention else None
     return backbone.norm(backbone.blocks[-1](states)), attended
+
+
+def vit_levels(
+    backbone: VisionTransformer, pixels: Float[torch.Tensor, "b c *s"], levels: Sequence[int]
+) -> tuple[Float[torch.Tensor, "b n d"], list[Float[torch.Tensor, "b p d"]]]:
+    """Return the states of all tokens after the last norm, and the patches after some blocks.
+
+    Args:
+        backbone: The transformer.
+        pixels: Normalised pixels.
+        levels: Numbers of blocks, from 0, rising.
+    """
+    states, kept = backbone.norm_pre(vit_embedded(backbone, pixels)), []
+    for number, block in enumerate(backbone.blocks):
+        if backbone.grad_checkpointing and torch.is_grad_enabled():
+            states = checkpoint(block, states, use_reentrant=False)
+        else:
+            states = block(states)
+        if number in levels:
+            kept.append(states[:, backbone.num_prefix_tokens :])
+    return backbone.norm(states), kept
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ of their sections.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -58,3 +59,22 @@ def _drop(sentence: str, rng: np.random.Generator, probability: float) -> str:
     drawn = rng.random(len(words)) < probability
     kept = [word for (word, droppable), drop in zip(words, drawn, strict=True) if not (droppable and drop)]
     return " ".join(kept or [words[0][0]])
+
+
+def draw_sentences(
+    sentences: Sequence[str], lengths: Sequence[int], budget: int, rng: np.random.Generator
+) -> list[str]:
+    """Return the first sentence and others, drawn one by one, that together are no longer than a budget.
+
+    Args:
+        sentences: Of a text.
+        lengths: Tokens of each.
+        budget: Tokens that fit; the first sentence stays even where it is longer.
+        rng: Draws the order in which the others are tried.
+    """
+    kept, left = {0}, budget - int(lengths[0])
+    for number in 1 + rng.permutation(len(sentences) - 1):
+        if lengths[number] <= left:
+            kept.add(int(number))
+            left -= int(lengths[number])
+    return [sentences[number] for number in sorted(kept)]
