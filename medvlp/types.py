@@ -253,7 +253,7 @@ class Features:
 
     `cls_attention` is what the class token attends to in the last block, a softmax over all tokens cut to the patches;
     None unless the tower's configuration asks for it. `embedding` is the mean of the patches before the first block;
-    None unless the method asks for it.
+    None unless the method asks for it. `levels` are the patches after some blocks, likewise.
     """
 
     tokens: Float[torch.Tensor, "b p d"]
@@ -261,6 +261,7 @@ class Features:
     grid: tuple[int, ...]
     cls_attention: Float[torch.Tensor, "b heads p"] | None = None
     embedding: Float[torch.Tensor, "b d"] | None = None
+    levels: Float[torch.Tensor, "b l p d"] | None = None
 
     def to(self, device: torch.device | str) -> Features:
         """Return the features with every tensor on a device."""

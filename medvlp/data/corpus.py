@@ -54,7 +54,7 @@ class PairedTexts:
 
 
 def paired_texts(store: Store, sections: Sequence[str], unit: Literal["report", "sentence", "part"]) -> PairedTexts:
-    """Return the texts of the images: their study's report, its sentences, or as often as parts of it the report itself."""
+    """Return the texts of the images: their study's report, its sentences, or the report as often as parts of it."""
     from medvlp.text.organs import organ_parts
     from medvlp.text.sections import split_sentences
 

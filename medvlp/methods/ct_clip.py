@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from medvlp.methods._choices import chosen
+from medvlp.config.methods import MethodConfig
+from medvlp.data.demands import Demands
+from medvlp.methods._choices import TEXT_UNITS, chosen
 from medvlp.methods._pair_contrast import PairContrast
 from medvlp.methods.base import Term
 from medvlp.models.projection import Projection
@@ -26,8 +28,14 @@ class CTCLIP(PairContrast):
     """Scale exp(θ) from θ = 1, without bound; `info_nce.epsilon` is the official 1e-20, 0 is the right cross-entropy.
 
     Options: `projection_input` is `flatten` (tokens averaged over depth, then all of them side by side: 294,912 numbers
-    and 151 M weights at the official size) or `pooled` (the tower's own vector).
+    and 151 M weights at the official size) or `pooled` (the tower's own vector). `text_unit` is `report`, or for small
+    data sets a `part` of it or a `sentence`, which is what prompts look like.
     """
+
+    @classmethod
+    def demands(cls, config: MethodConfig) -> Demands:
+        """Return what every batch must hold."""
+        return Demands(text_unit=chosen(config, "text_unit", (*TEXT_UNITS, "part")))
 
     def build_projections(self) -> None:
         """Make the linear maps, without bias in the official configuration."""

@@ -21,7 +21,7 @@ from medvlp.methods.base import Encode, Term
 from medvlp.methods.context import MethodContext
 from medvlp.models.organ_pool import OrganPool
 from medvlp.models.projection import Projection
-from medvlp.models.vit import require_vit, vit_levels
+from medvlp.models.vit import require_vit
 from medvlp.objectives.contrastive import text_numbers
 from medvlp.objectives.organ_contrast import organ_cells, organ_contrast, whole_organs
 from medvlp.objectives.terms import unit
@@ -55,13 +55,14 @@ class FVLM(ScaledMethod):
         assert self.text_encoder is not None
         options, tower = self.config.options, self.image_encoder
         backbone = require_vit(tower.backbone, "fVLM pools organs from the blocks of a transformer, and")
-        self.levels = tuple(options["levels"])
-        if sorted(set(self.levels)) != list(self.levels) or not all(0 <= n < len(backbone.blocks) for n in self.levels):
+        levels = tuple(options["levels"])
+        if not levels or tuple(sorted(set(levels))) != levels or not set(levels) <= set(range(len(backbone.blocks))):
             raise UserError(
-                f"The tower has {len(backbone.blocks)} blocks, and levels are {list(self.levels)}.",
+                f"The tower has {len(backbone.blocks)} blocks, and levels are {list(levels)}.",
                 "method.options.levels",
                 "Give numbers of blocks from 0, rising, e.g. [3, 6, 9].",
             )
+        tower.keep_levels = levels
         dim = self.config.projection.dim
         self.organ_pool = OrganPool(len(self.organs), tower.token_dim, dim, options["heads"], options["dropout"])
         self.text_projection = Projection(self.text_encoder.dim, self.config.projection)
@@ -82,30 +83,21 @@ class FVLM(ScaledMethod):
         config.image_of(VolumeTowerConfig, "fVLM needs label maps of organs, and")
         return Demands(organs=tuple(name for names in organs_option(config).values() for name in names))
 
-    def encode_image(self, pixels: Float[torch.Tensor, "b c d h w"]) -> Features:
-        """Return features whose tokens hold the patches of all levels, the last one last, side by side in width."""
-        tower = self.image_encoder
-        states, kept = vit_levels(tower.backbone, pixels, self.levels)
-        last = states[:, tower.backbone.num_prefix_tokens :]
-        tokens = torch.cat([*kept, last], dim=2)
-        return Features(tokens, tower.backbone.forward_head(states, pre_logits=True), tower.grid_of(pixels))
-
     def organ_vectors(
         self, features: Features, cells: Bool[torch.Tensor, "b o p"] | None = None
     ) -> Float[torch.Tensor, "b o d"]:
         """Return a vector of each organ, of any length.
 
         Args:
-            features: As of `encode_image`.
+            features: Of volumes.
             cells: Patches of each organ; None is all of them.
         """
-        levels = len(self.levels) + 1
-        tokens = torch.cat(features.tokens.chunk(levels, dim=2), dim=1)
+        assert features.levels is not None
+        tokens = torch.cat([features.levels.flatten(1, 2), features.tokens], dim=1)
         if cells is None:
-            cells = torch.ones(
-                len(tokens), len(self.organs), features.tokens.shape[1], dtype=torch.bool, device=tokens.device
-            )
-        return self.organ_pool(tokens, cells.repeat(1, 1, levels))
+            shape = len(tokens), len(self.organs), features.tokens.shape[1]
+            cells = torch.ones(shape, dtype=torch.bool, device=tokens.device)
+        return self.organ_pool(tokens, cells.repeat(1, 1, features.levels.shape[1] + 1))
 
     def losses(self, batch: Batch) -> dict[str, Term]:
         """Return `organs`."""
@@ -174,7 +166,13 @@ class FVLM(ScaledMethod):
     ) -> Float[torch.Tensor, "b t *g"]:
         """Return how much more each patch alone, pooled for the organ of a text, is like it than like its opposite."""
         features, directions = self.encode_image(pixels), self.text_directions(texts, encode)
-        alone = Features(features.tokens.flatten(0, 1)[:, None], features.pooled, (1, 1, 1))
+        assert features.levels is not None
+        alone = Features(
+            features.tokens.flatten(0, 1)[:, None],
+            features.pooled,
+            (1, 1, 1),
+            levels=features.levels.transpose(1, 2).flatten(0, 1)[:, :, None],
+        )
         vectors = unit(self.organ_vectors(alone).float()).unflatten(0, features.tokens.shape[:2])
         weights = torch.stack([self._asked([text], vectors.device) for text in texts])
         maps = torch.einsum("bpod,td,to->btp", vectors, directions.float(), weights)

@@ -24,9 +24,8 @@ TEXT_UNITS = ("report", "part")
 class Merlin(PairContrast):
     """Objectives `info_nce` and `bce`, the latter over the label columns of the data set (official: 1,692 phecodes).
 
-    `options.text_unit: part` is the report splitting of the paper: the text of a volume is its report or, as often, what
-    the report says of one organ (`text.organs`). Staged training is one run with `info_nce.weight: 0`, and a second one
-    that starts from its tower.
+    `options.text_unit: part` is the report splitting of the paper: the text of a volume is its report or, as often,
+    what the report says of one organ (`text.organs`). Either term alone is a stage of the paper's staged training.
 
     Attributes:
         label_head: From the pooled vector to the logit of each label, where `bce` has a weight.

@@ -66,8 +66,8 @@ class QueryStream(nn.Module):
         decoder: Arguments of `QueryDecoder`.
         dropout: Of the decoder's features before classifier and projection.
         norm: Normalise the projected tokens. MedKLIP and MeDSLIP do not; queries then learn later where to look.
-        positions: Add sines and cosines of the place in the grid to the projected tokens. MedKLIP and MeDSLIP do not, and know
-            left from right only by what the backbone's padding tells.
+        positions: Add sines and cosines of the place in the grid to the projected tokens. MedKLIP and MeDSLIP do not,
+            and know left from right only by what the backbone's padding tells.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
-from medvlp.models.vit import require_class_token, require_vit, vit_embedded, vit_encoded, vit_states
+from medvlp.models.vit import require_class_token, require_vit, vit_embedded, vit_encoded, vit_levels, vit_states
 from medvlp.types import Features
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Tower(nn.Module, ABC):
         token_dim: Width of the tokens.
         record: How the weights were made: file, adapted and dropped keys; empty for a fresh tower.
         keep_embedding: Return `Features.embedding`, too; for a plain ViT.
+        keep_levels: Blocks, from 0, whose patches `Features.levels` holds; for a plain ViT of volumes.
     """
 
     config: Any
@@ -41,6 +42,7 @@ class Tower(nn.Module, ABC):
         super().__init__()
         self.record: dict[str, Any] = {}
         self.keep_embedding = False
+        self.keep_levels: tuple[int, ...] = ()
 
     @abstractmethod
     def forward(self, pixels: Float[torch.Tensor, "b c *s"]) -> Features:
@@ -144,6 +146,18 @@ class Tower(nn.Module, ABC):
         states = self.embed(pixels)
         features = self.encode_embedded(states, self.grid_of(pixels))
         return replace(features, embedding=states[:, self.backbone.num_prefix_tokens :].mean(1))
+
+    def level_features(self, pixels: Float[torch.Tensor, "b c *s"]) -> Features:
+        """Return the features with `Features.levels`, the patches after the blocks of `keep_levels`.
+
+        Raises:
+            UserError: The backbone is no plain ViT.
+        """
+        backbone = require_vit(self.backbone, "Patches after some blocks")
+        states, levels = vit_levels(backbone, pixels, self.keep_levels)
+        tokens = states[:, backbone.num_prefix_tokens :]
+        pooled = backbone.forward_head(states, pre_logits=True)
+        return Features(tokens, pooled, self.grid_of(pixels), levels=torch.stack(levels, dim=1))
 
     def vit_features(self, pixels: Float[torch.Tensor, "b c *s"], **how: Any) -> Features:
         """Return the features of a plain ViT; `how` is that of `models.vit.vit_states`.

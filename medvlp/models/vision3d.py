@@ -64,6 +64,8 @@ class ViT3d(Tower):
         """Return the features of normalised voxels."""
         if self.keep_embedding:
             return self.embedded_features(pixels)
+        if self.keep_levels:
+            return self.level_features(pixels)
         return self.vit_features(pixels, attention=self.config.attention)
 
     def feature_maps(self, pixels: Float[torch.Tensor, "b c d h w"]) -> Maps:

@@ -18,7 +18,7 @@ from medvlp.text.triplets import read_sentence_triplets
 from medvlp.types import ABSENT
 
 _WORDS = {
-    "lung": r"lungs?|pulmonary(?! (?:arter|trunk|vein))|lobes?|lobar|lingula\w*|pleura\w*|bronch\w+|peribronch\w+|airways?"
+    "lung": r"lungs?|pulmonary(?! (?:arter|trunk|vein))|lobes?|lobar|lingula\w*|pleura\w*|(?:peri)?bronch\w+|airways?"
     r"|parenchyma\w*|bibasal|bibasilar|subpleural|fissures?|interlobular|pneumothora\w+|atelecta\w+|emphysema\w*"
     r"|pneumonia\w*|consolidations?|ground[- ]glass|honeycomb\w*|bullae?|hemithora\w+|costophrenic",
     "heart": r"heart|cardiac|cardio\w+|pericardi\w+|ventric\w+|atri(?:um|al|a)|coronar\w+|valv\w+|myocardi\w+",
@@ -34,7 +34,8 @@ _WORDS = {
     "kidney": r"kidneys?|renal|nephro\w+|hydronephrosis|ureter\w*|perinephric",
     "adrenal": r"adrenals?(?: glands?)?",
     "stomach": r"stomach|gastric",
-    "bowel": r"bowels?|colon\w*|colic|sigmoid|rect(?:um|al)|duoden\w+|jejun\w+|ile(?:um|al)|append\w+|cec(?:um|al)|diverticul\w+",
+    "bowel": r"bowels?|colon\w*|colic|sigmoid|rect(?:um|al)|duoden\w+|jejun\w+|ile(?:um|al)|append\w+|cec(?:um|al)"
+    r"|diverticul\w+",
     "bladder": r"(?<!gall )(?<!gall)bladder",
     "bone": r"bones?|bony|osseous|ribs?|spin(?:e|al)|vertebra\w*|stern\w+|clavicl\w+|scapula\w*|fractures?|osteo\w+"
     r"|degenerative|scoliosis|kyphosis",
@@ -105,7 +106,7 @@ def organ_texts(report: str, organs: tuple[str, ...]) -> tuple[OrganText, ...]:
 
 @lru_cache(maxsize=1 << 14)
 def organ_parts(report: str) -> tuple[str, ...]:
-    """Return the sentences of each organ that a report speaks of, joined: the parts that Merlin splits a report into."""
+    """Return what a report says of each organ that it speaks of: the parts that Merlin splits a report into."""
     return tuple(dict.fromkeys(part.text for part in organ_texts(report, ORGANS) if part.mentioned))
 
 
