@@ -90,6 +90,7 @@ class ViLLA(Method):
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
+        config.image_of(ImageTowerConfig, "VILLA")
         return Demands(labels=True)
 
     def losses(self, batch: Batch) -> dict[str, Term]:
