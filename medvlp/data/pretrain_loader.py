@@ -135,14 +135,11 @@ class PretrainLoader(Loader):
         self, batch: Batch, table: TokenTable, epoch: int, keys: Int[np.ndarray, " b"], chosen: Int[np.ndarray, " b"]
     ) -> None:
         demands = self.sources.demands
-        batch.text = table.batch(chosen)
+        sampled = demands.sample_sentences
+        batch.text = table.sampled(chosen, self.seed, epoch, keys) if sampled else table.batch(chosen)
         changes = self.text_changes
         if changes is not None and (changes.shuffle_sentences or changes.drop_words):
             batch.text_augmented = table.augmented(chosen, changes, self.seed, epoch, keys)
-        sampled = demands.sample_sentences
-        batch.text = table.sampled(chosen, self.seed, epoch, keys) if sampled else table.batch(chosen)
-        if self.augment is not None and (self.augment.shuffle_sentences or self.augment.drop_words):
-            batch.text_augmented = table.augmented(chosen, self.augment, self.seed, epoch, keys)
         if demands.hidden_share:
             table.hide(batch.text, demands.hidden_share, demands.hide_concepts, self.seed, epoch, keys)
 
