@@ -1,4 +1,4 @@
-"""CTViT, the encoder of CT-CLIP (Hamamci et al., arXiv 2403.17834): attention within slabs of slices, then across them.
+"""CTViT, the encoder of CT-CLIP (Hamamci et al., arXiv 2403.17834): attention within slabs, then across them.
 
 Guarantee: the operations are those of the official encoder, so that its weights give its features: cosine attention with
 learned scales, keys and values from what enters a layer before its norm, a depth-wise convolution for positions that
@@ -77,7 +77,9 @@ def check_patches(size: Size, patch: Size, where: str) -> None:
     """Raise `UserError` unless patches fill a volume."""
     if any(side % length for side, length in zip(size, patch, strict=True)):
         raise UserError(
-            f"Patches of {patch} do not divide a volume of {size}.", where, "Give sides of patches that divide its sides."
+            f"Patches of {patch} do not divide a volume of {size}.",
+            where,
+            "Give sides of patches that divide its sides.",
         )
 
 
@@ -98,6 +100,7 @@ class CTViT(nn.Module):
 
     Attributes:
         checkpointing: Recompute activations in the backward pass instead of keeping them.
+        feature_info: The module whose output are the tokens as a map, as timm names stages.
     """
 
     def __init__(
@@ -114,17 +117,21 @@ class CTViT(nn.Module):
     ) -> None:
         super().__init__()
         self.patch, self.dim, self.scrambled, self.checkpointing = patch, dim, scrambled, False
+        self.feature_info = [{"module": "output", "num_chs": dim}]
         width = channels * patch[0] * patch[1] * patch[2]
         self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim), nn.LayerNorm(dim))
         self.position_bias = PositionBias(dim, heads)
         self.spatial = Layers(spatial_depth, dim, heads, head_dim)
         self.temporal = Layers(temporal_depth, dim, heads, head_dim)
         self.quantiser = None if codes is None else Quantiser(codes, dim)
+        self.output = nn.Identity()
 
     def forward(self, pixels: Float[torch.Tensor, "b c d h w"]) -> Float[torch.Tensor, "b t y x e"]:
         """Return one token of width `e` for every patch; the codes where there is a quantiser."""
         encoded = self.encode(pixels)
-        return encoded if self.quantiser is None else self.quantiser(encoded)
+        tokens = encoded if self.quantiser is None else self.quantiser(encoded)
+        # The map `[b e t y x]` is what Grad-CAM looks into.
+        return self.output(tokens.movedim(-1, 1)).movedim(1, -1)
 
     def encode(self, pixels: Float[torch.Tensor, "b c d h w"]) -> Float[torch.Tensor, "b t y x e"]:
         """Return the tokens before the quantiser."""
@@ -140,7 +147,7 @@ class CTViT(nn.Module):
     def _stages(self, pixels: torch.Tensor) -> Iterator[Float[torch.Tensor, "b t y x e"]]:
         tokens = self.embed(self.patches(pixels))
         yield tokens
-        shape: Shape = tuple(tokens.shape[:4])  # type: ignore[assignment]
+        shape: Shape = tuple(tokens.shape[:4])
         batch, slabs, rows, columns = shape
         bias = self.position_bias(rows, columns)
         within = self.spatial(tokens.flatten(2, 3).flatten(0, 1), shape, bias, True, self.checkpointing)
@@ -214,7 +221,7 @@ class Layer(nn.Module):
         return tokens + self.feed(tokens)
 
     def _positions(self, tokens: torch.Tensor, shape: Shape, as_it_stands: bool) -> torch.Tensor:
-        batch, slabs, rows, columns = shape
+        batch, _, rows, columns = shape
         if as_it_stands:
             volume = tokens.reshape(*shape, -1).permute(0, 4, 1, 2, 3)
         else:
@@ -275,6 +282,8 @@ class GEGLU(nn.Module):
 class FixedShiftNorm(nn.Module):
     """Layer normalisation with a learned factor; its shift is stored and not learned."""
 
+    beta: torch.Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
@@ -296,7 +305,7 @@ class PositionBias(nn.Module):
 
     def forward(self, rows: int, columns: int) -> Float[torch.Tensor, "heads l l"]:
         """Return the bias between the places of a grid, row by row."""
-        weight = self.net[0].weight
+        weight = next(self.net.parameters())
         down = torch.arange(1 - rows, rows, device=weight.device)
         right = torch.arange(1 - columns, columns, device=weight.device)
         distances = torch.stack(torch.meshgrid(down, right, indexing="ij"), dim=2).to(weight.dtype)

@@ -134,6 +134,10 @@ class InflatedResNet(nn.Module):
                 "Use e.g. resnet18, resnet50 or resnet152.",
             )
         self.num_features: int = flat.num_features
+        self.conv1: Any
+        self.bn1: Any
+        self.act1: Any
+        self.maxpool: Any
         self.feature_info: list[dict[str, Any]] = list(flat.feature_info)
         self.checkpointing = False
         for name in ("conv1", "bn1", "act1", "maxpool", *STAGES):
@@ -189,13 +193,15 @@ def _inflated(module: nn.Module, inflation: Inflation, stride: int | None = None
 
 def _convolution(flat: nn.Conv2d, inflation: Inflation, stride: int) -> nn.Conv3d:
     extent = SLICES if flat.kernel_size[0] > 1 else 1
+    (side, wide), (down, right), (apart, spread) = flat.kernel_size, flat.stride, flat.dilation
+    assert not isinstance(flat.padding, str)
     deep = nn.Conv3d(
         flat.in_channels,
         flat.out_channels,
-        (extent, *flat.kernel_size),
-        stride=(stride, *flat.stride),
-        padding=(flat.dilation[0] * (extent // 2), *flat.padding),  # type: ignore[arg-type]
-        dilation=(flat.dilation[0], *flat.dilation),
+        (extent, side, wide),
+        stride=(stride, down, right),
+        padding=(apart * (extent // 2), flat.padding[0], flat.padding[1]),
+        dilation=(apart, apart, spread),
         groups=flat.groups,
         bias=flat.bias is not None,
         device=flat.weight.device,

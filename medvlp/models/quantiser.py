@@ -1,4 +1,4 @@
-"""A cosine vector quantiser whose codes follow the tokens by moving averages (van den Oord et al., arXiv 1711.00937, A.1).
+"""A vector quantiser by cosines, whose codes follow the tokens by moving averages (arXiv 1711.00937, A.1).
 
 Guarantee: a token takes the code of the largest cosine, and what is returned is the row of the table as it stands, not
 its direction; the gradient passes to the token. Codes move in training mode only, by the same amount on every rank.

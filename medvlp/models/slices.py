@@ -100,8 +100,8 @@ def _slices(pixels: Float[torch.Tensor, "b c d h w"]) -> Float[torch.Tensor, "n 
 class SliceAttention(nn.Module):
     """From vectors of slices to one of the volume: positions are added, slices attend to each other, the mean is taken.
 
-    The paper's rule is V = MHSA(I + PE(P)). It does not say how many heads there are, which positions, nor how the slices
-    become one vector: here 8 heads, sines, and the mean.
+    The paper's rule is V = MHSA(I + PE(P)). It does not say how many heads there are, which positions, nor how the
+    slices become one vector: here 8 heads, sines, and the mean.
 
     Args:
         dim: Width of the vectors.

@@ -17,6 +17,7 @@ import torch
 from medvlp.errors import UserError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+WRAPPERS = ("state_dict", "model", "model_state_dict", "network_weights", "net")
 MAX_KEYS_SHOWN = 8
 
 
@@ -56,8 +57,8 @@ class _InertDict:
 def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weight file, on the CPU.
 
-    A pickle may wrap them once, under `state_dict`, `model`, `model_state_dict`, `network_weights` or `net`. Objects beside them (such as
-    hyper-parameters of a training framework) are not made: something without behaviour takes their place.
+    A pickle may wrap them once, under one of the names of `WRAPPERS`. Objects beside them (such as hyper-parameters of a
+    training framework) are not made: something without behaviour takes their place.
 
     Raises:
         UserError: Unreadable, or something else among the tensors.
@@ -79,7 +80,7 @@ def _read(file: Path, device: str) -> dict[str, torch.Tensor]:
         state = _load_safetensors(file, device) if file.suffix == ".safetensors" else _load_pickle(file, device)
     except Exception as error:  # of a broken pickle any kind may come
         raise UserError(*_refusal(error, file)) from error
-    for wrapper in ("state_dict", "model", "model_state_dict", "network_weights", "net"):
+    for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
             break

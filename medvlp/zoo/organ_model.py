@@ -74,6 +74,9 @@ class OrganModel(ReleasedModel):
         self, pixels: Float[torch.Tensor, "b c d h w"], masks: Bool[torch.Tensor, "b o z y x"]
     ) -> Float[torch.Tensor, "b o e"]:
         """Return unit vectors of organs in the space of their texts; see `organ_states`."""
-        states = self.organ_states(pixels, masks).unbind(1)
-        vectors = [project(state) for project, state in zip(self.projections, states, strict=True)]
+        return self.project_organs(self.organ_states(pixels, masks))
+
+    def project_organs(self, states: Float[torch.Tensor, "b o d"]) -> Float[torch.Tensor, "b o e"]:
+        """Return unit vectors of what the queries of organs read."""
+        vectors = [project(state) for project, state in zip(self.projections, states.unbind(1), strict=True)]
         return functional.normalize(torch.stack(vectors, dim=1), dim=2)

@@ -208,10 +208,10 @@ class Release(Config):
     projects: str | None = Field(
         None, description="View whose features the image head takes; null is the default view."
     )
-    logit_scale: float | Literal["stored", "stored_factor", "stored_divisor"] | None = Field(
+    logit_scale: float | Literal["exp", "multiply", "divide"] | None = Field(
         None,
-        description="Factor of cosines: a number, or what the file stores: its logarithm (stored), the factor itself or "
-        "its inverse (the temperature); null: the method has none.",
+        description="Factor of cosines: a number, or how the one in the file is read, as its logarithm, the factor "
+        "itself or the temperature (`objectives.scale.ScalePolicy`); null: the method has none.",
     )
     scale_bounds: tuple[float, float] | None = Field(
         None, description="The number that is stored is cut to this range before it is used."

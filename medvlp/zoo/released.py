@@ -20,6 +20,7 @@ from medvlp.errors import UserError, nearest
 from medvlp.methods.base import Encode, Method
 from medvlp.models.grad_cam import grad_cam
 from medvlp.models.weights import find_weights, read_state
+from medvlp.objectives.scale import cosine_factor
 from medvlp.types import Features, TextBatch, TextFeatures
 from medvlp.zoo.axes import from_axes, to_axes
 from medvlp.zoo.key_plan import KeyPlan, plan_keys, strip_prefixes
@@ -82,7 +83,7 @@ class ReleasedModel(nn.Module):
 
     Attributes:
         heads: By name: `image`, `text`, `image_tokens`, `text_tokens`.
-        log_scale: What the file stores of the factor of cosines: its logarithm, or what `Release.logit_scale` says.
+        scale: What the file stores of the factor of cosines; `Release.logit_scale` says how it is read.
         tokenizer: The tokenizer of its texts, once one is given.
     """
 
@@ -95,7 +96,7 @@ class ReleasedModel(nn.Module):
         self.text = None if release.text is None else ReleasedText(release.text)
         self.heads = nn.ModuleDict({name: Head(config) for name, config in release.heads.items()})
         if isinstance(release.logit_scale, str):
-            self.log_scale = nn.Parameter(torch.zeros(()))
+            self.scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, pixels: Float[torch.Tensor, "b c *s"]) -> Features:
         """Return the features of normalised pixels in the view that is set."""
@@ -154,8 +155,7 @@ class ReleasedModel(nn.Module):
         """Factor of cosines before a softmax."""
         scale = self.release.logit_scale
         if isinstance(scale, str):
-            stored = self.log_scale if self.release.scale_bounds is None else self.log_scale.clamp(*self.release.scale_bounds)
-            return {"stored": stored.exp, "stored_factor": stored.clone, "stored_divisor": stored.reciprocal}[scale]()
+            return cosine_factor(self.scale, scale, *(self.release.scale_bounds or (None, None)))
         return torch.tensor(float(self._need(scale, "scale of cosines")), device=next(self.parameters()).device)
 
     def head(self, name: str) -> Head:

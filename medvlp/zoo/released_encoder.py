@@ -72,8 +72,9 @@ def named_release(rest: str) -> tuple[Release, Path, dict[str, str]]:
         raise UserError(f"legacy_pad_mean is '{pads}'.", "encoder", "Write true or false.")
     sides = 3 if release.image.kind == "volume" else 1
     if size is not None and [side.isdigit() for side in size.split("x")] != [True] * sides:
-        example = "size=96x96x96, voxels along d, h and w" if sides == 3 else "size=224"
-        raise UserError(f"The size '{size}' is none of the checkpoint's.", "encoder", f"Write e.g. {example}.")
+        wrong = "no number" if sides == 1 else "not three numbers"
+        example = "size=224" if sides == 1 else "size=96x96x96, voxels along d, h and w"
+        raise UserError(f"The size '{size}' is {wrong}.", "encoder", f"Write e.g. {example}.")
     return release, Path(file), options
 
 
@@ -220,7 +221,7 @@ def _of_volumes(release: Release, stored: object | None, size: Size | None) -> A
         config = type(release.input).model_validate({**release.input.resolved(), **changed})
     except ValueError as error:
         raise UserError(f"A volume of {size} voxels is no model input.", "encoder", "Write size=96x96x96.") from error
-    return preprocessing_of(stored or release.stored, config)  # type: ignore[arg-type]
+    return preprocessing_of(stored or release.stored, config)
 
 
 def _sides(preprocessing: AnyPreprocessing) -> Size:

@@ -1,7 +1,7 @@
 """Towers of volumes of released checkpoints, on timm, MONAI and our CTViT, with the views that official code takes.
 
-Guarantee: voxels come in RAS, `[d h w]`, and go to the axes that the checkpoint was trained with; tokens, grids and maps
-come back in RAS. With the official weights a view gives the official features.
+Guarantee: voxels come in RAS, `[d h w]`, and go to the axes that the checkpoint was trained with; tokens, grids and
+maps come back in RAS. With the official weights a view gives the official features.
 """
 
 from __future__ import annotations
@@ -178,15 +178,16 @@ class ViTVolume(ReleasedVolumeTower):
 class SwinVolume(ReleasedVolumeTower):
     """MONAI's Swin transformer, with the merging of patches that the weights were trained with.
 
-    `args` are those of MONAI's SwinTransformer, or, for the name SwinUNETR, of that class: its decoder is left out. Maps
-    are then what its convolution blocks give; else, as the tokens always, the states of the stages, each place
+    `args` are those of MONAI's SwinTransformer, or, for the name SwinUNETR, of that class: its decoder is left out.
+    Maps are then what its convolution blocks give; else, as the tokens always, the states of the stages, each place
     normalised over its channels.
     """
 
     def __init__(self, config: VolumeImageConfig) -> None:
         super().__init__(config)
         if config.name == "SwinUNETR":
-            self.backbone = SwinUNETR(1, 1, downsample=LegacyPatchMerging, **config.args)
+            given = {"downsample": LegacyPatchMerging, **config.args}
+            self.backbone = SwinUNETR(1, 1, **given)
             for part in ("decoder5", "decoder4", "decoder3", "decoder2", "decoder1", "out"):
                 delattr(self.backbone, part)
             width = self.backbone.swinViT.embed_dim

@@ -58,14 +58,14 @@ FORMAT: dict[str, Any] = {
         "max_tokens": 12,
     },
     "heads": {"image": {"layers": HEAD}, "text": {"layers": [{"linear": [16, 6], "bias": False}], "normalise": True}},
-    "logit_scale": "stored",
+    "logit_scale": "exp",
     "strip": ["module."],
     "keys": [
         {"ours": "image.backbone.", "file": ["visual.", ""]},
         {"ours": "heads.image.", "file": ["proj_v."], "optional": True},
         {"ours": "heads.text.0.", "file": ["proj_t."], "optional": True},
         {"ours": "text.model.", "file": ["bert."], "optional": True},
-        {"ours": "log_scale", "file": ["logit_scale"], "optional": True},
+        {"ours": "scale", "file": ["logit_scale"], "optional": True},
     ],
     "ignored": [{"because": "another head", "keys": ["fc.{weight,bias}"], "optional": True}],
     "stored": {"size": 64, "crop_from": 72, "interpolation": "bicubic"},
@@ -239,7 +239,7 @@ def test_a_file_of_the_image_tower_alone_has_no_text_and_no_head(described, stat
     bare = {name.removeprefix("visual."): value for name, value in state.items() if name.startswith("visual.")}
     torch.save(bare, tmp_path / "encoder.pth")
     model, plan = load_released(read_release(str(described)), tmp_path / "encoder.pth")
-    assert plan.absent == ["heads.image.", "heads.text.0.", "text.model.", "log_scale"]
+    assert plan.absent == ["heads.image.", "heads.text.0.", "text.model.", "scale"]
     assert model.text is None
     assert not model.shared_space
     assert not model.scores_text

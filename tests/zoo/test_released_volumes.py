@@ -49,7 +49,7 @@ def rebuilt(
 
 
 def volume_weights(oracles: Path, release: Release) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file by the weights rule; those that are ignored by name hold zeros, which cost nothing."""
+    """Return the tensors of a file by the weights rule; those that are ignored by name are zeros, without cost."""
     folder, keys = folder_of(oracles, release.name), keys_of(oracles, release.name)
     stored = dict(np.load(folder / "buffers.npz")) if (folder / "buffers.npz").is_file() else {}
     plain = {original: short for short, original in strip_prefixes(keys, release).items()}

@@ -184,7 +184,7 @@ def test_concepts_are_scored_by_the_average_of_global_and_local(tokenizer):
         image = model.encode_image(images)
         patches = functional.normalize(model.heads["image_tokens"][0](image.tokens), dim=2)
         pooled = functional.normalize(image.pooled, dim=1)
-        whole = torch.stack([model.log_scale.exp() * pooled @ g for g, _ in sides], 1).softmax(1)[:, 0]
+        whole = torch.stack([model.logit_scale * pooled @ g for g, _ in sides], 1).softmax(1)[:, 0]
         tops = [(model.concept_log_scale.exp() * patches @ c).topk(3, dim=1).values.mean(1) for _, c in sides]
         wanted = 0.5 * whole + 0.5 * torch.stack(tops, 1).softmax(1)[:, 0]
         maps = model.heat_map(images, ["left effusion"], encoder.encode_text)

@@ -23,7 +23,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReleasedModel, Enco
     folder, described = tmp_path_factory.mktemp("words"), copy.deepcopy(FORMAT)
     described |= {"model": "words", "logit_scale": 10.0, "options": {"sharpness": 4.0, "match_scale": 5.0}}
     described["heads"]["image_tokens"] = {"layers": [{"linear": [32, 16], "bias": False}]}
-    described["keys"] = [key for key in described["keys"] if key["ours"] != "log_scale"]
+    described["keys"] = [key for key in described["keys"] if key["ours"] != "scale"]
     described["keys"].append({"ours": "heads.image_tokens.0.", "file": ["local_v."]})
     file = write(folder, described)
     torch.save(random_state(file), folder / "x.pt")

@@ -1,4 +1,4 @@
-"""What rebuilt released models of volumes compute, under the names of the reference arrays, every n-th position of it."""
+"""What rebuilt released models of volumes compute: every n-th position, under the names of the reference arrays."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def _ctclip(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 def _m3d(model: Any, folder: Path, reference: Reference) -> Arrays:
     pixels = volumes_of(model, folder)
-    features, states = model.encode_image(pixels), list(model.image.states(to_axes(pixels, model.image.config.axes)))
+    features, axes = model.encode_image(pixels), model.image.config.axes
+    states = list(model.image.states(to_axes(pixels[:1], axes)))
     tokens = tokens_of(model, features)
     return {
         "tokens": tokens[:1, ::16],
@@ -98,16 +99,17 @@ def _merlin(model: Any, folder: Path, reference: Reference) -> Arrays:
 def _fvlm(model: Any, folder: Path, reference: Reference) -> Arrays:
     pixels, axes = volumes_of(model, folder), model.image.config.axes
     features, turned = model.encode_image(pixels), to_axes(pixels, axes)
-    states = list(model.image.states(turned))
+    states = list(model.image.states(turned[:1]))
     flags = np.unpackbits(reference["in_mask_flags"], axis=-1).astype(bool).reshape(2, 4, 7, 16, 11)
     masks = from_axes(torch.from_numpy(flags), axes)
-    smaller = model.encode_image(from_axes(turned[:, :, :96, :256, :320], axes))
+    smaller = model.encode_image(from_axes(turned[:1, :, :96, :256, :320], axes))
+    organs = model.organ_states(pixels, masks)
     return {
         "tokens": tokens_of(model, features)[:1, ::8],
         "pooled": features.pooled,
         **{f"block{block}": states[block][:1, ::64] for block in (3, 6, 9)},
-        "organ_query_lung": model.organ_states(pixels, masks)[:, 0],
-        "proj": model.organ_vectors(pixels, masks),
+        "organ_query_lung": organs[:, 0],
+        "proj": model.project_organs(organs),
         "text_proj": model.head("text")(torch.from_numpy(reference["in_text_cls"])),
         "tokens_smaller_input": tokens_of(model, smaller)[:1, ::16],
     }
