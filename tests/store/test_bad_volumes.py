@@ -107,7 +107,7 @@ def test_a_volume_that_free_memory_does_not_hold_is_refused(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = store.path.parent / "raw"
-    write_series(tmp_path / "whole", random_slices(9, seed=1), [(0.0, 0.0, 2.0 * k) for k in range(9)])
+    write_series(tmp_path / "whole", random_slices(13, seed=1), [(0.0, 0.0, 2.0 * k) for k in range(13)])
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2 * 3 * 24 * 20 - 1))
     for path in (folder / "short.nii.gz", tmp_path / "whole"):
         with pytest.raises(UserError, match="GiB of memory are free") as caught:
