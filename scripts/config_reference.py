@@ -19,11 +19,11 @@ mistake, `medvlp config show FILE` prints the resolved values. What may stand un
 """
 
 
-def nested(annotation: object) -> type[Config] | None:
-    """Return the first configuration class inside an annotation."""
+def nested(annotation: object) -> list[type[Config]]:
+    """Return the configuration classes inside an annotation: several where a section is of one of several kinds."""
     if isinstance(annotation, type) and not typing.get_origin(annotation):
-        return annotation if issubclass(annotation, Config) else None
-    return next((found for part in typing.get_args(annotation) if (found := nested(part))), None)
+        return [annotation] if issubclass(annotation, Config) else []
+    return [found for part in typing.get_args(annotation) for found in nested(part)]
 
 
 def choices(annotation: object) -> list[str]:
@@ -38,15 +38,18 @@ def rows(schema: type[Config], prefix: str = "") -> list[str]:
     lines = []
     for name, field in schema.model_fields.items():
         inner = nested(field.annotation)
-        repeated = inner is not None and typing.get_origin(field.annotation) is tuple
-        text = field.description or ((inner.__doc__ or "").split("\n")[0] if inner else "")
+        repeated = bool(inner) and typing.get_origin(field.annotation) is tuple
+        text = field.description or ((inner[0].__doc__ or "").split("\n")[0] if inner else "")
         allowed = [] if name == "kind" else choices(field.annotation)
         meaning = " ".join(filter(None, [text, f"One of {', '.join(allowed)}." if allowed else ""]))
         shown = "" if inner else f"`{field.get_default(call_default_factory=True)}`"
         default = "required" if field.is_required() else shown
         lines.append(f"| `{prefix}{name}` | {default} | {meaning} |")
-        if inner is not None:
-            lines += rows(inner, f"{prefix}{name}{'[]' if repeated else ''}.")
+        for number, one in enumerate(inner):
+            if number:
+                kind = choices(one.model_fields["kind"].annotation)[0]
+                lines.append(f"| `{prefix}{name}` |  | **Of kind {kind}**: {(one.__doc__ or '').splitlines()[0]} |")
+            lines += rows(one, f"{prefix}{name}{'[]' if repeated else ''}.")
     return lines
 
 

@@ -39,7 +39,9 @@ def make_store(folder: Path, patients: int = 40, reports: bool = True, val_fract
 
 def config(store: Path, run: Path, name: str = "medclip", /, **changes: Any) -> PretrainConfig:
     """Return a configuration of seconds; `changes` are sections laid over it key by key."""
-    tower = {"name": "test_vit", "input": {"size": 32, "channels": 1, "mean": [0.5], "std": [0.25]}}
+    tower: dict[str, Any] = {"name": "test_vit", "input": {"size": 32, "channels": 1, "mean": [0.5], "std": [0.25]}}
+    if "kind" in changes.get("method", {}).get("image", {}):
+        tower = {}  # nothing of a tower of images carries over
     text = {"hidden": 32, "layers": 2, "heads": 2, "vocab_size": 300, "max_tokens": 24, "pool": "mean"}
     tree: dict[str, Any] = {
         "run": {"dir": str(run), "seed": 1},

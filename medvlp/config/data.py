@@ -48,17 +48,17 @@ class VolumeAugmentConfig(TextAugmentConfig):
     kind: Literal["volume"] = "volume"
     flip: tuple[Literal["d", "h", "w"], ...] = Field(
         (),
-        description="Volumes: mirror every second one along each of these axes. An odd number of them mirrors the "
+        description="Mirror every second one along each of these axes. An odd number of them mirrors the "
         "patient; text, triplets, labels and organs swap sides, too.",
     )
-    rot90: bool = Field(False, description="Volumes: turn by 0 to 3 quarter turns in the axial plane (h, w).")
+    rot90: bool = Field(False, description="Turn by 0 to 3 quarter turns in the axial plane (h, w).")
     rotate_degrees: tuple[Degrees, Degrees, Degrees] = Field(
-        (0.0, 0.0, 0.0), description="Volumes: turn by up to this about d, h and w, in mm."
+        (0.0, 0.0, 0.0), description="Turn by up to this about d, h and w, in mm."
     )
-    zoom: float = Field(0.0, ge=0, lt=1, description="Volumes: enlarge by a factor within 1 ± zoom.")
-    scale: float = Field(0.0, ge=0, lt=1, description="Volumes: values times a factor within 1 ± scale.")
-    shift: float = Field(0.0, ge=0, description="Volumes: added to all values, in HU or as stored, up to ±.")
-    noise: float = Field(0.0, ge=0, description="Volumes: normal noise, of a standard deviation from 0 to this.")
+    zoom: float = Field(0.0, ge=0, lt=1, description="Enlarge by a factor within 1 ± zoom.")
+    scale: float = Field(0.0, ge=0, lt=1, description="Values times a factor within 1 ± scale.")
+    shift: float = Field(0.0, ge=0, description="Added to all values, in HU or as stored, up to ±.")
+    noise: float = Field(0.0, ge=0, description="Normal noise, of a standard deviation from 0 to this.")
 
     @model_validator(mode="after")
     def _axes_once(self) -> VolumeAugmentConfig:

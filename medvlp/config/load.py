@@ -111,7 +111,7 @@ def check_config(
         config = schema.model_validate(tree)
     except ValidationError as error:
         found = error.errors()
-        missing = [_dotted(e["loc"]) for e in found if e["type"] == "missing"]
+        missing = [_place(schema, e["loc"])[0] for e in found if e["type"] == "missing"]
         mistakes += [_describe(schema, e) for e in found if e["type"] != "missing"]
         if mistakes:
             mistakes += [f"{key} is missing (required)" for key in missing]
@@ -163,39 +163,44 @@ def _counted(lines: list[str]) -> str:
     return "\n".join([head, *(f"  {number}. {line}" for number, line in enumerate(lines, 1))])
 
 
-def _dotted(loc: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in loc)
-
-
 def _describe(schema: type[Config], error: Any) -> str:
-    key, value = _dotted(error["loc"]), error["input"]
+    (key, _), value = _place(schema, error["loc"]), error["input"]
     if error["type"] == "extra_forbidden":
-        allowed = _keys_at(schema, error["loc"][:-1])
+        allowed = _place(schema, error["loc"][:-1])[1]
         return f"{key} is not a key here.{nearest(str(error['loc'][-1]), allowed)} Allowed: {', '.join(allowed)}."
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(value, dict) else f" = {value!r}"
     return f"{key or 'the file'}{shown}: {message}."
 
 
-def _keys_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Return the keys allowed at a place of the schema."""
-    annotation: Any = schema
+def _place(schema: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """Return a place of the schema as the key path that a user writes, and the keys allowed there.
+
+    Where a section is of one of several kinds, pydantic names the kind as a step of its own.
+    """
+    models, path = [schema], []
     for part in loc:
-        model = _model_in(annotation)
-        if model is None:
-            return []
-        if isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-    model = _model_in(annotation)
-    return list(model.model_fields) if model else []
+        owner = next((model for model in models if part in model.model_fields), None)
+        if owner is not None and isinstance(part, str):
+            models = _models_in(owner.model_fields[part].annotation)
+        elif len(models) > 1 and (named := [model for model in models if _kind_of(model) == part]):
+            models = named
+            continue
+        path.append(str(part))
+    return ".".join(path), list(models[0].model_fields) if models else []
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the first model class inside an annotation such as `tuple[Model, ...]` or `Model | None`."""
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the model classes inside an annotation such as `tuple[Model, ...]` or `Model | Other`."""
     if (
         isinstance(annotation, type)
         and not isinstance(annotation, types.GenericAlias)
         and issubclass(annotation, BaseModel)
     ):
-        return annotation
-    return next((model for part in typing.get_args(annotation) if (model := _model_in(part))), None)
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+
+
+def _kind_of(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("kind")
+    return getattr(model, "kind", None) if field is None else next(iter(typing.get_args(field.annotation)), None)

@@ -21,6 +21,7 @@ from medvlp.errors import UserError
 from medvlp.io.dicom_file import one_line
 from medvlp.io.grid import BadGeometry, Canvas
 from medvlp.io.intensity import Meaning, dicom_meaning
+from medvlp.io.limits import check_memory
 from medvlp.io.series import Part, Slice, find_parts
 from medvlp.io.slice_pixels import read_slice
 from medvlp.io.stack import Stack, stack_slices
@@ -162,6 +163,7 @@ def assemble(
     """
     crooked = check_stack(stack, config, where)
     shape = (len(readers), *size)
+    check_memory(shape, where)
     try:
         if crooked:
             grid = straight_grid(stack, *size)

@@ -1,7 +1,8 @@
 """Sizes that a file may declare, checked before memory is taken for them.
 
-Guarantee: a header that claims absurd dimensions, or a small compressed file that claims to unpack to gigabytes, is a
-`UserError` before the array is allocated; unpacking stops at the declared size.
+Guarantee: a header that claims absurd dimensions, a small compressed file that claims to unpack to gigabytes, and a
+volume that free memory does not hold, are a `UserError` before the array is allocated; unpacking stops at the declared
+size.
 """
 
 from __future__ import annotations
@@ -62,6 +63,24 @@ def check_size(
         what = f"The file declares {declared} bytes of pixel data, but holds only {available} compressed ones."
         raise UserError(what, path, _FIX)
     return declared
+
+
+def check_memory(shape: Sequence[int], path: Path) -> None:
+    """Check that free memory holds a volume of int16.
+
+    Raises:
+        UserError: It does not.
+    """
+    import psutil
+
+    needed, free = 2 * math.prod(shape), psutil.virtual_memory().available
+    if needed > free:
+        sides = " x ".join(str(side) for side in shape)
+        raise UserError(
+            f"A volume of {sides} voxels takes {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB of memory are free.",
+            path,
+            "Use a machine with more memory, fewer workers, or a file of a part of the volume.",
+        )
 
 
 def check_frame(rows: int, columns: int) -> None:

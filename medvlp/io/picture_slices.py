@@ -59,6 +59,7 @@ def read_picture_slices(
     """
     from medvlp.io.formats import volume_format
     from medvlp.io.grid import BadGeometry, Canvas, spacing_of
+    from medvlp.io.limits import check_memory
     from medvlp.io.series import unrecognised
 
     pictures = [file for file in files if volume_format(file) == "picture"]
@@ -73,6 +74,7 @@ def read_picture_slices(
     ordered = numbered(pictures, where)
     first = _grey(ordered[0])
     shape = (len(ordered), *first.shape)
+    check_memory(shape, where)
     affine = None if facts is None or facts.affine is None else np.asarray(facts.affine)[:, [2, 1, 0, 3]]
     try:
         canvas = Canvas(shape, affine)

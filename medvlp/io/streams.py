@@ -12,6 +12,7 @@ import numpy as np
 
 from medvlp.errors import UserError
 from medvlp.io.grid import LARGEST_SHEAR, BadGeometry, Canvas, shear_of, spacing_of
+from medvlp.io.limits import check_memory
 from medvlp.io.values import BadValues
 from medvlp.types import Volume
 
@@ -92,6 +93,7 @@ def fill_volume(
     if facts is not None and facts.affine is not None:
         affine = np.asarray(facts.affine, dtype=np.float64)[:, [2, 1, 0, 3]]
         provenance = {**provenance, "affine_source": "data set"}
+    check_memory(shape, path)
     converter = meaning.converter()
     try:
         canvas = Canvas(shape, affine)
