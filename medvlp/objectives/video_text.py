@@ -109,7 +109,7 @@ def surgvlp(
     Returns:
         `clip_text`, `weighted`, `mil_nce` and `two_views`.
     """
-    clean, *augmented = clips
+    augmented = clips[1:]
     if len(augmented) != 2:
         raise ValueError(f"surgvlp needs three readings of each clip, got {len(clips)}")
     share = 1 / (4 * 3)
