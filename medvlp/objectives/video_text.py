@@ -93,10 +93,10 @@ def surgvlp(
     text_weight: float = 0.25,
     twice: bool = False,
 ) -> dict[str, tuple[Scalar, Scalar]]:
-    """Return the terms of SurgVLP, each with its share of the loss: the loss is their sum.
+    """Return the terms of SurgVLP (released training code of PeskaVLP); its loss is a quarter of their sum.
 
-    The loss (PeskaVLP's released training code) is a quarter of: a third of InfoNCE, weighted InfoNCE and MIL-NCE for
-    each of the readings clean, augmented and again augmented, and NT-Xent between the two augmented ones.
+    The first three are means over the readings clean, augmented and again augmented, the last one is between the two
+    augmented readings.
 
     Args:
         clips: Projected readings of the clips: clean, and two augmented.
@@ -109,18 +109,17 @@ def surgvlp(
     Returns:
         `clip_text`, `weighted`, `mil_nce` and `two_views`.
     """
-    augmented = clips[1:]
-    if len(augmented) != 2:
+    if len(clips) != 3:
         raise ValueError(f"surgvlp needs three readings of each clip, got {len(clips)}")
-    share = 1 / (4 * 3)
-    made = {
-        "clip_text": [info_nce(clip, text, scale) for clip in clips],
-        "weighted": [info_nce(clip, text, scale, 1 - text_weight) for clip in clips],
-        "mil_nce": [mil_nce(clip, candidates, twice) for clip in clips],
+    return {
+        "clip_text": mean_of([info_nce(clip, text, scale) for clip in clips]),
+        "weighted": mean_of([info_nce(clip, text, scale, 1 - text_weight) for clip in clips]),
+        "mil_nce": mean_of([mil_nce(clip, candidates, twice) for clip in clips]),
+        "two_views": two_view_nce(clips[1], clips[2], scale),
     }
-    terms = {
-        name: (share * sum(value for value, _ in found), sum(count for _, count in found))
-        for name, found in made.items()
-    }
-    value, count = two_view_nce(augmented[0], augmented[1], scale)
-    return {**terms, "two_views": (value / 4, count)}
+
+
+def mean_of(terms: Sequence[tuple[Scalar, Scalar]]) -> tuple[Scalar, Scalar]:
+    """Return the mean of the values and the sum of the counts."""
+    values, counts = zip(*terms, strict=True)
+    return torch.stack(values).mean(), torch.stack(counts).sum()
