@@ -14,6 +14,7 @@ import numpy as np
 
 from medvlp.data.counter import CROP, uniforms
 from medvlp.errors import UserError
+from medvlp.store.manifest import UNITS
 from medvlp.text.clip_captions import caption_templates, template_caption
 
 if TYPE_CHECKING:
@@ -40,12 +41,7 @@ class Clips:
     """
 
     def __init__(self, store: Store, config: ClipInputConfig) -> None:
-        if store.kind != "video" and not (store.kind == "image" and store.card.modality == ENDOSCOPY):
-            raise UserError(
-                f"Clips are taken from videos or frames of videos, and the store holds {store.kind}s.",
-                store.path,
-                "Use a store of videos or of endoscopic frames, e.g. echonet_dynamic or cholec80.",
-            )
+        check_clips(store)
         self.store, self.config = store, config
         self._indices = store.images["index"].to_numpy()
         rows = np.arange(len(self._indices))
@@ -105,6 +101,16 @@ class Clips:
             raise UserError("Clips are of bytes, and the frames of the store are wider.", self.store.path, "Use uint8.")
         missing = self.config.frames - len(held)
         return np.pad(held, [(0, missing), *[(0, 0)] * (held.ndim - 1)]) if missing else held
+
+
+def check_clips(store: Store) -> None:
+    """Raise `UserError` unless a store holds videos or frames of videos."""
+    if store.kind != "video" and not (store.kind == "image" and store.card.modality == ENDOSCOPY):
+        raise UserError(
+            f"Clips are taken from videos or frames of videos, and the store holds {UNITS[store.kind]}.",
+            store.path,
+            "Use a store of videos or of endoscopic frames, e.g. echonet_dynamic or cholec80.",
+        )
 
 
 def captions_of(store: Store) -> dict[str, str]:
