@@ -15,7 +15,7 @@ from medvlp.data.clips import Clips
 from medvlp.data.counter import IMAGE, VIEW
 from medvlp.data.loader import ImageLoader
 from medvlp.data.pretrain_loader import PretrainLoader
-from medvlp.data.transforms import resize_pixels
+from medvlp.data.transforms import frames_to_tensor, resize_frames
 from medvlp.types import Batch
 
 if TYPE_CHECKING:
@@ -71,13 +71,9 @@ class ClipLoader(ImageLoader):
         stream: int = IMAGE,
     ) -> tuple[torch.Tensor, Bool[np.ndarray, " b"]]:
         """Return a reading of stored frames as `[b c f s s]`, and which of them are mirrored; see `ImageLoader`."""
-        import torch
-
         mirrored = np.zeros(len(rows), dtype=bool)
         if self.augment is None:
-            made = resize_pixels(stored.reshape(-1, *stored.shape[2:]), size).reshape(
-                *stored.shape[:2], size, size, *stored.shape[4:]
-            )
+            made = resize_frames(stored, size)
         else:
             made = np.empty((*stored.shape[:2], size, size, *stored.shape[4:]), stored.dtype)
             how = self.augment if crop_scale is None else self.augment.model_copy(update={"crop_scale": crop_scale})
@@ -86,8 +82,7 @@ class ClipLoader(ImageLoader):
             for i, clip in enumerate(stored):
                 for frame, out in zip(clip, made[i], strict=True):
                     apply(frame, changes, i, out)
-        pixels = torch.from_numpy(np.ascontiguousarray(made))
-        pixels = pixels[:, None] if pixels.ndim == 4 else pixels.permute(0, 4, 1, 2, 3).contiguous()
+        pixels = frames_to_tensor(made)
         return pixels.pin_memory() if self.pin_memory else pixels, mirrored
 
 

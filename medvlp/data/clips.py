@@ -99,8 +99,18 @@ class Clips:
             held = self.store.read(self._indices[self._order[self._first[row] + frames]])
         if held.dtype != np.uint8:
             raise UserError("Clips are of bytes, and the frames of the store are wider.", self.store.path, "Use uint8.")
-        missing = self.config.frames - len(held)
-        return np.pad(held, [(0, missing), *[(0, 0)] * (held.ndim - 1)]) if missing else held
+        return _filled(held, self.config.frames)
+
+
+def cut_clip(frames: UInt8[np.ndarray, "n h w *c"], config: ClipInputConfig) -> UInt8[np.ndarray, "f h w *c"]:
+    """Return the clip in the middle of a video, as `Clips` cuts it."""
+    start = max(len(frames) - ((config.frames - 1) * config.every + 1), 0) // 2
+    return _filled(frames[start :: config.every][: config.frames], config.frames)
+
+
+def _filled(frames: UInt8[np.ndarray, "n h w *c"], number: int) -> UInt8[np.ndarray, "f h w *c"]:
+    missing = number - len(frames)
+    return np.pad(frames, [(0, missing), *[(0, 0)] * (frames.ndim - 1)]) if missing else frames
 
 
 def check_clips(store: Store) -> None:
