@@ -42,9 +42,7 @@ class Candidates:
         texts = [*paired.texts, *map(swap_sides, paired.texts)] if mirrors else paired.texts
         return cls(TokenTable(like.tokenizer, texts, like.max_tokens), paired, number)
 
-    def draw(
-        self, seed: int, epoch: int, rows: Int[np.ndarray, " b"], mirrored: Bool[np.ndarray, " b"]
-    ) -> TextBatch:
+    def draw(self, seed: int, epoch: int, rows: Int[np.ndarray, " b"], mirrored: Bool[np.ndarray, " b"]) -> TextBatch:
         """Return the sentences of samples, those of one sample after those of another."""
         drawn = uniforms(TEXT_CHOICE, seed, epoch, rows, 1 + self.number)[:, 1:]  # the first one draws the text
         chosen = self.paired.first[rows, None] + np.floor(drawn * self.paired.count[rows, None]).astype(np.int64)

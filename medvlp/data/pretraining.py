@@ -20,7 +20,7 @@ from medvlp.data.checks import check_batch, refuse_unused
 from medvlp.data.clip_loader import ClipPretrainLoader
 from medvlp.data.clips import captions_of, check_clips
 from medvlp.data.concepts import find_concepts
-from medvlp.data.corpus import PairedTexts, get_tokenizer, paired_texts, report_corpus
+from medvlp.data.corpus import PairedTexts, get_tokenizer, paired_texts, report_corpus, reports_of
 from medvlp.data.demands import Demands
 from medvlp.data.labels import image_labels
 from medvlp.data.pretrain_loader import ImagePretrainLoader, PretrainLoader, Sources, VolumePretrainLoader
@@ -166,7 +166,8 @@ def load_data(
     bank = None if data.knowledge is None else KnowledgeBank.open(data.knowledge)
     paired, sentences, told = None, None, None
     if demands.reports and demands.paired:
-        captions = captions_of(store) if config.method.image.kind == "video" else {}
+        of_clips = config.method.image.kind == "video" and not reports_of(store)
+        captions = captions_of(store) if of_clips else {}
         facts |= {"captions_by_template": len(captions)} if captions else {}
         paired = paired_texts(store, data.sections, demands.text_unit, captions)
         has_text = paired.first >= 0

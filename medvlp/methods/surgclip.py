@@ -31,7 +31,7 @@ MAX_LOG_SCALE = math.log(100.0)
 class SurgCLIP(Method):
     """Objectives `clip_text`, `weighted`, `mil_nce` and `two_views`.
 
-    SurgCLIP is `clip_text` alone, of one reading of each clip; its temperature and its recipe are not published. SurgVLP
+    SurgCLIP is `clip_text` alone, of one reading of each clip; temperature and recipe are not published. SurgVLP
     (arXiv 2307.15220, as in the training code released with PeskaVLP) is all four at a weight of 1/4, with
     `options.readings: 3` (clean, and two augmented), `options.candidates: 2` and a fixed temperature of 0.1. There
     `weighted` is called NT-Xent; it is InfoNCE with 3/4 on clip to text. `mil_nce` takes plain products of vectors that

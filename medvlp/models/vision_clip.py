@@ -94,7 +94,7 @@ class MViT(nn.Module):
         found = []
         for number, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
-                states, grid = checkpoint(block, states, grid, use_reentrant=False)  # type: ignore[misc]
+                states, grid = checkpoint(block, states, grid, use_reentrant=False)
             else:
                 states, grid = block(states, grid)
             if number in self.ends:
@@ -212,7 +212,7 @@ class FramesTower(Tower):
             self.requires_grad_(False)
 
     @property
-    def backbone(self) -> Any:  # type: ignore[override]
+    def backbone(self) -> Any:
         """The backbone of one frame."""
         return self.frame.backbone
 
