@@ -321,14 +321,16 @@ class Batch:
     labels: Float[torch.Tensor, "b k"] | None = None
     text: TextBatch | None = None
     text_augmented: TextBatch | None = None
+    candidates: TextBatch | None = None
+    """Sentences of the texts, as many for each sample, one sample after the other."""
     paired: bool = True
     triplets: Int8[torch.Tensor, "b a f"] | None = None
     """Ternary matrix of places and findings: 1 present, 0 absent, -1 not mentioned."""
     views: tuple[Int[torch.Tensor, "b *n c *s"], ...] = ()
     """Further readings of the same images, each augmented on its own; sides may differ between views. Of volumes
     `[b n 1 d h w]`: `n` of each."""
-    study: UInt8[torch.Tensor, "b v c h w"] | None = None
-    """Images of the study of each sample, the sample's own first; a study with fewer repeats them."""
+    study: UInt8[torch.Tensor, "b v c *s"] | None = None
+    """Images or clips of the study of each sample, the sample's own first; a study with fewer repeats them."""
     groups: Int[torch.Tensor, b] | None = None
     """Semantic group of each sample, 0 to g-1; the samples of a group are neighbours."""
     related: Bool[torch.Tensor, "g all_g"] | None = None

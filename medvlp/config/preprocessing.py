@@ -115,7 +115,9 @@ class ClipPreprocessing(Config):
     """Everything between a video and a model."""
 
     kind: Literal["video"] = "video"
-    stored: StoredVideoConfig = StoredVideoConfig()
+    stored: StoredVideoConfig | StoredImageConfig = Field(
+        StoredVideoConfig(), description="Of whole videos, or of frames that were extracted and stored one by one."
+    )
     input: ClipInputConfig = ClipInputConfig()
 
 
@@ -131,10 +133,10 @@ def preprocessing_of(stored: AnyStored, taken: AnyInput) -> AnyPreprocessing:
         ValueError: They are not of one kind.
     """
     kinds: dict[type[Config], type[AnyPreprocessing]] = {
-        StoredVolumeConfig: VolumePreprocessing,
-        StoredVideoConfig: ClipPreprocessing,
+        VolumeInputConfig: VolumePreprocessing,
+        ClipInputConfig: ClipPreprocessing,
     }
-    return kinds.get(type(stored), Preprocessing).model_validate({"stored": stored, "input": taken})
+    return kinds.get(type(taken), Preprocessing).model_validate({"stored": stored, "input": taken})
 
 
 def read_preprocessing(described: dict[str, Any]) -> AnyPreprocessing:

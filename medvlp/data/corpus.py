@@ -17,7 +17,7 @@ from medvlp.data.texts import report_text
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from jaxtyping import Int
@@ -53,15 +53,27 @@ class PairedTexts:
         return [self.texts[first + k] for first, count in zip(firsts, counts, strict=True) for k in range(count)]
 
 
-def paired_texts(store: Store, sections: Sequence[str], unit: Literal["report", "sentence", "part"]) -> PairedTexts:
-    """Return the texts of the images: their study's report, its sentences, or the report as often as parts of it."""
+def paired_texts(
+    store: Store,
+    sections: Sequence[str],
+    unit: Literal["report", "sentence", "part"],
+    captions: Mapping[str, str] | None = None,
+) -> PairedTexts:
+    """Return the texts of the images: their study's report, its sentences, or the report as often as parts of it.
+
+    Args:
+        store: The store.
+        sections: Sections of a report that are taken.
+        unit: Whole reports, their sentences, or reports and parts of them.
+        captions: Study -> what stands for its report, where the store has no reports.
+    """
     from medvlp.text.organs import organ_parts
     from medvlp.text.sections import split_sentences
 
     texts: list[str] = []
     first: dict[str, int] = {}
     count: dict[str, int] = {}
-    for study, report in reports_of(store).items():
+    for study, report in (reports_of(store) or captions or {}).items():
         text = report_text(report, sections)
         if unit == "part":
             of_organs = organ_parts(text)

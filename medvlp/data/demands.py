@@ -57,6 +57,7 @@ class Demands:
         caption_share: Share of the texts of groups that are such captions; the others are those of the images.
         hidden_share: Share of the tokens that `text.hidden` hides, whole words at a time; 0 is none.
         hide_concepts: Hide whole concepts at a time; `spans` keeps the hidden ones, which a method must not show.
+        candidates: Sentences of the text of each image, drawn anew each epoch, in `candidates`; 0 is none.
         image_scale: Side of `pixels` over that of the model input; the method makes the model input itself.
         views: Further readings of each image.
         study_images: Images of a study in `study`; 0 is none.
@@ -78,6 +79,7 @@ class Demands:
     caption_share: float = 0.5
     hidden_share: float = 0.0
     hide_concepts: bool = False
+    candidates: int = 0
     image_scale: int = 1
     views: tuple[View, ...] = ()
     study_images: int = 0

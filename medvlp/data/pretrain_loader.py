@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvlp.data.candidates import Candidates
 from medvlp.data.counter import GROUP, TEXT_CHOICE, VIEW, generator, uniforms
 from medvlp.data.demands import Demands
 from medvlp.data.groups import SemanticGroups
@@ -45,6 +46,7 @@ class Sources:
         triplets: Ternary matrix of every image, `[n 51 75]`, or None.
         groups: Semantic groups of all images, or None.
         study_rows: Rows of the study's images of every image, the image itself first, `[n v]`, or None.
+        candidates: Sentences of every image, or None.
     """
 
     demands: Demands
@@ -56,6 +58,7 @@ class Sources:
     triplets: Int8[np.ndarray, "n 51 75"] | None = None
     groups: SemanticGroups | None = None
     study_rows: Int[np.ndarray, "n v"] | None = None
+    candidates: Candidates | None = None
 
     def text_rows(self, seed: int, epoch: int, rows: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
         """Return the text of each image in an epoch."""
@@ -107,6 +110,8 @@ class PretrainLoader(Loader):
             if self.choice is None:
                 chosen = chosen + mirrored * (len(sources.table.texts) // 2)
             self._add_text(batch, sources.table, epoch, keys, chosen)
+        if sources.candidates is not None:
+            batch.candidates = sources.candidates.draw(self.seed, epoch, rows, mirrored)
         if concepts is not None:
             self._add_groups(batch, epoch, step, rows, concepts)
         return batch

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.config.base import json_sha256
-from medvlp.config.towers import VolumeTowerConfig
+from medvlp.config.towers import ClipTowerConfig, VolumeTowerConfig
+from medvlp.data.candidates import Candidates
 from medvlp.data.checks import check_batch, refuse_unused
+from medvlp.data.clip_loader import ClipPretrainLoader
+from medvlp.data.clips import captions_of, check_clips
 from medvlp.data.concepts import find_concepts
-from medvlp.data.corpus import PairedTexts, get_tokenizer, paired_texts, report_corpus
+from medvlp.data.corpus import PairedTexts, get_tokenizer, paired_texts, report_corpus, reports_of
 from medvlp.data.demands import Demands
 from medvlp.data.labels import image_labels
 from medvlp.data.pretrain_loader import ImagePretrainLoader, PretrainLoader, Sources, VolumePretrainLoader
@@ -124,6 +127,8 @@ class PretrainData:
                 volumes=volumes,
                 **options,
             )
+        if isinstance(image, ClipTowerConfig):
+            return ClipPretrainLoader(self.store, rows, config=image.input, **options)
         return ImagePretrainLoader(self.store, rows, input_size=image.input.size, **options)
 
 
@@ -159,11 +164,18 @@ def load_data(
     if demands.labels and (labels is None or not (labels[train] == 1).any()):
         raise UserError("The method needs labels, the store has none.", data.store, "Use a store with labels.")
     bank = None if data.knowledge is None else KnowledgeBank.open(data.knowledge)
-    paired, sentences = None, None
+    paired, sentences, told = None, None, None
     if demands.reports and demands.paired:
-        paired = paired_texts(store, data.sections, demands.text_unit)
-        facts["images_without_text"] = int((paired.first[train] < 0).sum())
-        train, val = train[paired.first[train] >= 0], val[paired.first[val] >= 0]
+        of_clips = config.method.image.kind == "video" and not reports_of(store)
+        captions = captions_of(store) if of_clips else {}
+        facts |= {"captions_by_template": len(captions)} if captions else {}
+        paired = paired_texts(store, data.sections, demands.text_unit, captions)
+        has_text = paired.first >= 0
+        if demands.candidates:
+            told = paired_texts(store, data.sections, "sentence", captions)
+            has_text &= told.first >= 0
+        facts["images_without_text"] = int((~has_text[train]).sum())
+        train, val = train[has_text[train]], val[has_text[val]]
         if not len(train):
             raise UserError(
                 f"No training image has a report with a section of {', '.join(data.sections)}.",
@@ -199,6 +211,9 @@ def load_data(
     if config.method.text is not None and (paired is not None or sentences is not None):
         table, concepts = _tokenised(config, demands, paired, sentences, train, bank, tokenizer_folder, keep_tokenizer)
         facts["texts_cut"] = table.cut
+    candidates = None
+    if told is not None and table is not None:
+        candidates = Candidates.of(told, table, demands.candidates, data.augment.mirrors)
     sources = Sources(
         demands,
         labels,
@@ -209,8 +224,10 @@ def load_data(
         triplets,
         groups,
         rows_of_studies(store, demands.study_images) if demands.study_images else None,
+        candidates,
     )
     made_of = [store.hash, None if table is None else table.hash, label_names, data.split, data.views]
+    made_of += [] if candidates is None else [candidates.table.hash]
     made_of += [] if bank is None else [bank.meta["hash"]]
     return PretrainData(store, train, val, sources, sentences, concepts, facts, json_sha256(made_of))
 
@@ -219,7 +236,9 @@ def _images(config: PretrainConfig, store: Store) -> tuple[Int[np.ndarray, " n"]
     """Return the rows of training and validation images."""
     data = config.data
     wanted = config.method.image.kind
-    if store.kind not in (wanted, "none"):
+    if isinstance(config.method.image, ClipTowerConfig):
+        check_clips(store)
+    elif store.kind not in (wanted, "none"):
         raise UserError(
             f"The store holds {UNITS[store.kind]}, and the method takes {UNITS[wanted]}.",
             data.store,

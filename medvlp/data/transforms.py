@@ -48,6 +48,20 @@ def resize_pixels(
     return out
 
 
+def resize_frames(frames: UInt8[np.ndarray, "b f h w *c"], size: int) -> UInt8[np.ndarray, "b f s s *c"]:
+    """Resize the frames of clips as `resize_pixels` does."""
+    made = resize_pixels(frames.reshape(-1, *frames.shape[2:]), size)
+    return made.reshape(*frames.shape[:2], *made.shape[1:])
+
+
+def frames_to_tensor(frames: UInt8[np.ndarray, "b f h w *c"]) -> UInt8[torch.Tensor, "b c f h w"]:
+    """Return the tensor of a batch of clips; channels, where there are any, come before time."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(frames))
+    return tensor[:, None] if tensor.ndim == 4 else tensor.permute(0, 4, 1, 2, 3).contiguous()
+
+
 def to_tensor(
     pixels: UInt8[np.ndarray, "b h w *c"] | UInt16[np.ndarray, "b h w *c"],
 ) -> Int[torch.Tensor, "b c h w"]:

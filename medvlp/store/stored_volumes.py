@@ -133,6 +133,18 @@ class StoredVolumes(ABC):
             },
         )
 
+    def read_frames(self, index: int, start: int, stop: int) -> Shaped[np.ndarray, "f h w *c"]:
+        """Return frames `start` to `stop - 1` of a clip.
+
+        Raises:
+            IndexError: They are not inside the clip, or there is no such clip.
+            UserError: The file is missing or damaged, or the store holds no clips.
+        """
+        frames = self._volume_rows[self._known(index, "video")]["frames"]
+        if not 0 <= start < stop <= frames:
+            raise IndexError(f"frames {start} to {stop} are not inside a clip of {frames}")
+        return self._region(CLIPS, index, (slice(start, stop),))
+
     @cached_property
     def _volume_rows(self) -> dict[int, dict[str, Any]]:
         """Facts of each volume or clip by its number; missing values are None, NaN in columns of reals."""

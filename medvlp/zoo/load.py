@@ -116,6 +116,10 @@ def encoder_class(preprocessing: AnyPreprocessing) -> type[Encoder]:
         from medvlp.zoo.volume_encoder import VolumeEncoder
 
         return VolumeEncoder
+    if preprocessing.kind == "video":
+        from medvlp.zoo.clip_encoder import ClipEncoder
+
+        return ClipEncoder
     return Encoder
 
 

@@ -12,12 +12,23 @@ import pytest
 import torch
 
 RELATIVE = 1e-6
+RELATIVE_FLOAT32 = 2e-6
+"""Where the official code computes in single precision."""
 
 
 def cases(objective: str) -> list[Any]:
     """Return the case files of `method/objective`; one test that is skipped where the references are missing."""
+    return _cases("losses2d", objective)
+
+
+def cases_3d(objective: str) -> list[Any]:
+    """Return the case files of an objective of volumes or video, likewise."""
+    return _cases("losses3d", objective)
+
+
+def _cases(folder: str, objective: str) -> list[Any]:
     beside = Path(os.environ.get("MEDVLP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")).parent / "oracles"
-    files = sorted((Path(os.environ.get("MEDVLP_ORACLES", beside)) / "losses2d" / objective).glob("case_*.npz"))
+    files = sorted((Path(os.environ.get("MEDVLP_ORACLES", beside)) / folder / objective).glob("case_*.npz"))
     missing = pytest.param(Path("missing"), marks=pytest.mark.skip(reason="reference values are missing"))
     return list(files) or [missing]
 
