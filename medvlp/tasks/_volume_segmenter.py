@@ -8,6 +8,7 @@ windows are functions of (seed, epoch, row). Logits that are not finite are refu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -107,11 +108,10 @@ class VolumeSegmenterTuning(Tunable):
             grid = cover(shape, self.store.spacing_mm(index), self.input, self.store.images["image_id"].iloc[row])
             yield (
                 place,
-                found_classes(network, self._part(index), shape, grid, self.input, self.config.overlap, self.device),
+                found_classes(
+                    network, partial(self.store.crop, index), shape, grid, self.input, self.config.overlap, self.device
+                ),
             )
-
-    def _part(self, index: int) -> Part:
-        return lambda start, size: self.store.crop(index, start, size)
 
     def _window(self, epoch: int, row: int) -> tuple[Int16[np.ndarray, "d h w"], UInt8[np.ndarray, "d h w"]]:
         """Return a training window and the classes of its voxels."""
@@ -122,7 +122,7 @@ class VolumeSegmenterTuning(Tunable):
         classes = self.regions.classes(row)
         if self.input.spacing_mm is not None:
             grid = grid.crop(self._place(epoch, row, grid, classes), self.input.size)
-        voxels = read_view(self._part(index), shape, grid, self.input.outside)
+        voxels = read_view(partial(self.store.crop, index), shape, grid, self.input.outside)
         return voxels, read_view(part_of(classes), shape, grid, 0, labels=True)
 
     def _place(self, epoch: int, row: int, grid: Grid, classes: UInt8[np.ndarray, "d h w"]) -> list[int]:
