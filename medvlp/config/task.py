@@ -176,9 +176,8 @@ class TaskConfig(Config):
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
         if self.type in ("report_generation", "vqa") and self.fine_tune.augment.flip:
             raise ValueError("fine_tune.augment.flip swaps the sides of an image, and a text names them: leave it out")
-        if (
-            made or self.type in ("classification", "grounding", "segmentation", "volume_segmentation")
-        ) and not self.labels:
+        asking = "classification", "grounding", "segmentation", "volume_segmentation", "volume_grounding"
+        if (made or self.type in asking) and not self.labels:
             raise ValueError("labels must name one label or more")
         return self
 

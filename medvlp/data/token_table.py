@@ -119,7 +119,12 @@ class TokenTable:
         return self._padded(rows, texts, None)
 
     def augmented(
-        self, rows: Int[np.ndarray, " b"], augment: TextAugmentConfig, seed: int, epoch: int, keys: Int[np.ndarray, " b"]
+        self,
+        rows: Int[np.ndarray, " b"],
+        augment: TextAugmentConfig,
+        seed: int,
+        epoch: int,
+        keys: Int[np.ndarray, " b"],
     ) -> TextBatch:
         """Return a changed reading of the texts, each a function of (seed, epoch, its key)."""
         import torch

@@ -77,7 +77,9 @@ def check_patches(size: Size, patch: Size, where: str) -> None:
     """Raise `UserError` unless patches fill a volume."""
     if any(side % length for side, length in zip(size, patch, strict=True)):
         raise UserError(
-            f"Patches of {patch} do not divide a volume of {size}.", where, "Give sides of patches that divide its sides."
+            f"Patches of {patch} do not divide a volume of {size}.",
+            where,
+            "Give sides of patches that divide its sides.",
         )
 
 

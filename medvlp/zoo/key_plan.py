@@ -247,4 +247,3 @@ def _check(
             file,
             f"The format is that of {release.file} Compare with `medvlp zoo list`, or fetch the file again.",
         )
-

@@ -154,7 +154,11 @@ class ReleasedModel(nn.Module):
         """Factor of cosines before a softmax."""
         scale = self.release.logit_scale
         if isinstance(scale, str):
-            stored = self.log_scale if self.release.scale_bounds is None else self.log_scale.clamp(*self.release.scale_bounds)
+            stored = (
+                self.log_scale
+                if self.release.scale_bounds is None
+                else self.log_scale.clamp(*self.release.scale_bounds)
+            )
             return {"stored": stored.exp, "stored_factor": stored.clone, "stored_divisor": stored.reciprocal}[scale]()
         return torch.tensor(float(self._need(scale, "scale of cosines")), device=next(self.parameters()).device)
 
