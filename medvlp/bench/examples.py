@@ -18,6 +18,8 @@ from medvlp.bench.cells import as_json
 from medvlp.store.files import write_atomic
 
 if TYPE_CHECKING:
+    from jaxtyping import Shaped
+
     from medvlp.store.array_store import Store
     from medvlp.tasks._study_images import StudyImages
     from medvlp.tasks.base import Samples
@@ -119,15 +121,21 @@ def write_studies(tasks: Sequence[tuple[str, Store, Samples, StudyImages]], fold
 
 
 def _write_image(dataset: str, sample_id: str, image: np.ndarray, folder: Path, scratch: Path) -> str:
-    import cv2
-
-    name = f"{dataset}/{_file_name(sample_id)}.png"
-    done, png = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)  # OpenCV: blue first
-    if not done:
-        raise ValueError(f"the image {sample_id} cannot be written as PNG")
-    write_atomic(folder / name, png.tobytes(), scratch)
+    name = f"{dataset}/{file_name(sample_id)}.png"
+    write_png(folder / name, image, scratch)
     return name
 
 
-def _file_name(sample_id: str) -> str:
+def write_png(path: Path, image: Shaped[np.ndarray, "h w *c"], scratch: Path) -> None:
+    """Write an image atomically; `scratch` is a folder on the same disk."""
+    import cv2
+
+    done, png = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image)  # OpenCV: blue first
+    if not done:
+        raise ValueError(f"{path.name} cannot be written as PNG")
+    write_atomic(path, png.tobytes(), scratch)
+
+
+def file_name(sample_id: str) -> str:
+    """Return a name for a file that any disk takes."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in sample_id)

@@ -26,6 +26,7 @@ from medvlp.bench.report_ranks import ranks
 from medvlp.bench.report_record import missing, provenance
 from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, PROTOCOL_NAMES, is_baseline, number
 from medvlp.bench.report_texts import report_texts
+from medvlp.bench.report_volumes import volumes
 from medvlp.html import render_page, write_page
 from medvlp.html.charts import styles, swatches
 
@@ -72,6 +73,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False, pat
         "examples": parts.examples(found, looks) if patients else [],
         "places": list(places(found)) if patients else [],
         "outlines": list(outlines(found)) if patients else [],
+        "volumes": list(volumes(found)) if patients else [],
         "texts": list(report_texts(found)) if patients else [],
         "missing": missing(found),
         "methods": methods_text(found),
@@ -109,6 +111,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("prompts", "Prompts"),
         ("places", "Heat maps"),
         ("outlines", "Outlines"),
+        ("volumes", "Volumes"),
         ("texts", "Reports"),
         ("examples", "Examples"),
         ("missing", "What is missing"),

@@ -21,6 +21,7 @@ from medvlp.bench.plan import Judged, left_out
 from medvlp.bench.ranks import rank_table
 from medvlp.bench.results import failed_cells, finished_cells
 from medvlp.bench.schedule import Planned, Schedule
+from medvlp.bench.volume_examples import write_volumes
 from medvlp.config.base import json_sha256
 from medvlp.errors import UserError
 from medvlp.metrics.scoring import SCORINGS
@@ -127,12 +128,17 @@ def _write_examples(out: Path, scratch: Path, schedule: Schedule) -> None:
         tests.setdefault(task.scoring, {}).setdefault(task.config.dataset, []).append(samples)
         if task.scoring in ("grounding", "segmentation"):
             places.append((task.config.name, schedule.suite.store_of(task.config), samples))
-        if task.scoring == "report_generation":
-            store, most = schedule.suite.store_of(task.config), task.config.reports.max_images
+        store = schedule.suite.store_of(task.config)
+        if task.scoring == "report_generation" and store.kind == "image":
+            most = task.config.reports.max_images
             studies.append((task.config.name, store, samples, StudyImages(store, task.config.views, most)))
+    stores = schedule.suite.stores
     asked = tests.get("classification", {})
-    stores = [(store, asked[dataset]) for dataset, store in schedule.suite.stores.items() if dataset in asked]
-    write_examples(stores, out / "examples", scratch)
+    images = [(stores[name], asked[name]) for name in stores if name in asked and stores[name].kind == "image"]
+    shown = asked | tests.get("volume_segmentation", {})
+    volumes = [(stores[name], shown[name]) for name in stores if name in shown and stores[name].kind == "volume"]
+    write_examples(images, out / "examples", scratch)
+    write_volumes(volumes, out / "examples", scratch)
     write_places(places, out / "examples", scratch)
     write_studies(studies, out / "examples", scratch)
 

@@ -17,6 +17,7 @@ from medvlp.config.questions import VqaConfig
 from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
 from medvlp.config.tree import merge
+from medvlp.config.volume_segmentation import VolumeSegmentationConfig
 
 
 class LabelConfig(Config):
@@ -166,6 +167,7 @@ class TaskConfig(Config):
     vqa: VqaConfig = VqaConfig()
     reports: ReportsConfig = ReportsConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
+    volume_segmentation: VolumeSegmentationConfig = VolumeSegmentationConfig()
 
     @model_validator(mode="after")
     def _labels_where_they_are_asked(self) -> TaskConfig:
@@ -174,7 +176,8 @@ class TaskConfig(Config):
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
         if self.type in ("report_generation", "vqa") and self.fine_tune.augment.flip:
             raise ValueError("fine_tune.augment.flip swaps the sides of an image, and a text names them: leave it out")
-        if (made or self.type in ("classification", "grounding", "segmentation")) and not self.labels:
+        asking = "classification", "grounding", "segmentation", "volume_segmentation", "volume_grounding"
+        if (made or self.type in asking) and not self.labels:
             raise ValueError("labels must name one label or more")
         return self
 
@@ -200,8 +203,15 @@ class TaskConfig(Config):
             raise ValueError(f"classification, tuning and per_encoder have no effect on {self.type}: leave them out")
         if self.store_options and self.type != "classification":
             raise ValueError(f"store_options has no effect on {self.type}: leave it out")
-        if self.label_subsets == "lists" and self.type not in ("classification", "segmentation"):
+        if self.label_subsets == "lists" and self.type not in ("classification", "segmentation", "volume_segmentation"):
             raise ValueError(f"label_subsets has no effect on {self.type}: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _volumes_are_not_pictures(self) -> TaskConfig:
+        how = self.fine_tune
+        if self.type == "volume_segmentation" and (how.input_size, how.augment) != (None, AugmentConfig()):
+            raise ValueError("fine_tune.input_size and augment are of pictures, and have no effect on volumes")
         return self
 
     @model_validator(mode="after")
@@ -216,7 +226,8 @@ class TaskConfig(Config):
 
     @model_validator(mode="after")
     def _sections_where_they_are_read(self) -> TaskConfig:
-        for section, kind in (("vqa", "vqa"), ("zero_shot", "classification")):
+        of_one_type = ("vqa", "vqa"), ("zero_shot", "classification"), ("volume_segmentation", "volume_segmentation")
+        for section, kind in of_one_type:
             if self.type != kind and getattr(self, section) != type(self).model_fields[section].default:
                 raise ValueError(f"{section} has no effect on {self.type}: leave it out")
         of_classes = (self.retrieval.subset, self.retrieval.classes, self.retrieval.legacy_one_way)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from medvlp.data.loader import ImageLoader
+from medvlp.config.volumes import VolumeInputConfig
+from medvlp.data.inputs import InputLoader
 from medvlp.data.transforms import normalise
 from medvlp.errors import UserError
 from medvlp.models.fusion import Fusion, FusionSizes
@@ -183,14 +184,14 @@ class Wordings:
                 self._kept[text] = states[mask].clone()
 
 
-class QuestionLoader(ImageLoader):
+class QuestionLoader(InputLoader):
     """Batches of questions: `index` is their place among the samples, `pixels` show their images.
 
     Args:
         store: The prepared store.
         images: Image of each question, as row of the images table.
         with_pixels: False makes batches whose pixels are empty.
-        **options: As for `ImageLoader`.
+        **options: As for `InputLoader`.
     """
 
     def __init__(self, store: Store, images: Int[np.ndarray, " n"], *, with_pixels: bool, **options: Any) -> None:
@@ -201,7 +202,7 @@ class QuestionLoader(ImageLoader):
         """Make one batch; called from worker threads."""
         pixels = torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
         if self.with_pixels:
-            pixels, _ = self.reading(self.stored(self.images[rows]), epoch, rows, self.input_size)
+            pixels = self.seen(epoch, self.images[rows], rows)
         return self.batch(rows, pixels)
 
 
@@ -345,7 +346,7 @@ class AnswererTuning(Tunable):
             samples.rows,
             with_pixels=self.kept is None,
             batch_size=self.how.batch_size,
-            input_size=self.input.size,
+            taken=self.input,
             seed=seed,
             augment=augment,
             num_workers=self.num_workers,
@@ -355,6 +356,7 @@ class AnswererTuning(Tunable):
         """Return where tokens are kept; None where tower or images change, or where they are too many."""
         make = frozen_tokens(network.tower, self.store, self.input, self.how.batch_size, self.device)
         shape = make(np.zeros(1, dtype=np.int64)).shape[1:]
-        if not network.frozen or self.how.augment != AS_THEY_ARE or images * math.prod(shape) * 4 > MOST_KEPT:
+        changed = self.how.augment != AS_THEY_ARE and not isinstance(self.input, VolumeInputConfig)
+        if not network.frozen or changed or images * math.prod(shape) * 4 > MOST_KEPT:
             return None
         return TokenCache(len(self.store.images), (shape[0], shape[1]), make)

@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 
-from medvlp.data.loader import ImageLoader
+from medvlp.data.inputs import InputLoader
 from medvlp.data.transforms import normalise
 from medvlp.tasks._fine_tune import DivergedError, Term, Tunable
 from medvlp.tasks.base import Samples
@@ -102,11 +102,11 @@ class ClassifierTuning(Tunable):
         config = task.fine_tune
         self.batch_size, self.num_workers = config.batch_size, num_workers
         self.input = model_input(task, encoder.preprocessing.input)
-        self.loader = ImageLoader(
+        self.loader = InputLoader(
             store,
             train.rows,
             batch_size=config.batch_size,
-            input_size=self.input.size,
+            taken=self.input,
             seed=seed,
             augment=config.augment,
             keep_last=config.last_batch == "keep",
@@ -137,11 +137,11 @@ class ClassifierTuning(Tunable):
 
     def logits(self, network: nn.Module, samples: Samples) -> Float[np.ndarray, "n k"]:
         """Return logits by the encoder's own preprocessing, without augmentation."""
-        loader = ImageLoader(
+        loader = InputLoader(
             self.store,
             samples.rows,
             batch_size=self.batch_size,
-            input_size=self.input.size,
+            taken=self.input,
             seed=0,
             augment=None,
             num_workers=self.num_workers,

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from medvlp.config.data import AugmentConfig
-from medvlp.data.transforms import normalise, resize_pixels, to_tensor
+from medvlp.data.inputs import read_inputs
+from medvlp.data.transforms import normalise
 from medvlp.objectives.captioning import captioning
 from medvlp.tasks._fine_tune import Term, Tunable
 from medvlp.tasks._study_images import REAL, StudyImages, StudyLoader, TokenCache, joined
@@ -134,7 +135,7 @@ class ReportTuning(Tunable):
             images=self.images,
             with_pixels=self.kept is None,
             batch_size=self.how.batch_size,
-            input_size=self.input.size,
+            taken=self.input,
             seed=seed,
             augment=augment,
             num_workers=self.num_workers,
@@ -223,7 +224,6 @@ def frozen_tokens(
         batch_size: Images at a time.
         device: Of the tower.
     """
-    places = store.images["index"].to_numpy()
 
     @torch.no_grad()
     def make(rows: Int[np.ndarray, " m"]) -> Float32[np.ndarray, "m p d"]:
@@ -231,8 +231,7 @@ def frozen_tokens(
         tower.eval()
         found = []
         for start in range(0, len(rows), batch_size):
-            stored = store.read(places[rows[start : start + batch_size]])
-            pixels = to_tensor(resize_pixels(stored, taken.size)).to(device)
+            pixels = read_inputs(store, rows[start : start + batch_size], taken).to(device)
             found.append(tower(normalise(pixels, taken)).tokens.float().cpu().numpy())
         tower.train(training)
         return np.concatenate(found)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from medvlp.data.loader import ImageLoader
+from medvlp.data.inputs import InputLoader
 from medvlp.models.report_decoder import Visual
 from medvlp.types import Batch
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Int
 
     from medvlp.data.loader import PixelStore
+    from medvlp.store.array_store import Store
 
 REAL = "real"
 """Key of a batch's extras: which of the places for a study's images are taken, `[b v]`."""
@@ -59,7 +60,7 @@ class StudyImages:
         return found
 
 
-class StudyLoader(ImageLoader):
+class StudyLoader(InputLoader):
     """Batches of studies by their first images; `pixels` are those of all their images, one after the other.
 
     Args:
@@ -67,12 +68,12 @@ class StudyLoader(ImageLoader):
         rows: First image of each study.
         images: The images of studies.
         with_pixels: False makes batches whose pixels are empty.
-        **options: As for `ImageLoader`.
+        **options: As for `InputLoader`.
     """
 
     def __init__(
         self,
-        store: PixelStore,
+        store: Store,
         rows: Int[np.ndarray, " n"],
         *,
         images: StudyImages,
@@ -87,10 +88,7 @@ class StudyLoader(ImageLoader):
         shown = self.images.of(rows)
         real = shown >= 0
         each = shown[real]
-        if self.with_pixels:
-            pixels, _ = self.reading(self.stored(each), epoch, each, self.input_size)
-        else:
-            pixels = torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
+        pixels = self.seen(epoch, each, each) if self.with_pixels else torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
         return Batch(index=torch.from_numpy(rows.copy()), pixels=pixels, extra={REAL: torch.from_numpy(real)})
 
 

@@ -18,13 +18,13 @@ from medvlp.tasks._samples import few_shot_subset, label_subset, select
 from medvlp.tasks.base import SCORES, SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Shaped
+    from jaxtyping import Float
     from torch import nn
 
     from medvlp.config.preprocessing import ModelInputConfig
     from medvlp.store.array_store import Store
     from medvlp.tasks._classifier import Classifier, ClassifierTuning
-    from medvlp.types import Predictions
+    from medvlp.types import Features, Predictions
     from medvlp.zoo import Encoder
 
 ZERO_SHOT_BATCH = 256
@@ -221,16 +221,15 @@ class Classification(Task):
         positives, negatives = self._prompts()
         encoder = encoder_of(subject, ZERO_SHOT)
         store, how = subject.store, self.config.zero_shot
-        places = store.images["index"].to_numpy()
 
         def score(samples: Samples) -> np.ndarray:
             parts = []
             for start in range(0, len(samples), ZERO_SHOT_BATCH):
-                pixels = store.read(places[samples.rows[start : start + ZERO_SHOT_BATCH]])
+                features = encoder.encode_rows(store, samples.rows[start : start + ZERO_SHOT_BATCH])
                 if how.legacy_standardised:
-                    parts.append(_most_similar(encoder, pixels, positives))
+                    parts.append(_most_similar(encoder, features, positives))
                 else:
-                    scores = encoder.zero_shot_stored(pixels, positives, negatives, how.reduce)
+                    scores = encoder.zero_shot_features(features, positives, negatives, how.reduce)
                     parts.append(scores.double().cpu().numpy())
             found = np.concatenate(parts)
             return _standardised(found) if how.legacy_standardised else found
@@ -238,11 +237,9 @@ class Classification(Task):
         return Head.of_scores(score)
 
 
-def _most_similar(
-    encoder: Encoder, pixels: Shaped[np.ndarray, "b s s *c"], prompts: list[list[str]]
-) -> Float[np.ndarray, "b k"]:
+def _most_similar(encoder: Encoder, features: Features, prompts: list[list[str]]) -> Float[np.ndarray, "b k"]:
     """Return the cosine of each image with the most similar prompt of each label."""
-    images = encoder.embed_features(encoder.encode_stored(pixels)).double()
+    images = encoder.embed_features(features).double()
     columns = [(images @ encoder.embed_text(own).double().T).amax(dim=1) for own in prompts]
     return np.stack([column.cpu().numpy() for column in columns], axis=1)
 

@@ -21,7 +21,7 @@ from medvlp.tasks.base import SPACE, ZERO_SHOT, Head, Samples, Subject, Task, en
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jaxtyping import Float, Shaped
+    from jaxtyping import Float, Int
 
     from medvlp.store.array_store import Store
     from medvlp.types import Features
@@ -128,7 +128,6 @@ class Retrieval(Task):
             UserError: The subject is no encoder, or has no space that images and texts share.
         """
         encoder, store = encoder_of(subject, protocol), subject.store
-        places = store.images["index"].to_numpy()
         studies = store.images["study_id"].astype(str).to_numpy()
         reports = store.studies.set_index(store.studies["study_id"].astype(str))["report"]
 
@@ -142,7 +141,7 @@ class Retrieval(Task):
             wordings = encoder.embed_text([texts[i] for i in first.values()], self.config.retrieval.max_tokens)
             place = {digest: number for number, digest in enumerate(first)}
             images = [
-                encoder.embed_features(self._encoded(encoder, store.read(places[rows]))).double().cpu().numpy()
+                encoder.embed_features(self._encoded(encoder, store, rows)).double().cpu().numpy()
                 for rows in np.array_split(samples.rows, range(IMAGES_AT_ONCE, len(samples), IMAGES_AT_ONCE))
             ]
             return Vectors(
@@ -156,18 +155,20 @@ class Retrieval(Task):
 
         return Head(predict)
 
-    def _encoded(self, encoder: Encoder, pixels: Shaped[np.ndarray, "b s s *c"]) -> Features:
-        """Return the features of stored squares, normalised by the task's mean and deviation where it has them."""
-        from medvlp.data.transforms import normalise, resize_pixels, to_tensor
+    def _encoded(self, encoder: Encoder, store: Store, rows: Int[np.ndarray, " b"]) -> Features:
+        """Return the features of rows, normalised by the task's mean and deviation where it has them."""
+        from medvlp.data.inputs import read_inputs
+        from medvlp.data.transforms import normalise
 
         mean, std = self.config.retrieval.mean, self.config.retrieval.std
         if mean is None or std is None:
-            return encoder.encode_stored(pixels)
+            return encoder.encode_rows(store, rows)
+        encoder.check_store(store)
         taken = encoder.preprocessing.input
         if taken.channels == 1:
             mean, std = (sum(mean) / 3,), (sum(std) / 3,)  # type: ignore[assignment]
         taken = taken.model_copy(update={"mean": mean, "std": std})
-        return encoder(normalise(to_tensor(resize_pixels(pixels, taken.size)), taken))
+        return encoder(normalise(read_inputs(store, rows, taken), taken))
 
 
 def _digest(text: str) -> str:

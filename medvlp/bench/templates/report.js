@@ -145,3 +145,44 @@ panel.addEventListener("fill", (event) => fill(event.detail.id, event.detail.cop
 for (const part of document.querySelectorAll("#records details.record")) {
   part.addEventListener("toggle", () => fill(part.querySelector("[data-title]").id, part), { once: true });
 }
+// Volumes: one sheet of slices for each layer; the slider moves all of them to the same slice.
+for (const card of document.querySelectorAll(".volume")) {
+  const range = card.querySelector("input[type=range]"), shown = card.querySelector("output"), stack = card.querySelector(".stack");
+  const columns = Number(card.dataset.columns), rows = Number(card.dataset.rows), select = card.querySelector("select");
+  const layers = [...card.querySelectorAll(".slice")];
+  const place = (at, count) => (count > 1 ? (100 * at) / (count - 1) : 0) + "%";
+  for (const layer of layers) layer.style.backgroundSize = 100 * columns + "% " + 100 * rows + "%";
+  const draw = () => {
+    const at = Number(range.value);
+    shown.textContent = at + 1;
+    for (const layer of layers) layer.style.backgroundPosition = place(at % columns, columns) + " " + place(Math.floor(at / columns), rows);
+  };
+  const move = (steps) => {
+    range.value = Number(range.value) + steps;
+    draw();
+  };
+  range.addEventListener("input", draw);
+  select?.addEventListener("change", () => {
+    for (const part of card.querySelectorAll("[data-layer]")) part.hidden = part.dataset.layer !== select.value;
+    const layer = layers.find((one) => one.dataset.layer === select.value);
+    if (layer) range.value = layer.dataset.at;
+    draw();
+  });
+  stack.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    move(event.deltaY > 0 ? -1 : 1);
+  }, { passive: false });
+  // A drag over the whole height of the picture goes through all slices.
+  let from = null;
+  stack.addEventListener("pointerdown", (event) => {
+    from = { y: event.clientY, at: Number(range.value) };
+    stack.setPointerCapture(event.pointerId);
+  });
+  stack.addEventListener("pointermove", (event) => {
+    if (from === null) return;
+    range.value = from.at + Math.round(((from.y - event.clientY) / stack.clientHeight) * (Number(range.max) + 1));
+    draw();
+  });
+  for (const end of ["pointerup", "pointercancel"]) stack.addEventListener(end, () => { from = null; });
+  draw();
+}

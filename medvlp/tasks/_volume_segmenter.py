@@ -1,0 +1,248 @@
+"""Training of a dense head on a tower of volumes, and the classes of voxels that it finds.
+
+Guarantee: validation and prediction are on the voxels of the volume, where the references are; a volume is covered by
+windows of the model input at one distance of voxels, or stretched to it as a whole, as in training. Places of training
+windows are functions of (seed, epoch, row). Logits that are not finite are refused, never taken for background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from medvlp.data.counter import CROP, uniforms
+from medvlp.data.transforms import normalise
+from medvlp.data.volume_rows import VALUES, VolumeRowLoader
+from medvlp.data.volume_views import Grid, Part, part_of, put_back, read_view, respaced, stretched
+from medvlp.errors import UserError
+from medvlp.objectives.dense import exclusive_loss
+from medvlp.tasks._fine_tune import Term, Tunable
+from medvlp.tasks.base import Samples
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int16, UInt8
+
+    from medvlp.config.task import TaskConfig
+    from medvlp.config.volumes import VolumeInputConfig
+    from medvlp.models.volume_segmentation import VolumeSegmenter
+    from medvlp.store.array_store import Store
+    from medvlp.tasks._volume_regions import VolumeRegions
+    from medvlp.types import Batch, Volume
+    from medvlp.zoo.volume_encoder import VolumeEncoder
+
+WINDOWS_AT_ONCE = 4
+
+
+class VolumeSegmenterTuning(Tunable):
+    """Training of a segmenter on a copy of an encoder's tower; judged by the mean Dice over volumes with the structure.
+
+    Args:
+        network: Segmenter on a copy of the encoder's tower.
+        encoder: Where it comes from.
+        store: The prepared store.
+        regions: Classes of voxels by rows of the images table.
+        train: Training samples.
+        val: Validation samples.
+        task: Losses, windows, batch size.
+        seed: Seed of order and places.
+        num_workers: Threads of the loader.
+    """
+
+    criterion: ClassVar[str] = "dice"
+
+    def __init__(
+        self,
+        network: VolumeSegmenter,
+        encoder: VolumeEncoder,
+        store: Store,
+        regions: VolumeRegions,
+        train: Samples,
+        val: Samples,
+        task: TaskConfig,
+        seed: int,
+        num_workers: int = 1,
+    ) -> None:
+        self.network, self.name, self.store, self.val, self.seed = network, encoder.name, store, val, seed
+        self.regions, self.config, self.device = regions, task.volume_segmentation, encoder.device
+        self.input = model_input(task, encoder.preprocessing.input)
+        self.loader = VolumeRowLoader(
+            train.rows,
+            read=self._window,
+            training=True,
+            batch_size=task.fine_tune.batch_size,
+            seed=seed,
+            num_workers=num_workers,
+        )
+
+    def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
+        """Return the loss over background and labels, and the number of volumes."""
+        values = batch.extra[VALUES].to(self.device).flatten(1)
+        logits = network(normalise(batch.pixels.to(self.device), self.input)).flatten(2)
+        labels = torch.arange(1, logits.shape[1], device=self.device)
+        masks = (values[:, None] == labels[:, None]).to(torch.uint8)
+        weights = {"cross_entropy": self.config.cross_entropy, "dice": self.config.dice}
+        return {"segmentation": exclusive_loss(logits[:, :, None], masks[:, :, None], **weights)}
+
+    def validate(self, network: nn.Module) -> float:
+        """Return the mean over labels of the mean Dice over the validation volumes that show them."""
+        dice = np.full((len(self.val), len(self.val.label_names)), np.nan)
+        for place, found in self.classes(network, self.val):
+            wanted = self.regions.classes(int(self.val.rows[place]))
+            for k in np.flatnonzero(self.val.labels[place] == 1):
+                own, true = found == k + 1, wanted == k + 1
+                dice[place, k] = 2 * (own & true).sum() / max(int(own.sum() + true.sum()), 1)
+        shown = [column[~np.isnan(column)] for column in dice.T]
+        return float(np.mean([column.mean() for column in shown if len(column)]))
+
+    def classes(self, network: nn.Module, samples: Samples) -> Iterator[tuple[int, UInt8[np.ndarray, "d h w"]]]:
+        """Yield the place of each sample and the class of each voxel: 0, or 1 + the place of the label."""
+        places = self.store.images["index"].to_numpy()
+        for place, row in enumerate(samples.rows):
+            index = int(places[row])
+            shape = self.store.shape(index)
+            grid = cover(shape, self.store.spacing_mm(index), self.input, self.store.images["image_id"].iloc[row])
+            yield (
+                place,
+                found_classes(
+                    network, partial(self.store.crop, index), shape, grid, self.input, self.config.overlap, self.device
+                ),
+            )
+
+    def _window(self, epoch: int, row: int) -> tuple[Int16[np.ndarray, "d h w"], UInt8[np.ndarray, "d h w"]]:
+        """Return a training window and the classes of its voxels."""
+        facts = self.store.images.iloc[row]
+        index = int(facts["index"])
+        shape = self.store.shape(index)
+        grid = cover(shape, self.store.spacing_mm(index), self.input, facts["image_id"])
+        classes = self.regions.classes(row)
+        if self.input.spacing_mm is not None:
+            grid = grid.crop(self._place(epoch, row, grid, classes), self.input.size)
+        voxels = read_view(partial(self.store.crop, index), shape, grid, self.input.outside)
+        return voxels, read_view(part_of(classes), shape, grid, 0, labels=True)
+
+    def _place(self, epoch: int, row: int, grid: Grid, classes: UInt8[np.ndarray, "d h w"]) -> list[int]:
+        """Return the first voxel of a window: around a labelled voxel in some of the windows, else anywhere."""
+        drawn = uniforms(CROP, self.seed, epoch, np.array([row]), 5)[0]
+        room = np.array(grid.size) - np.array(self.input.size)
+        if drawn[3] < self.config.foreground and (held := np.flatnonzero(classes)).size:
+            voxel = np.unravel_index(held[int(drawn[4] * held.size)], classes.shape)
+            centre = (np.array(voxel) - np.array(grid.start)) / np.array(grid.step)
+            start = np.rint(centre - np.array(self.input.size) / 2)
+        else:
+            start = np.floor(drawn[:3] * (np.abs(room) + 1)) * np.sign(room)
+        return np.clip(start, np.minimum(room, 0), np.maximum(room, 0)).astype(int).tolist()
+
+
+def model_input(task: TaskConfig, given: VolumeInputConfig) -> VolumeInputConfig:
+    """Return what a segmenter takes: the encoder's own input, at the distance of voxels that the task sets."""
+    spacing = task.volume_segmentation.spacing_mm
+    return given if spacing is None else given.model_copy(update={"spacing_mm": spacing})
+
+
+def cover(shape: Sequence[int], spacing_mm: Sequence[float] | None, taken: VolumeInputConfig, where: object) -> Grid:
+    """Return the grid that covers a whole volume: at the distance of the model input, or stretched to its size.
+
+    Raises:
+        UserError: The input has a distance of voxels, and the volume has none.
+    """
+    if taken.spacing_mm is None:
+        return stretched(shape, taken.size)
+    if spacing_mm is None:
+        raise UserError(
+            "Nothing says at which distance the voxels of the volume lie.",
+            where,
+            "Use a file with geometry, or leave volume_segmentation.spacing_mm out.",
+        )
+    return respaced(shape, spacing_mm, taken.spacing_mm)
+
+
+def segment(
+    network: nn.Module, volume: Volume, taken: VolumeInputConfig, overlap: float, where: object = "the volume"
+) -> UInt8[np.ndarray, "d h w"]:
+    """Return the class of each voxel of a volume that was read from a file.
+
+    Args:
+        network: The segmenter.
+        volume: The volume.
+        taken: What the network takes.
+        overlap: Of windows.
+        where: What is named if it cannot be done.
+
+    Raises:
+        UserError: The volume has other numbers than the network takes, no spacing, or the logits are not finite.
+    """
+    if volume.intensity != taken.intensity:
+        what = f"The volume is in {volume.intensity}, the network takes {taken.intensity}."
+        raise UserError(what, where, "Convert it, or name what its numbers mean when it is read.")
+    shape = volume.array.shape
+    grid, device = cover(shape, volume.spacing_mm, taken, where), next(network.parameters()).device
+    return found_classes(network, part_of(volume.array), shape, grid, taken, overlap, device)
+
+
+@torch.inference_mode()
+def found_classes(
+    network: nn.Module,
+    part: Part,
+    shape: Sequence[int],
+    grid: Grid,
+    taken: VolumeInputConfig,
+    overlap: float,
+    device: torch.device,
+) -> UInt8[np.ndarray, "d h w"]:
+    """Return the class of each voxel of a volume, 0 for background.
+
+    Args:
+        network: The segmenter; it is put into evaluation mode.
+        part: Reads voxels of the volume.
+        shape: Voxels of the volume along d, h, w.
+        grid: As `cover` gave it.
+        taken: What the network takes.
+        overlap: Share by which neighbouring windows overlap.
+        device: Of the network.
+
+    Raises:
+        UserError: The logits are not finite.
+    """
+    network.eval()
+    voxels = torch.from_numpy(read_view(part, shape, grid, taken.outside))[None, None]
+    if taken.spacing_mm is None:
+        logits = network(normalise(voxels.to(device), taken))
+    else:
+        from monai.inferers.utils import sliding_window_inference
+
+        logits = sliding_window_inference(
+            voxels,
+            taken.size,
+            WINDOWS_AT_ONCE,
+            lambda windows: network(normalise(windows, taken)),
+            overlap=overlap,
+            mode="gaussian",
+            cval=taken.outside,
+            sw_device=device,
+            device="cpu",  # a whole body with all classes need not fit the memory of a GPU
+        )
+    assert isinstance(logits, torch.Tensor)
+    if not torch.isfinite(logits).all():
+        raise UserError(
+            "The network gives numbers that are not finite.",
+            "volume_segmentation",
+            "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
+        )
+    return _largest(logits[0].float().cpu().numpy(), grid, shape)
+
+
+def _largest(logits: Float[np.ndarray, "k d h w"], grid: Grid, shape: Sequence[int]) -> UInt8[np.ndarray, "d h w"]:
+    """Return the class with the largest logit at each voxel of the volume, one class after the other to save memory."""
+    best = put_back(logits[0], grid, shape, 0.0)
+    found = np.zeros(best.shape, np.uint8)
+    for number, own in enumerate(logits[1:], 1):
+        values = put_back(own, grid, shape, -np.inf)
+        larger = values > best
+        found[larger] = number
+        best[larger] = values[larger]
+    return found
