@@ -14,10 +14,10 @@ import torch
 RELATIVE = 1e-6
 
 
-def cases(objective: str) -> list[Any]:
+def cases(objective: str, folder: str = "losses2d") -> list[Any]:
     """Return the case files of `method/objective`; one test that is skipped where the references are missing."""
     beside = Path(os.environ.get("MEDVLP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")).parent / "oracles"
-    files = sorted((Path(os.environ.get("MEDVLP_ORACLES", beside)) / "losses2d" / objective).glob("case_*.npz"))
+    files = sorted((Path(os.environ.get("MEDVLP_ORACLES", beside)) / folder / objective).glob("case_*.npz"))
     missing = pytest.param(Path("missing"), marks=pytest.mark.skip(reason="reference values are missing"))
     return list(files) or [missing]
 
@@ -34,10 +34,11 @@ def check(
     inputs: Mapping[str, torch.Tensor],
     fixed: bool = False,
     absolute: float = 1e-10,
+    name: str = "value",
 ) -> None:
     """Compare the value, and the gradient with respect to each input; every stored gradient must be among them."""
     suffix, prefix = ("_fixed", "grad_fixed_") if fixed else ("", "grad_")
-    torch.testing.assert_close(value, case[f"value{suffix}"], rtol=RELATIVE, atol=0)
+    torch.testing.assert_close(value, case[f"{name}{suffix}"], rtol=RELATIVE, atol=0)
     value.backward()
     stored = {key.removeprefix(prefix) for key in case if key.startswith(prefix)}
     if not fixed:
