@@ -48,6 +48,7 @@ class Demands:
         labels: `labels`.
         paired: Text row i belongs to image i; otherwise texts are drawn on their own, with labels.
         text_unit: The text of an image is its report, or one of its sentences, drawn anew each epoch.
+        sentences: `text.sentence_ids`.
         triplets: The ternary matrix of places and findings.
         concepts: Spans and rows of the concepts of each text, from the knowledge bank.
         group_size: Samples of a semantic group side by side, with captions of its concept; 0 is no groups.
@@ -68,6 +69,7 @@ class Demands:
     labels: bool = False
     paired: bool = True
     text_unit: Literal["report", "sentence"] = "report"
+    sentences: bool = False
     triplets: bool = False
     concepts: bool = False
     group_size: int = 0

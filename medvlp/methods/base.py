@@ -71,6 +71,8 @@ class Method(nn.Module, ABC):
 
     uses_text: ClassVar[bool] = True
     """Whether it has a text tower."""
+    uses_sentences: ClassVar[bool] = False
+    """Whether its text tower reads `sentence_ids`."""
     shared_space: ClassVar[bool] = True
     """Whether images and texts are projected to one space by one vector each."""
     scores_text: ClassVar[bool] = True
