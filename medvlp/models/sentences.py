@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FIRST_SENTENCE = 1
 """Place of the token of the first sentence, behind [CLS]."""
+_ODD = 6364136223846793005
+"""Multiplier of the hash of a sentence: its powers differ modulo 2^64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,23 @@ def sentence_mask(types: Int[torch.Tensor, "b l"], legacy: bool = False) -> Bool
         own = own | ((full & (types == last - 1))[:, :, None] & (types == last)[:, None])
     own[:, :, 0] = True
     return seen[:, None] & (~rows[:, :, None] | own)
+
+
+def sentence_means(tokens: Float[torch.Tensor, "b l d"], sentence_ids: Int[torch.Tensor, "b l"]) -> Words:
+    """Return the mean of the tokens of each sentence of texts as the tokenizer gives them."""
+    number = int(sentence_ids.max()) + 1 if sentence_ids.numel() else 0
+    member = sentence_ids[:, None] == torch.arange(number, device=tokens.device)[None, :, None]
+    lengths = member.sum(2)
+    means = member.to(tokens.dtype) @ tokens / lengths.clamp_min(1)[..., None]
+    return Words(means, lengths > 0)
+
+
+def sentence_keys(ids: Int[torch.Tensor, "b l"], sentence_ids: Int[torch.Tensor, "b l"]) -> Int[torch.Tensor, "b s"]:
+    """Return a number of each sentence, equal for those with the same tokens (a 64-bit hash of them)."""
+    number = int(sentence_ids.max()) + 1 if sentence_ids.numel() else 0
+    member = sentence_ids[:, None] == torch.arange(number, device=ids.device)[None, :, None]
+    factors = torch.full_like(member, _ODD, dtype=torch.int64).where(member, 1).cumprod(2)
+    return ((ids[:, None] + 1) * factors * member).sum(2)
 
 
 @dataclass(frozen=True, slots=True)
