@@ -286,8 +286,9 @@ class TextFeatures:
 class TextBatch:
     """Token ids of `b` texts; `mask` is True at real tokens; `labels` are each text's findings (NaN not mentioned).
 
-    `hidden` are the tokens that masked language modelling hides. `spans` are the tokens (first, last + 1) of each
-    concept of a text, `concepts` its row in the method's concept table; both are -1 where a text has fewer.
+    `hidden` are the tokens that masked language modelling hides. `sentence_ids` number the sentence of each token from
+    0, -1 at special tokens and pads; None unless the method asks for them. `spans` are the tokens (first, last + 1) of
+    each concept of a text, `concepts` its row in the method's concept table; both are -1 where a text has fewer.
     """
 
     ids: Int[torch.Tensor, "b l"]
@@ -298,6 +299,7 @@ class TextBatch:
     hidden: Bool[torch.Tensor, "b l"] | None = None
     spans: Int[torch.Tensor, "b s 2"] | None = None
     concepts: Int[torch.Tensor, "b s"] | None = None
+    sentence_ids: Int[torch.Tensor, "b l"] | None = None
 
     def to(self, device: torch.device | str) -> TextBatch:
         """Move the tensors to a device."""

@@ -51,6 +51,7 @@ class Demands:
             report half of the time, else what it says of one organ.
         sample_sentences: Of a report that is too long the first sentence and others drawn anew each epoch, in their
             order, in place of its beginning.
+        sentences: `text.sentence_ids`.
         triplets: The ternary matrix of places and findings.
         concepts: Spans and rows of the concepts of each text, from the knowledge bank.
         group_size: Samples of a semantic group side by side, with captions of its concept; 0 is no groups.
@@ -73,6 +74,7 @@ class Demands:
     paired: bool = True
     text_unit: Literal["report", "sentence", "part"] = "report"
     sample_sentences: bool = False
+    sentences: bool = False
     triplets: bool = False
     concepts: bool = False
     group_size: int = 0

@@ -294,4 +294,4 @@ def _tokenised(
     if demands.concepts:
         concepts, mentions = find_concepts(texts, bank, config.data.min_concept_count)
     tokenizer = get_tokenizer(config, seen, folder, keep)
-    return TokenTable(tokenizer, texts, text.max_tokens, labels, mentions), concepts
+    return TokenTable(tokenizer, texts, text.max_tokens, labels, mentions, demands.sentences), concepts

@@ -34,6 +34,7 @@ Mention = tuple[int, int, int]
 class _Row:
     ids: Int[np.ndarray, " l"]
     words: Int[np.ndarray, " l"]
+    sentences: Int[np.ndarray, " l"] | None
     spans: Int[np.ndarray, "s 3"]
 
 
@@ -47,6 +48,7 @@ class TokenTable:
         max_tokens: Longer texts are cut.
         labels: Findings of each text, `[n k]`, or None.
         mentions: Concepts of each text, or None where nobody asks for them.
+        sentences: Say which sentence each token lies in.
     """
 
     tokenizer: Tokenizer
@@ -54,6 +56,7 @@ class TokenTable:
     max_tokens: int
     labels: Float[np.ndarray, "n k"] | None = None
     mentions: Sequence[Sequence[Mention]] | None = None
+    sentences: bool = False
     cut: int = 0
     """Texts longer than `max_tokens`."""
     _rows: list[_Row] = field(default_factory=list, repr=False)
@@ -169,12 +172,14 @@ class TokenTable:
     def _made(self, texts: Sequence[str], first: int | None) -> list[_Row]:
         """Tokenise texts; `first` is the row of the first in the table, None for texts that are not in it."""
         ids, mask, words = self.tokenizer.encode(list(texts), self.max_tokens)
+        numbers = self.tokenizer.sentence_ids(texts, self.max_tokens).astype(np.int32) if self.sentences else None
         rows = []
         for i, keep in enumerate(mask):
             spans = np.empty((0, 3), np.int32)
             if self.mentions is not None and first is not None:
                 spans = self._spans(texts[i], self.mentions[first + i])
-            rows.append(_Row(ids[i][keep].astype(np.int32), words[i][keep].astype(np.int32), spans))
+            sentences = None if numbers is None else numbers[i][keep]
+            rows.append(_Row(ids[i][keep].astype(np.int32), words[i][keep].astype(np.int32), sentences, spans))
         return rows
 
     def _spans(self, text: str, mentions: Sequence[Mention]) -> Int[np.ndarray, "s 3"]:
@@ -203,6 +208,11 @@ class TokenTable:
             list(texts),
             word_ids=torch.from_numpy(words),
         )
+        if self.sentences:
+            numbers = np.full(ids.shape, -1, dtype=np.int64)
+            for i, row in enumerate(rows):
+                numbers[i, : len(row.ids)] = row.sentences
+            text.sentence_ids = torch.from_numpy(numbers)
         if self.mentions is not None:
             text.spans, text.concepts = torch.from_numpy(spans[..., :2]), torch.from_numpy(spans[..., 2])
         return text

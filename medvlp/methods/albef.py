@@ -24,7 +24,7 @@ from medvlp.models.queue import FeatureQueue
 from medvlp.models.teacher import Teacher
 from medvlp.objectives.gather import gather_with_gradient
 from medvlp.objectives.masked import mlm
-from medvlp.objectives.matching import hard_negatives, itm, match_score, same_texts
+from medvlp.objectives.matching import hard_negatives, itm, match_score, same_texts, with_mismatches
 from medvlp.objectives.momentum import momentum_itc
 from medvlp.types import Batch, Features, TextBatch, TextFeatures
 
@@ -170,11 +170,8 @@ class ALBEF(Method):
             cosines = self.project_image(image) @ self.project_text(words).T
             wrong_text, has_text = hard_negatives(self.logit_scale * cosines, same)
             wrong_image, has_image = hard_negatives(self.logit_scale * cosines.T, same)
-        rows = torch.arange(len(states), device=states.device)
-        of_image = torch.cat([rows, rows[has_text], wrong_image[has_image]])
-        of_text = torch.cat([rows, wrong_text[has_text], rows[has_image]])
-        logits = self._match_logits(states[of_image], words.tokens[of_text], words.mask[of_text])
-        return itm(logits, torch.arange(len(logits), device=states.device) < len(rows))
+        of_image, of_text, matched = with_mismatches(wrong_image, has_image, wrong_text, has_text)
+        return itm(self._match_logits(states[of_image], words.tokens[of_text], words.mask[of_text]), matched)
 
     def _match_logits(self, states: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         fused, _ = self.fusion(tokens, mask, states)

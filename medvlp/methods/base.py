@@ -64,6 +64,7 @@ class Method(nn.Module, ABC):
         text_encoder: None for a method of images alone.
         image_projection: To the shared space, with `text_projection`; a subclass with `shared_space = False` builds
             what it needs itself.
+        figures: Value and count of what `losses` found beside its terms, e.g. an accuracy: logged, in no loss.
         log_scale: Logarithm `[1]` of the factor of cosines: a parameter where it is learnt, else a buffer; see
             `set_scale`.
         progress: Where training stands; set before every step.
@@ -71,6 +72,8 @@ class Method(nn.Module, ABC):
 
     uses_text: ClassVar[bool] = True
     """Whether it has a text tower."""
+    uses_sentences: ClassVar[bool] = False
+    """Whether its text tower reads `sentence_ids`."""
     shared_space: ClassVar[bool] = True
     """Whether images and texts are projected to one space by one vector each."""
     scores_text: ClassVar[bool] = True
@@ -103,6 +106,7 @@ class Method(nn.Module, ABC):
         self.config = complete(config)
         self.context = context
         self.progress = Progress(0, 1, 1)
+        self.figures: dict[str, Term] = {}
         self.image_encoder = build_tower(config.image)
         self.text_encoder = None if config.text is None else self.build_text_tower()
         if self.shared_space:

@@ -57,8 +57,13 @@ class MethodContext:
             raise UserError("The tokenizer has no mask token.", "method.text", "Use a tokenizer with [MASK] or <mask>.")
         return mask_id
 
-    def tokenise(self, texts: Sequence[str], max_tokens: int) -> TextBatch:
+    def tokenise(self, texts: Sequence[str], max_tokens: int, sentences: bool = False) -> TextBatch:
         """Return texts of the method's own as tokens, padded to the longest.
+
+        Args:
+            texts: Any texts.
+            max_tokens: Longer texts are cut.
+            sentences: Say which sentence each token lies in.
 
         Raises:
             UserError: There is no tokenizer.
@@ -68,7 +73,8 @@ class MethodContext:
         ids, mask, word_ids = self.tokenizer.encode(list(texts), max_tokens)
         tensors = (torch.from_numpy(array) for array in (ids, mask, word_ids))
         ids_, mask_, words = tensors
-        return TextBatch(ids_, mask_, texts=list(texts), word_ids=words)
+        numbers = torch.from_numpy(self.tokenizer.sentence_ids(texts, max_tokens)) if sentences else None
+        return TextBatch(ids_, mask_, texts=list(texts), word_ids=words, sentence_ids=numbers)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the tokenizer as JSON types."""

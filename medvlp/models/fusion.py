@@ -92,7 +92,7 @@ class AttentionPair(nn.Module):
     def attend(
         self,
         states: Float[torch.Tensor, "b n d"],
-        mask: Bool[torch.Tensor, "b n"] | None,
+        mask: Bool[torch.Tensor, "b *q n"] | None,
         other: Float[torch.Tensor, "b m d"],
         other_mask: Bool[torch.Tensor, "b m"] | None,
         weights: bool = False,
@@ -101,12 +101,15 @@ class AttentionPair(nn.Module):
 
         Args:
             states: Of this modality.
-            mask: True at real tokens; None where all are.
+            mask: True at real tokens, or `[b n n]`: at those that each token sees; None where all are.
             other: States of the other modality.
             other_mask: True at its real tokens.
             weights: Return the cross-attention.
         """
-        own, _ = self.self_attention(states, states, states, key_padding_mask=_pads(mask), need_weights=False)
+        seen = {"key_padding_mask": _pads(mask)}
+        if mask is not None and mask.ndim == 3:
+            seen = {"attn_mask": ~mask.repeat_interleave(self.self_attention.num_heads, 0)}
+        own, _ = self.self_attention(states, states, states, need_weights=False, **seen)
         states = self.self_residual(states, own)
         change, attended = self.cross_attention(
             states, other, other, key_padding_mask=_pads(other_mask), need_weights=weights
@@ -137,7 +140,7 @@ class FusionLayer(AttentionPair):
     def forward(
         self,
         states: Float[torch.Tensor, "b n d"],
-        mask: Bool[torch.Tensor, "b n"] | None,
+        mask: Bool[torch.Tensor, "b *q n"] | None,
         other: Float[torch.Tensor, "b m d"],
         other_mask: Bool[torch.Tensor, "b m"] | None,
         weights: bool = False,
@@ -307,7 +310,7 @@ class TextFusion(nn.Module):
     def forward(
         self,
         text: Float[torch.Tensor, "b l d"],
-        text_mask: Bool[torch.Tensor, "b l"],
+        text_mask: Bool[torch.Tensor, "b *q l"],
         image: Float[torch.Tensor, "b p d"],
         weights_of: int | None = None,
     ) -> tuple[Float[torch.Tensor, "b l d"], Float[torch.Tensor, "b l p"] | None]:

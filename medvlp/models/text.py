@@ -136,11 +136,17 @@ class TextTower(nn.Module):
         return self.model.embeddings(input_ids=ids)
 
     def encode_embedded(
-        self, embedded: Float[torch.Tensor, "b l d"], mask: Bool[torch.Tensor, "b l"]
+        self, embedded: Float[torch.Tensor, "b l d"], mask: Bool[torch.Tensor, "b *q l"]
     ) -> Float[torch.Tensor, "b l d"]:
-        """Return the last layer's states of embeddings as `embed` gives them; with these, the tokens of `forward`."""
+        """Return the last layer's states of embeddings as `embed` gives them; with these, the tokens of `forward`.
+
+        Args:
+            embedded: Embeddings of the tokens.
+            mask: True at real tokens, or `[b q l]`: at those that token q sees.
+        """
         unseen = torch.zeros_like(mask, dtype=embedded.dtype).masked_fill(~mask, torch.finfo(embedded.dtype).min)
-        return self.model.encoder(embedded, attention_mask=unseen[:, None, None]).last_hidden_state
+        unseen = unseen[:, None] if mask.ndim == 3 else unseen[:, None, None]
+        return self.model.encoder(embedded, attention_mask=unseen).last_hidden_state
 
     def set_gradient_checkpointing(self, enabled: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them."""

@@ -33,6 +33,7 @@ def info_nce(
     image_weight: float = 0.5,
     as_given: bool = False,
     epsilon: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[Scalar, Scalar]:
     """Cross-entropy of each image against all texts and of each text against all images; row i belongs to row i.
 
@@ -48,6 +49,7 @@ def info_nce(
         image_weight: Weight of image to text; text to image has the rest.
         as_given: Products instead of cosines: the features are not brought to unit length here.
         epsilon: Added to the exponentials of both logarithms; 0 is none.
+        label_smoothing: Share of the target that is spread over all keys alike; not together with `epsilon`.
     """
     _check_pairs("info_nce", image, text)
     prepare = at_least_float32 if as_given else unit
@@ -59,8 +61,8 @@ def info_nce(
             return nothing(image, text, scale)
         by_image, by_text = _logits(image, text, scale, counts, counts)
         targets = torch.arange(offset, offset + len(image), device=image.device)
-        image_term = _summed_nce(by_image, targets, epsilon)
-        text_term = _summed_nce(by_text, targets, epsilon)
+        image_term = _summed_nce(by_image, targets, epsilon, label_smoothing)
+        text_term = _summed_nce(by_text, targets, epsilon, label_smoothing)
         value = (image_weight * image_term + (1 - image_weight) * text_term) * (world_size() / total)
     return value, count_of(2 * len(image), image)
 
@@ -255,9 +257,11 @@ def sigmoid_pairs(
     return value, count_of(len(image) * total, image)
 
 
-def _summed_nce(logits: torch.Tensor, targets: torch.Tensor, epsilon: float) -> torch.Tensor:
+def _summed_nce(logits: torch.Tensor, targets: torch.Tensor, epsilon: float, smoothing: float) -> torch.Tensor:
+    if epsilon and smoothing:
+        raise ValueError("info_nce takes epsilon or label_smoothing, not both")
     if not epsilon:
-        return functional.cross_entropy(logits, targets, reduction="sum")
+        return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
     own = logits.gather(1, targets[:, None])[:, 0]
     floor = logits.new_tensor(math.log(epsilon))
     return (torch.logaddexp(logits.logsumexp(1), floor) - torch.logaddexp(own, floor)).sum()

@@ -62,23 +62,57 @@ def replacements(
     return torch.where(possible, drawn, torch.arange(rows, device=same.device)), ~possible
 
 
+def hardness(
+    similarity: Float[torch.Tensor, "b k"], excluded: Bool[torch.Tensor, "b k"], least: float = LEAST_HARDNESS
+) -> Float[torch.Tensor, "b k"]:
+    """Return how much each column weighs when the mismatch of a row is drawn; not normalised, no gradient.
+
+    Args:
+        similarity: Scaled similarities, as in the softmax of the contrast.
+        excluded: Pairs that are no mismatch: 0, after the softmax over all.
+        least: Added to the softmax, so that no mismatch is out of reach; ALBEF has 1e-4, VELVET-Med nothing.
+    """
+    weights = at_least_float32(similarity.detach()).softmax(1) + least
+    return weights.clamp_min(torch.finfo(weights.dtype).tiny).masked_fill(excluded, 0.0)
+
+
 def hard_negatives(
-    similarity: Float[torch.Tensor, "b k"], excluded: Bool[torch.Tensor, "b k"]
+    similarity: Float[torch.Tensor, "b k"], excluded: Bool[torch.Tensor, "b k"], least: float = LEAST_HARDNESS
 ) -> tuple[Int[torch.Tensor, " b"], Bool[torch.Tensor, " b"]]:
     """Draw a mismatch for each row, the more likely the more similar it is (ALBEF, arXiv 2107.07651, section 3.2).
 
     Args:
-        similarity: Scaled similarities, as in the softmax of the contrast; no gradient.
+        similarity: See `hardness`.
         excluded: Pairs that are no mismatch.
+        least: See `hardness`.
 
     Returns:
         index, found: Column of each row's mismatch, and whether there is one (else `index` says nothing).
     """
-    with torch.no_grad():
-        weights = at_least_float32(similarity).softmax(1) + LEAST_HARDNESS
-        weights = weights.masked_fill(excluded, 0.0)
-        found = ~excluded.all(1)
-        if weights.numel() == 0:
-            return found.long(), torch.zeros_like(found)
-        weights[:, 0] = weights[:, 0].where(found, 1.0)
-        return torch.multinomial(weights, 1)[:, 0], found
+    weights, found = hardness(similarity, excluded, least), ~excluded.all(1)
+    if weights.numel() == 0:
+        return found.long(), torch.zeros_like(found)
+    weights[:, 0] = weights[:, 0].where(found, 1.0)
+    return torch.multinomial(weights, 1)[:, 0], found
+
+
+def with_mismatches(
+    wrong_image: Int[torch.Tensor, " b"],
+    has_image: Bool[torch.Tensor, " b"],
+    wrong_text: Int[torch.Tensor, " b"],
+    has_text: Bool[torch.Tensor, " b"],
+) -> tuple[Int[torch.Tensor, " n"], Int[torch.Tensor, " n"], Bool[torch.Tensor, " n"]]:
+    """Return which image and which text each asked pair has, and whether it is a match.
+
+    First every text with its image, then each text with its wrong image, then each image with its wrong text.
+
+    Args:
+        wrong_image: Mismatch of each text.
+        has_image: Whether there is one.
+        wrong_text: Mismatch of each image.
+        has_text: Whether there is one.
+    """
+    rows = torch.arange(len(wrong_image), device=wrong_image.device)
+    of_image = torch.cat([rows, wrong_image[has_image], rows[has_text]])
+    of_text = torch.cat([rows, rows[has_image], wrong_text[has_text]])
+    return of_image, of_text, torch.arange(len(of_image), device=rows.device) < len(rows)

@@ -113,6 +113,25 @@ def word_region_nce(
     return 2 * value, count
 
 
+def unit_word_region_nce(
+    regions: Float[torch.Tensor, "b p d"],
+    words: Float[torch.Tensor, "b l d"],
+    mask: Bool[torch.Tensor, "b l"],
+    scale: float = 10.0,
+    sharpness: float = 4.0,
+    match_scale: float = 5.0,
+    reduce: Literal["sum", "mean"] = "sum",
+) -> tuple[Scalar, Scalar]:
+    """`word_region_nce` of unit vectors, the mean of both directions (VELVET-Med, arXiv 2508.12108, official code).
+
+    Under `sum` the score of a long text is larger by about the logarithm of its number of words, so that long texts
+    attract every image; the official code has it, `mean` does not.
+    """
+    with torch.autocast(regions.device.type, enabled=False):
+        value, count = word_region_nce(unit(regions), unit(words), mask, scale, sharpness, match_scale, reduce)
+    return 0.5 * value, count
+
+
 def prompt_similarity(
     image: Float[torch.Tensor, "i d"],
     regions: Float[torch.Tensor, "i p d"],

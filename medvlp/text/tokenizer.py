@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from medvlp.errors import UserError
+from medvlp.text.sections import sentence_spans
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -180,6 +181,28 @@ class Tokenizer:
             mask[row, :n] = True
             word_ids[row, :n] = [-1 if word is None else word for word in encoding.word_ids]
         return ids, mask, word_ids
+
+    def sentence_ids(self, texts: Sequence[str], max_tokens: int) -> Int[np.ndarray, "b l"]:
+        """Return the number of the sentence (see `sentence_spans`) that each token of `encode` lies in.
+
+        Args:
+            texts: As given to `encode`.
+            max_tokens: As given to `encode`.
+
+        Returns:
+            `[b l]`, from 0 in each text, -1 at special tokens and pads.
+        """
+        self._backend.enable_truncation(max_tokens)
+        encodings = self._backend.encode_batch(list(texts))
+        self._backend.no_truncation()
+        numbers = np.full((len(encodings), max((len(own.ids) for own in encodings), default=0)), -1, dtype=np.int64)
+        for row, (text, own) in enumerate(zip(texts, encodings, strict=True)):
+            starts = [start for start, _ in sentence_spans(text)]
+            places = np.array([start for start, _ in own.offsets], dtype=np.int64)
+            found = np.searchsorted(starts, places, side="right") - 1
+            inside = np.array(own.special_tokens_mask) == 0
+            numbers[row, : len(own.ids)] = np.where(inside, found.clip(min=0), -1)
+        return numbers
 
     def token_spans(self, text: str, spans: Sequence[tuple[int, int]], max_tokens: int) -> list[tuple[int, int] | None]:
         """Return which tokens each character span of a text covers, as (first, last + 1) in `encode`'s row of the text.

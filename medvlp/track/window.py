@@ -42,10 +42,15 @@ class Window:
         self.warn = warn
         self._sums: dict[str, torch.Tensor] = {}
         self._entries: dict[str, int] = {}
+        self._figures = {GRADIENT}
         self._warned: set[str] = set()
 
-    def add(self, terms: Mapping[str, tuple[torch.Tensor, torch.Tensor]], step: int) -> None:
-        """Take in the terms of one micro-batch of a step, counted from 1."""
+    def add(
+        self, terms: Mapping[str, tuple[torch.Tensor, torch.Tensor]], step: int, in_loss: bool = True
+    ) -> None:
+        """Take in the terms of one micro-batch of a step, counted from 1; figures (not `in_loss`) add to no loss."""
+        if not in_loss:
+            self._figures |= set(terms)
         for name, (value, count) in terms.items():
             value, count = value.detach().float().reshape(()), count.detach().float().reshape(())
             bad = torch.where(value.isfinite(), math.inf, float(step))
@@ -81,7 +86,7 @@ class Window:
             metrics[name] = mean
             if name == GRADIENT:
                 continue
-            metrics["loss"] += mean
+            metrics["loss"] += 0.0 if name in self._figures else mean
             metrics[f"{name}_count"] = count / self._entries[name]
             if self.warn and count == 0 and name not in self._warned:
                 self._warned.add(name)

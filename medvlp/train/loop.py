@@ -269,6 +269,7 @@ class _Training:
                     loss = torch.stack([value for value, _ in terms.values()]).sum() / train.accumulate
                 loss.backward()
             window.add(terms, step + 1)
+            window.add(self.method.figures, step + 1, in_loss=False)
         self.method.adjust_gradients()
         if train.optimizer.clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), train.optimizer.clip_norm)
@@ -307,6 +308,7 @@ class _Training:
         for batch in loader.epoch(0):
             with self._autocast():
                 window.add(self.method(on_device(batch, self.where.device)), self.step)
+                window.add(self.method.figures, self.step, in_loss=False)
         self.module.train()
         return {f"val/{name}": value for name, value in window.close(self.step).items()}
 

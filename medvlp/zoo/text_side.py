@@ -57,6 +57,8 @@ class TextSide:
         written = as_texts(texts) if self.prepare is None else [PREPARE[self.prepare](text) for text in as_texts(texts)]
         ids, mask, word_ids = self.tokenizer.encode(written, self.max_tokens)
         batch = TextBatch(torch.from_numpy(ids), torch.from_numpy(mask), word_ids=torch.from_numpy(word_ids))
+        if getattr(self.method, "uses_sentences", False):
+            batch.sentence_ids = torch.from_numpy(self.tokenizer.sentence_ids(written, self.max_tokens))
         return self.method.encode_text(batch.to(next(self.method.parameters()).device))
 
 

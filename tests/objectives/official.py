@@ -16,7 +16,7 @@ RELATIVE_FLOAT32 = 2e-6
 """Where the official code computes in single precision."""
 
 
-def cases(objective: str) -> list[Any]:
+def cases(objective: str, folder: str = "losses2d") -> list[Any]:
     """Return the case files of `method/objective`; one test that is skipped where the references are missing."""
     return _cases("losses2d", objective)
 
@@ -45,10 +45,11 @@ def check(
     inputs: Mapping[str, torch.Tensor],
     fixed: bool = False,
     absolute: float = 1e-10,
+    name: str = "value",
 ) -> None:
     """Compare the value, and the gradient with respect to each input; every stored gradient must be among them."""
     suffix, prefix = ("_fixed", "grad_fixed_") if fixed else ("", "grad_")
-    torch.testing.assert_close(value, case[f"value{suffix}"], rtol=RELATIVE, atol=0)
+    torch.testing.assert_close(value, case[f"{name}{suffix}"], rtol=RELATIVE, atol=0)
     value.backward()
     stored = {key.removeprefix(prefix) for key in case if key.startswith(prefix)}
     if not fixed:

