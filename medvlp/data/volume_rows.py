@@ -14,7 +14,7 @@ from medvlp.data.loader import Loader
 from medvlp.types import Batch
 
 if TYPE_CHECKING:
-    from jaxtyping import Int, Int16, UInt8
+    from jaxtyping import Bool, Int, Int16, UInt8
 
 VALUES = "values"
 """Key in `Batch.extra`: uint8 `[b d h w]`, the class of each voxel."""
@@ -36,8 +36,8 @@ class VolumeRowLoader(Loader):
         super().__init__(rows, training=training, **options)
         self.read = read
 
-    def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
-        """Make one batch; called from worker threads."""
+    def made(self, epoch: int, rows: Int[np.ndarray, " b"]) -> tuple[Batch, Bool[np.ndarray, " b"]]:
+        """Return a batch of these rows, none of them mirrored; called from worker threads."""
         import torch
 
         found = [self.read(epoch, int(row)) for row in rows]
@@ -46,4 +46,4 @@ class VolumeRowLoader(Loader):
         classes = [values for _, values in found if values is not None]
         if classes:
             batch.extra[VALUES] = torch.from_numpy(np.stack(classes))
-        return batch
+        return batch, np.zeros(len(rows), dtype=bool)
