@@ -58,10 +58,16 @@ def finetune(
 
 def predict(
     run: Annotated[Path, typer.Argument(help="run.dir of `medvlp finetune`.")],
-    paths: Annotated[list[Path], typer.Argument(help="Images (DICOM, PNG, JPEG) and folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Images (DICOM, PNG, JPEG), or volumes (NIfTI, MHD, NRRD, DICOM series); and folders."),
+    ],
     out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet.")],
     masks: Annotated[
-        Path | None, typer.Option(help="Segmentation: folder for masks, PNG on the pixels of each image.")
+        Path | None,
+        typer.Option(
+            help="Segmentation: folder for masks, PNG on the pixels of each image, NIfTI on each volume's grid."
+        ),
     ] = None,
     study_by: Annotated[
         StudyBy | None,
@@ -72,8 +78,11 @@ def predict(
     questions: Annotated[
         Path | None, typer.Option(help="Question answering: CSV with the column question, asked of every image.")
     ] = None,
+    intensity: Annotated[
+        Literal["auto", "hu", "stored"], typer.Option(help="Volumes: what numbers mean where the file does not say it.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="At a time; default 32, of volumes 1.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read files.")] = 2,
 ) -> None:
     """Answer new images as it was validated; what cannot be read, or is of another kind, is set aside (status 3)."""
@@ -87,6 +96,7 @@ def predict(
         masks=masks,
         study_by=by,
         questions=questions,
+        intensity=intensity,
         device=device,
         batch_size=batch_size,
         num_workers=workers,

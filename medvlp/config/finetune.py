@@ -17,6 +17,7 @@ from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
 from medvlp.config.task import FineTuneConfig, LabelConfig
 from medvlp.config.train import RunConfig, TrackConfig
+from medvlp.config.volume_segmentation import VolumeSegmentationConfig
 
 
 class FinetuneDataConfig(Config):
@@ -83,12 +84,15 @@ class FinetuneConfig(Config):
     kind: Literal["finetune"] = "finetune"
     run: RunConfig
     encoder: str = Field(description="A run, or zoo:NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME.")
-    task: Literal["classification", "segmentation", "report_generation", "vqa"] = "classification"
+    task: Literal["classification", "segmentation", "volume_segmentation", "report_generation", "vqa"] = Field(
+        "classification", description="Of images or volumes; segmentation is of images, volume_segmentation of volumes."
+    )
     data: FinetuneDataConfig
     train: FineTuneConfig = FineTuneConfig()
     classification: ClassificationConfig = ClassificationConfig()
     decision: DecisionConfig = DecisionConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
+    volume_segmentation: VolumeSegmentationConfig = VolumeSegmentationConfig()
     reports: ReportsConfig = ReportsConfig()
     vqa: VqaConfig = VqaConfig(question_text="trained")
     device: str = Field("auto", description="auto, cpu or cuda.")
@@ -104,6 +108,7 @@ class FinetuneConfig(Config):
         sections = {
             "classification": ("classification", "decision"),
             "segmentation": ("segmentation",),
+            "volume_segmentation": ("volume_segmentation",),
             "report_generation": ("reports",),
             "vqa": ("vqa",),
         }
@@ -128,7 +133,7 @@ class FinetuneConfig(Config):
     @property
     def asks_labels(self) -> bool:
         """Whether labels are what is asked, or what questions are made from."""
-        return self.task in ("classification", "segmentation") or (
+        return self.task in ("classification", "segmentation", "volume_segmentation") or (
             self.task == "vqa" and self.vqa.questions == "labels"
         )
 

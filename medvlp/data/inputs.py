@@ -6,7 +6,6 @@ augmented here, and a wish for it is refused.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from medvlp.config.data import AugmentConfig
 from medvlp.config.volumes import VolumeInputConfig
 from medvlp.data.loader import ImageLoader
 from medvlp.data.transforms import resize_pixels, to_tensor
-from medvlp.data.volume_views import input_grid, read_view
 from medvlp.errors import UserError
 from medvlp.types import Batch
 
@@ -45,19 +43,7 @@ def read_inputs(store: Store, rows: Int[np.ndarray, " b"], taken: AnyInput) -> I
         return to_tensor(resize_pixels(store.read(places[rows]), taken.size))
     found = torch.empty((len(rows), 1, *taken.size), dtype=torch.int16)
     for out, row in zip(found.numpy(), rows, strict=True):
-        index, name = int(places[row]), store.images["image_id"].iloc[row]
-        if taken.windows and store.images["intensity"].iloc[row] != taken.intensity:
-            what = (
-                f"The volume {name} is in {store.images['intensity'].iloc[row]}, the encoder takes {taken.intensity}."
-            )
-            fix = "Name it when the data set is prepared (volume.intensity)."
-            raise UserError(what, store.path, fix)
-        shape, spacing = store.shape(index), store.spacing_mm(index)
-        if taken.spacing_mm is not None and spacing is None:
-            what = f"The encoder takes voxels at {taken.spacing_mm} mm; nothing says how far apart those of {name} lie."
-            raise UserError(what, store.path, "Use volumes with geometry, or an encoder without input.spacing_mm.")
-        grid = input_grid(shape, spacing, taken)
-        out[0] = read_view(partial(store.crop, index), shape, grid, taken.outside)
+        out[0] = stored_input_voxels(store, int(row), taken)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from medvlp.config.preprocessing import AnyPreprocessing, Preprocessing, VolumePreprocessing
 from medvlp.html.numbers import count, decimal, interval
 from medvlp.tasks._answerer import Answerer
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
 SHOWN = {
     "classification": ("auroc", "average_precision", "sensitivity", "specificity", "ece"),
     "segmentation": ("dice", "iou", "hd95_mm", "hd95_pixels", "specificity"),
+    "volume_segmentation": ("dice", "iou", "hd95_mm", "nsd_mm", "specificity"),
     "report_generation": ("finding_f1_micro", "finding_f1", "bleu_1", "bleu_4", "rouge_l", "cider"),
     "vqa": ("accuracy", "accuracy_closed", "accuracy_open", "unseen_answers"),
 }
 TASK_NAMES = {
     "classification": "Classification",
     "segmentation": "Segmentation",
+    "volume_segmentation": "Segmentation",
     "report_generation": "Report generation",
     "vqa": "Question answering",
 }
@@ -88,6 +91,8 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
             yield f"- {one.label}: {threshold}"
     elif config.task == "segmentation":
         yield "Masks on the pixels of each image."
+    elif config.task == "volume_segmentation":
+        yield "One label, or none, for each voxel, on the grid of each file."
     elif config.task == "vqa":
         yield from _about_answers(model, result)
     else:
@@ -101,8 +106,7 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
     else:
         yield "- A text may name what is not there and pass over what is, in words that sound sure: read the images."
     yield "- Images of other scanners, hospitals, countries or ages than those above may be answered wrongly."
-    stored = pixels.stored
-    yield f"- Input: squares of {stored.size} pixels ({stored.aspect}), {pixels.input.size} for the network."
+    yield f"- Input: {_input(pixels)}."
     for note in result["notes"]:
         yield f"- {note}"
     yield from ("", "## How it was made", "")
@@ -111,6 +115,19 @@ def _lines(config: FinetuneConfig, model: TunedModel, result: dict[str, Any]) ->
     yield f"- Encoder {'frozen' if train.freeze_encoder else 'trained with the head'}, seed {config.run.seed}, at most"
     yield f"  {length}; kept is the state with the best score on validation."
     yield "- Hashes and versions stand in `config.json`."
+
+
+def _input(pixels: AnyPreprocessing) -> str:
+    if isinstance(pixels, VolumePreprocessing):
+        taken = pixels.input
+        voxels = " × ".join(map(str, taken.size))
+        if taken.spacing_mm is None:
+            return f"volumes in {taken.intensity}, stretched to {voxels} voxels (d × h × w)"
+        distances = " × ".join(f"{mm:g}" for mm in taken.spacing_mm)
+        return f"volumes in {taken.intensity}, {voxels} voxels of {distances} mm (d × h × w)"
+    assert isinstance(pixels, Preprocessing)
+    stored = pixels.stored
+    return f"squares of {stored.size} pixels ({stored.aspect}), {pixels.input.size} for the network"
 
 
 def _about_answers(model: TunedModel, result: dict[str, Any]) -> Iterator[str]:

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from medvlp.finetune.pictures import grey, stored_images
+from medvlp.finetune.pictures import as_shown, axial, grey, stored_images
 from medvlp.html import data_uri
 from medvlp.html.numbers import decimal
 from medvlp.html.pictures import edge
 from medvlp.metrics.segmentation import SegmentationScoring
 from medvlp.metrics.subgroups import NOT_KNOWN
+from medvlp.metrics.volume_segmentation import VolumeSegmentationScoring
 from medvlp.tasks._questions import questions_of
 from medvlp.tasks.segmentation import Outlines
+from medvlp.tasks.volume_segmentation import VolumeOutlines
 from medvlp.tasks.vqa import Replies
 from medvlp.types import Predictions
 
@@ -34,6 +36,7 @@ MOST, EACH = 24, 6
 ABOUT = {
     "classification": "the most confident wrong answers, one per patient and label",
     "segmentation": "the least overlap of mask and reference",
+    "volume_segmentation": "the least overlap of mask and reference, in the slice where they differ most",
     "vqa": "wrong answers, one per patient and kind of question",
 }
 """Task -> which images are shown."""
@@ -46,6 +49,8 @@ def mistakes(outcome: Outcome, store: Store, task: TaskConfig) -> list[dict[str,
     test, thresholds = outcome.test, outcome.thresholds
     if isinstance(test, Outlines):
         return _worst_masks(test, store, outcome.groups)
+    if isinstance(test, VolumeOutlines):
+        return _worst_volumes(test, store, outcome.groups)
     if isinstance(test, Replies):
         return _wrong_answers(test, outcome, store, task)
     if not isinstance(test, Predictions):
@@ -138,6 +143,38 @@ def _worst_masks(test: Outlines, store: Store, groups: Mapping[str, Sequence[str
     return found
 
 
-def _stored(store: Store, image_ids: list[str]) -> np.ndarray:
-    position = {image: place for place, image in enumerate(store.images["image_id"])}
+def _worst_volumes(test: VolumeOutlines, store: Store, groups: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Return slices of the volumes whose masks overlap least with the reference, both outlined."""
+    dice = np.nanmax(VolumeSegmentationScoring().outcomes(test, {})["dice"], axis=1, initial=-1)
+    each = max(1, min(EACH, MOST // len(test.label_names)))
+    position = _rows_of(store)
+    found = []
+    for label in test.label_names:
+        own = [row for row in np.argsort(dice, kind="stable") if test.labels[row] == label and dice[row] >= 0]
+        for row in own[:each]:
+            index = int(store.images["index"].iloc[position[test.sample_ids[row]]])
+            reference, predicted = test.masks(row)
+            at = int((reference ^ predicted).sum(axis=(1, 2)).argmax())
+            shown = np.repeat(axial(store, index, at)[..., None], 3, axis=2)
+            for mask, colour in ((reference[at], REFERENCE), (predicted[at], PREDICTED)):
+                shown[edge(as_shown(mask.astype(np.uint8), store.spacing_mm(index), nearest=True) > 0)] = colour
+            found.append(
+                {
+                    "label": test.labels[row],
+                    "row": int(row),
+                    "answer": f"Dice {decimal(float(dice[row]), 2)}",
+                    "told": f"slice {at + 1} of {len(reference)}; reference blue, model orange",
+                    "about": _about(groups, row),
+                    "image": data_uri(shown),
+                }
+            )
+    return found
+
+
+def _rows_of(store: Store) -> dict[str, int]:
+    return {image: place for place, image in enumerate(store.images["image_id"])}
+
+
+def _stored(store: Store, image_ids: list[str]) -> list[np.ndarray]:
+    position = _rows_of(store)
     return stored_images(store, np.array([position[image] for image in image_ids], dtype=np.intp))

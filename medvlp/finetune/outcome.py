@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from medvlp.bench.report_scores import METRICS
 from medvlp.bench.scored import scored
-from medvlp.config.preprocessing import Preprocessing
+from medvlp.config.preprocessing import AnyPreprocessing, preprocessing_of
 from medvlp.errors import UserError
 from medvlp.finetune.decide import decide
 from medvlp.finetune.notes import Note, sentences
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 GAPS = {
     "classification": ("auroc", "sensitivity", "specificity"),
     "segmentation": ("dice",),
+    "volume_segmentation": ("dice",),
     "report_generation": (),
     "vqa": ("accuracy",),
 }
@@ -78,7 +79,7 @@ class Outcome:
     """
 
     network: nn.Module
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
     decisions: tuple[Decision, ...]
     validation: Kept
     test: Kept
@@ -139,7 +140,7 @@ def outcome_of(
     groups = groups_of(store, test, rows)
     return Outcome(
         network,
-        Preprocessing(stored=store.image_config, input=tunable.input),
+        preprocessing_of(store.config, tunable.input),
         decisions,
         validation,
         test,

@@ -15,6 +15,7 @@ import numpy as np
 from medvlp.config.task import LabelConfig, TaskConfig
 from medvlp.errors import UserError
 from medvlp.finetune.notes import Note
+from medvlp.store.manifest import UNITS
 from medvlp.tasks import TASKS
 from medvlp.tasks._samples import label_matrix
 
@@ -31,6 +32,7 @@ def task_of(config: FinetuneConfig, store: Store) -> tuple[Task, list[Note]]:
         UserError: The store has no labels, none of that name, or training images of one class only.
     """
     notes: list[Note] = []
+    _check_kind(config, store)
     labels = config.data.labels
     if not labels and config.asks_labels:
         labels = _all_labels(config, store)
@@ -40,6 +42,18 @@ def task_of(config: FinetuneConfig, store: Store) -> tuple[Task, list[Note]]:
         labels, notes = _taught(task, store, asked=bool(config.data.labels))
         task = _task(config, store, labels)
     return TASKS.get(config.task)(task), notes
+
+
+def _check_kind(config: FinetuneConfig, store: Store) -> None:
+    """Raise `UserError` where a segmentation is of another kind than the store."""
+    kinds = {"segmentation": "image", "volume_segmentation": "volume"}
+    if store.kind != kinds.get(config.task, store.kind):
+        other = next(task for task in kinds if task != config.task)
+        raise UserError(
+            f"The task {config.task} is of {UNITS[kinds[config.task]]}, and the store holds {UNITS[store.kind]}.",
+            "task",
+            f"Set task={other}, or use another store.",
+        )
 
 
 def _check_one_label(config: FinetuneConfig, labels: tuple[LabelConfig, ...]) -> None:
@@ -68,6 +82,7 @@ def _task(config: FinetuneConfig, store: Store, labels: tuple[LabelConfig, ...])
         fine_tune=config.train,
         classification=config.classification,
         segmentation=config.segmentation,
+        volume_segmentation=config.volume_segmentation,
         reports=config.reports,
         # The default of a task is another one.
         **({"vqa": config.vqa} if config.task == "vqa" else {}),
@@ -77,6 +92,8 @@ def _task(config: FinetuneConfig, store: Store, labels: tuple[LabelConfig, ...])
 def _all_labels(config: FinetuneConfig, store: Store) -> tuple[LabelConfig, ...]:
     """Return a question for each label column, or for each structure that is outlined."""
     what, names = "labels", store.label_names
+    if config.task == "volume_segmentation":
+        what, names = "label maps", sorted(set(store.masks["label"]))
     if config.task == "segmentation":
         what = config.segmentation.target
         boxes = (box["label"] for text in store.studies["boxes"].dropna() for box in json.loads(text))

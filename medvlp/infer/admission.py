@@ -34,6 +34,26 @@ CHEST = frozenset({"CHEST", "THORAX"})
 _LEAVE_OUT = "Leave it out, or use a model that was trained on such images."
 
 
+def admit_series(path: Path, scope: Scope) -> list[str]:
+    """Return what could not be checked of a volume, or is unusual.
+
+    Args:
+        path: One of its files.
+        scope: What the model was trained on.
+
+    Raises:
+        UserError: The model was not trained on such volumes.
+    """
+    if not is_dicom_file(path):
+        return ["no header"] if scope.modalities or scope.body_parts else []
+    from medvlp.io.dicom_header import read_header
+
+    header, notes = read_header(path), list[str]()
+    _modality(header.text("Modality").upper(), scope, path, notes)
+    _body_part(header.text("BodyPartExamined").upper(), scope, path, notes)
+    return notes
+
+
 def admit(path: Path, radiograph: Radiograph, scope: Scope) -> list[str]:
     """Return what could not be checked, or is unusual.
 

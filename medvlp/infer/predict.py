@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -24,10 +25,13 @@ from medvlp.data.transforms import resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.infer.admission import admit, check_content
 from medvlp.infer.images import Bad, list_files, read_ahead, write_quarantine
+from medvlp.infer.predict_volumes import LabelMaps, VolumeProbabilities, see_volume
+from medvlp.infer.volumes import VolumeFiles, list_volumes
 from medvlp.io import read_radiograph
 from medvlp.io.stored import to_stored
 from medvlp.progress import progress_bar
 from medvlp.store.files import atomic_folder
+from medvlp.store.manifest import UNITS
 from medvlp.tasks._classifier import logits_of
 from medvlp.tasks._tuned import TunedModel, calibrated, load_tuned
 
@@ -70,7 +74,7 @@ Answer = dict[str, Any] | list[dict[str, Any]] | Bad
 class Answers(Protocol):
     """From images to the columns of their rows; an image without a finite answer is a `Bad`."""
 
-    def __call__(self, seen: Sequence[tuple[str, Seen]], first: int) -> Sequence[Answer]:
+    def __call__(self, seen: Sequence[tuple[str, Any]], first: int) -> Sequence[Answer]:
         """Answer images; `first` is the number of the first row."""
 
 
@@ -82,28 +86,32 @@ def predict(
     masks: Path | None = None,
     study_by: Literal["header", "folder"] | None = None,
     questions: Path | None = None,
+    intensity: Literal["auto", "hu", "stored"] = "auto",
     device: str = "cpu",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     num_workers: int = 2,
 ) -> PredictSummary:
-    """Answer image files, one row per file, and write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
+    """Answer files of images or volumes, one row per file, and write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
 
     Columns are `path`, for each label `probability:<label>` and `positive:<label>` (1, 0, or nothing without a
     threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked). A
     segmentation has `mask:<label>` (a file in `masks`), `pixels:<label>` and `area_mm2:<label>` in their place.
     Written reports have one row per study, see `medvlp.infer.reports`; answers one per image and question, with
-    `question`, `closed` and `answer`, see `medvlp.infer.answers`. `<out>.json` says which model it was, with its
+    `question`, `closed` and `answer`, see `medvlp.infer.answers`. A segmentation of volumes has `mask` (a label map in
+    `masks`), and for each label `value:<label>` in it, `voxels:<label>` and `volume_ml:<label>`. `<out>.json` says which model it was, with its
     thresholds.
 
     Args:
         run: `run.dir` of a fine-tuning, or its `model/`.
         paths: Files and folders; folders are searched at any depth.
         out: File to write, .csv or .parquet.
-        masks: Folder for the masks of a segmentation: PNG on the pixels of each image, 255 inside.
+        masks: Folder for the masks of a segmentation: PNG on the pixels of each image, 255 inside; of volumes NIfTI on
+            the grid of each file.
         study_by: Written reports: which images are one study, see `medvlp.infer.reports`; None: header.
         questions: Question answering: CSV of what is asked of every image.
+        intensity: Volumes: what numbers mean where the files do not say it.
         device: Torch device, or `auto`.
-        batch_size: Images, or studies, at a time.
+        batch_size: Images, studies or volumes at a time; None is 32, of volumes 1.
         num_workers: Threads that read files.
 
     Raises:
@@ -120,7 +128,14 @@ def predict(
     asked = _questions(model, questions)
     if study_by is not None and not texts:
         raise UserError("Images are answered one by one.", "--study-by", "Leave it out: it is for written reports.")
-    files, bad = list_files(paths)
+    volumes = model.preprocessing.kind == "volume"
+    if volumes and (texts or asked is not None):
+        raise UserError("Texts about volumes are not written for files.", "run", "Judge the task with `medvlp bench`.")
+    if intensity != "auto" and not volumes:
+        raise UserError("intensity has no effect on images.", "--intensity", "Leave it out.")
+    batch_size = batch_size or (1 if volumes else 32)
+    files: Sequence[Path | VolumeFiles]
+    files, bad = list_volumes(paths) if volumes else list_files(paths)
     if not files and not bad:
         raise UserError("There is no image to answer.", "paths", "Give DICOM, PNG or JPEG files, or folders of them.")
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -130,8 +145,11 @@ def predict(
             if texts:
                 rows = _reports(model, files, bad, study_by or "header", batch_size, num_workers)
             else:
-                answers = asked or (Probabilities(model) if scratch is None else _masks(model, scratch))
-                rows = _rows(model, answers, files, bad, batch_size, num_workers)
+                answers = asked or _answers(model, scratch)
+                see_one = (
+                    partial(see_volume, model=model, intensity=intensity) if volumes else partial(see, model=model)
+                )
+                rows = _rows(see_one, answers, files, bad, batch_size, num_workers)
             quarantine = write_quarantine(out, bad)
             if not rows:
                 raise UserError(f"None of the {len(bad)} files got an answer.", quarantine, "Read the reasons there.")
@@ -146,13 +164,14 @@ def predict(
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-    what = "studies" if texts else "images" if asked is None else "questions about images"
+    of_images = UNITS[model.preprocessing.kind] if asked is None else "questions about images"
+    what = "studies" if texts else of_images
     return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started, what)
 
 
 def _check_masks(model: TunedModel, masks: Path | None) -> None:
     """Raise `UserError` unless there is a new folder for masks where the model makes some."""
-    if (model.task.type == "segmentation") != (masks is not None):
+    if (model.task.type in ("segmentation", "volume_segmentation")) != (masks is not None):
         what, fix = ("The model makes no masks.", "Leave --masks out.")
         if masks is None:
             what, fix = "The model makes masks, and there is no folder for them.", "Give --masks FOLDER."
@@ -179,7 +198,12 @@ def _questions(model: TunedModel, questions: Path | None) -> Answers | None:
     return Replying(model, read_questions(questions, model))
 
 
-def _masks(model: TunedModel, folder: Path) -> Answers:
+def _answers(model: TunedModel, folder: Path | None) -> Answers:
+    """Return what gives probabilities, or masks in a folder."""
+    if model.preprocessing.kind == "volume":
+        return VolumeProbabilities(model) if folder is None else LabelMaps(model, folder)
+    if folder is None:
+        return Probabilities(model)
     from medvlp.infer.masks import Masks
 
     return Masks(model, folder)
@@ -192,17 +216,18 @@ def _reports(model: TunedModel, files: Sequence[Path], bad: list[Bad], *how: Any
 
 
 def _rows(
-    model: TunedModel, answers: Answers, files: Sequence[Path], bad: list[Bad], batch_size: int, num_workers: int
+    see_one: Callable[[Any], Any],
+    answers: Answers,
+    files: Sequence[Path | VolumeFiles],
+    bad: list[Bad],
+    batch_size: int,
+    num_workers: int,
 ) -> list[dict[str, Any]]:
     """Return the rows of all files that got an answer; the others are added to `bad`."""
     rows: list[dict[str, Any]] = []
     first_with: dict[str, str] = {}
-
-    def read(path: Path) -> Seen:
-        return see(path, model)
-
     with progress_bar("predict", len(files), "images") as advance:
-        for seen, failed in read_ahead(read, files, batch_size, num_workers):
+        for seen, failed in read_ahead(see_one, files, batch_size, num_workers):
             bad.extend(failed)
             found = answers(seen, len(rows)) if seen else []
             for (name, image), answer in zip(seen, found, strict=True):
@@ -245,16 +270,18 @@ class Probabilities:
         model, taken = self.model, self.model.preprocessing.input
         squares = resize_pixels(np.stack([image.square for _, image in seen]), taken.size)
         probabilities = calibrated(model.decisions, logits_of(model.network, to_tensor(squares), taken, model.device))
-        return [self._row(name, own) for (name, _), own in zip(seen, probabilities, strict=True)]
+        return [probability_row(model, name, own) for (name, _), own in zip(seen, probabilities, strict=True)]
 
-    def _row(self, name: str, probabilities: np.ndarray) -> dict[str, Any] | Bad:
-        if not np.isfinite(probabilities).all():
-            return Bad(name, "The model gives no finite number for it.", "Check the image; report it if it is sound.")
-        row: dict[str, Any] = {}
-        for decision, value in zip(self.model.decisions, probabilities.tolist(), strict=True):
-            row[f"probability:{decision.label}"] = value
-            row[f"positive:{decision.label}"] = None if decision.threshold is None else int(value >= decision.threshold)
-        return row
+
+def probability_row(model: TunedModel, name: str, probabilities: np.ndarray) -> dict[str, Any] | Bad:
+    """Return probability and answer of every label of one image or volume, or that they are not finite."""
+    if not np.isfinite(probabilities).all():
+        return Bad(name, "The model gives no finite number for it.", "Check the image; report it if it is sound.")
+    row: dict[str, Any] = {}
+    for decision, value in zip(model.decisions, probabilities.tolist(), strict=True):
+        row[f"probability:{decision.label}"] = value
+        row[f"positive:{decision.label}"] = None if decision.threshold is None else int(value >= decision.threshold)
+    return row
 
 
 def _write_table(rows: list[dict[str, Any]], part: Path, suffix: str) -> None:

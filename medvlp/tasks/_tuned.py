@@ -20,7 +20,7 @@ from scipy.special import expit
 from torch import nn
 
 from medvlp.config.base import json_sha256
-from medvlp.config.preprocessing import Preprocessing
+from medvlp.config.preprocessing import read_preprocessing
 from medvlp.config.task import TaskConfig
 from medvlp.errors import UserError
 from medvlp.models.device import resolve_device
@@ -76,7 +76,8 @@ class TunedModel:
 
     task: TaskConfig
     network: nn.Module
-    preprocessing: Preprocessing
+    preprocessing: Any
+    """That of images, or of volumes."""
     decisions: tuple[Decision, ...]
     scope: Scope
     record: dict[str, Any] = field(default_factory=dict)
@@ -173,7 +174,7 @@ def load_tuned(path: Path, device: str = "cpu") -> TunedModel:
         raise UserError(f"The model has format {described.get('format')!r}, this version reads {FORMAT}.", folder, fix)
     try:
         task = TaskConfig.model_validate(described["task"])
-        preprocessing = Preprocessing.model_validate(_read_json(folder / PREPROCESSING))
+        preprocessing = read_preprocessing(_read_json(folder / PREPROCESSING))
         decisions = tuple(Decision(**one) for one in _read_json(folder / DECISIONS))
         scope = Scope(**{name: tuple(values) for name, values in described["scope"].items()})
     except (ValidationError, KeyError, TypeError, AttributeError) as error:

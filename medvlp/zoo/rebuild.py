@@ -6,6 +6,7 @@ in a description names a machine, and nothing in it is evaluated.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from medvlp.config.preprocessing import Preprocessing
-from medvlp.config.towers import ImageTowerConfig
+from medvlp.config.preprocessing import read_preprocessing
+from medvlp.config.towers import AnyTowerConfig, ImageTowerConfig
 from medvlp.errors import UserError
+from medvlp.models import towers
+from medvlp.models.tower import Tower
 from medvlp.models.vision2d import ImageTower
 from medvlp.models.weights import check_keys, read_state
 from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.hub import HubTower
-from medvlp.zoo.load import strictly
+from medvlp.zoo.load import encoder_class, strictly
 from medvlp.zoo.release import AnyImageConfig, ImageConfig, VolumeImageConfig
 from medvlp.zoo.released_towers import build_tower
 
@@ -37,6 +40,9 @@ def describe_tower(tower: nn.Module) -> dict[str, Any]:
     if isinstance(tower, ImageTower):
         config = tower.config.model_copy(update={"weights": None, "freeze": False})
         return {"kind": "timm", "config": config.resolved(), "keep_embedding": tower.keep_embedding}
+    if isinstance(tower, Tower):
+        config = tower.config.model_copy(update={"weights": None, "freeze": False})
+        return {"kind": config.kind, "config": config.resolved()}
     config = getattr(tower, "config", None)
     if isinstance(config, ImageConfig | VolumeImageConfig):
         return {"kind": "released", "config": config.resolved(), "view": str(tower.view)}
@@ -59,6 +65,8 @@ def rebuild_tower(described: dict[str, Any]) -> tuple[nn.Module, int]:
         if kind == "timm":
             tower = ImageTower(ImageTowerConfig.model_validate(config))
             tower.keep_embedding = described["keep_embedding"]
+        elif kind in ("volume", "video"):
+            tower = towers.build_tower(TypeAdapter(AnyTowerConfig).validate_python(config))
         elif kind == "released":
             tower = build_tower(TypeAdapter(AnyImageConfig).validate_python(config))
             tower.view = described["view"]
@@ -91,11 +99,12 @@ def fine_tuned_encoder(folder: Path, described: dict[str, Any], name: str, devic
     check_keys(tower.state_dict(), state, folder / ENCODER)
     tower.load_state_dict(state, strict=True)
     try:
-        preprocessing = Preprocessing.model_validate_json((folder / PREPROCESSING).read_text(encoding="utf-8"))
+        preprocessing = read_preprocessing(json.loads((folder / PREPROCESSING).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(
             f"The preprocessing cannot be read: {error}", folder / PREPROCESSING, "Copy the model folder again."
         ) from error
-    encoder = Encoder(name, tower, dim, preprocessing, {"fine_tuned": described["tower"]}, device=device)
+    kind = encoder_class(preprocessing)
+    encoder = kind(name, tower, dim, preprocessing, {"fine_tuned": described["tower"]}, device=device)
     encoder.loaded = strictly(len(state))
     return encoder

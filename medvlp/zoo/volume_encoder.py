@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,11 +16,11 @@ import torch
 
 from medvlp.config.preprocessing import VolumePreprocessing
 from medvlp.data.transforms import normalise
-from medvlp.data.volume_views import Grid, Part, input_grid, part_of, put_back, read_view
+from medvlp.data.volume_input import grid_of, input_voxels, stored_input_voxels, with_meaning
+from medvlp.data.volume_views import Grid, part_of, put_back, read_view
 from medvlp.errors import UserError
 from medvlp.io import read_volume
-from medvlp.io.intensity import looks_like_hu
-from medvlp.types import Features, Intensity, Volume
+from medvlp.types import Features, Volume
 from medvlp.zoo.encoder import Encoder, _chunks, _concatenate
 
 if TYPE_CHECKING:
@@ -50,47 +49,13 @@ class VolumeEncoder(Encoder):
     def read(self, scan: Scan) -> Volume:
         """Return the volume of a file or folder, as `preprocessing.stored` says, or the one that is given.
 
-        A file of a format that cannot say what its numbers mean (NIfTI) counts as HU where they look like it; see
-        `looks_like_hu`. An encoder without windows takes numbers of any meaning.
+        See `medvlp.data.volume_input.with_meaning`.
 
         Raises:
             UserError: It cannot be read, or its numbers are not what the windows mean.
         """
         volume = scan if isinstance(scan, Volume) else read_volume(scan, self.preprocessing.stored)
-        wanted = self.preprocessing.input.intensity
-        said = volume.provenance.get("intensity_source")
-        if wanted == Intensity.HU and said == "nobody" and looks_like_hu(volume.array):
-            return replace(
-                volume, intensity=Intensity.HU, provenance={**volume.provenance, "intensity_source": "values"}
-            )
-        if self.preprocessing.input.windows and volume.intensity != wanted:
-            where = "the volume" if isinstance(scan, Volume) else scan
-            raise UserError(
-                f"The volume is in {volume.intensity}, the encoder takes {wanted}.",
-                where,
-                "If its numbers are HU, say so: --intensity hu, or StoredVolumeConfig(intensity='hu') for read_volume.",
-            )
-        return volume
-
-    def grid(self, shape: Sequence[int], spacing_mm: Sequence[float] | None, where: object) -> Grid:
-        """Return where the voxels of the model input lie in a volume.
-
-        Args:
-            shape: Voxels along d, h, w.
-            spacing_mm: Their distance.
-            where: What is named if it cannot be done.
-
-        Raises:
-            UserError: The model input has a spacing and the volume has none.
-        """
-        config = self.preprocessing.input
-        if config.spacing_mm is not None and spacing_mm is None:
-            raise UserError(
-                f"The encoder takes voxels at {config.spacing_mm} mm, and nothing says at which distance these lie.",
-                where,
-                "Use a file with geometry, or an encoder without input.spacing_mm.",
-            )
-        return input_grid(shape, spacing_mm, config)
+        return with_meaning(volume, self.preprocessing.input, _named(scan))
 
     def preprocess(self, image: Scan) -> Int16[np.ndarray, "d h w"]:  # type: ignore[override]
         """Return the voxels of the model input of a file, folder or volume.
@@ -98,11 +63,7 @@ class VolumeEncoder(Encoder):
         Raises:
             UserError: It cannot be read, or does not fit the encoder.
         """
-        volume = self.read(image)
-        where = "the volume" if isinstance(image, Volume) else image
-        return self._voxels(
-            part_of(volume.array), volume.array.shape, self.grid(volume.array.shape, volume.spacing_mm, where)
-        )
+        return input_voxels(self.read(image), self.preprocessing.input, _named(image))
 
     def encode_image(self, images: Iterable[Scan] | Scan) -> Features:  # type: ignore[override]
         """Return the features of files, folders and volumes, in the order given.
@@ -120,25 +81,8 @@ class VolumeEncoder(Encoder):
             UserError: The store holds no volumes, or one does not fit the encoder.
         """
         self.check_store(store)
-        return self._encoded(lambda row: self.stored_voxels(store, row), [int(row) for row in rows])
-
-    def stored_voxels(self, store: Store, row: int) -> Int16[np.ndarray, "d h w"]:
-        """Return the voxels of the model input of one row of a store.
-
-        Raises:
-            UserError: Its numbers are not what the windows mean, or it has no spacing where one is needed.
-        """
-        facts = store.images.iloc[row]
-        config, index = self.preprocessing.input, int(facts["index"])
-        if facts["intensity"] != config.intensity:
-            raise UserError(
-                f"The volume {facts['image_id']} is in {facts['intensity']}, the encoder takes {config.intensity}.",
-                store.path,
-                "Name it when the data set is prepared (volume.intensity).",
-            )
-        shape = store.shape(index)
-        grid = self.grid(shape, store.spacing_mm(index), facts["image_id"])
-        return self._voxels(lambda start, size: store.crop(index, start, size), shape, grid)
+        taken = self.preprocessing.input
+        return self._encoded(lambda row: stored_input_voxels(store, row, taken), [int(row) for row in rows])
 
     def heat_maps(  # type: ignore[override]
         self, images: Iterable[Scan] | Scan, texts: Sequence[str]
@@ -155,9 +99,9 @@ class VolumeEncoder(Encoder):
         found = []
         for scan in scans:
             volume = self.read(scan)
-            shape = volume.array.shape
-            grid = self.grid(shape, volume.spacing_mm, "the volume" if isinstance(scan, Volume) else scan)
-            voxels = self._voxels(part_of(volume.array), shape, grid)
+            shape, taken = volume.array.shape, self.preprocessing.input
+            grid = grid_of(shape, volume.spacing_mm, taken, _named(scan))
+            voxels = read_view(part_of(volume.array), shape, grid, taken.outside)
             maps = self.token_heat_maps(voxels[None], texts)[0].cpu().numpy()
             found.append(np.stack([on_volume(own, grid, shape) for own in maps]))
         return found
@@ -169,9 +113,6 @@ class VolumeEncoder(Encoder):
         size = self.preprocessing.input.size
         maps = self.token_heat_maps(pixels, texts).cpu().numpy()
         return np.stack([[on_volume(own, Grid(size), size) for own in each] for each in maps])
-
-    def _voxels(self, part: Part, shape: Sequence[int], grid: Grid) -> Int16[np.ndarray, "d h w"]:
-        return read_view(part, shape, grid, self.preprocessing.input.outside)
 
     def _encoded(self, read: Any, items: Sequence[Any]) -> Features:
         """Return the features of what `read` makes of each item; the next batch is read meanwhile."""
@@ -191,6 +132,10 @@ class VolumeEncoder(Encoder):
             raise UserError("There are no volumes to encode.", "encoder", "Give one volume or more.")
         for chunk in _chunks(pixels, self.batch_size):
             yield normalise(torch.from_numpy(chunk[:, None]).to(self.device), self.preprocessing.input)
+
+
+def _named(scan: Scan) -> object:
+    return "the volume" if isinstance(scan, Volume) else scan
 
 
 def on_volume(

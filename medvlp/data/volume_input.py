@@ -1,0 +1,99 @@
+"""From a volume, read from a file or kept in a store, to the voxels of a model input.
+
+Guarantee: both roads give the same voxels. Numbers of another meaning than the windows', and volumes without spacing
+where one is needed, are refused, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from medvlp.data.volume_views import Grid, input_grid, part_of, read_view
+from medvlp.errors import UserError
+from medvlp.io.intensity import looks_like_hu
+from medvlp.types import Intensity, Volume
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Int16
+
+    from medvlp.config.volumes import VolumeInputConfig
+    from medvlp.store.array_store import Store
+
+
+def with_meaning(volume: Volume, config: VolumeInputConfig, where: object = "the volume") -> Volume:
+    """Return a volume whose numbers mean what the model input takes.
+
+    A file of a format that cannot say what its numbers mean (NIfTI) counts as HU where they look like it; see
+    `looks_like_hu`. A model input without windows takes numbers of any meaning.
+
+    Args:
+        volume: As it was read.
+        config: The model input.
+        where: What is named if it does not fit.
+
+    Raises:
+        UserError: Its numbers mean something else, or nobody says what.
+    """
+    wanted, said = config.intensity, volume.provenance.get("intensity_source")
+    if wanted == Intensity.HU and said == "nobody" and looks_like_hu(volume.array):
+        return replace(volume, intensity=Intensity.HU, provenance={**volume.provenance, "intensity_source": "values"})
+    if config.windows and volume.intensity != wanted:
+        raise UserError(
+            f"The volume is in {volume.intensity}, the model takes {wanted}.",
+            where,
+            "If its numbers are HU, say so: --intensity hu, or StoredVolumeConfig(intensity='hu') for read_volume.",
+        )
+    return volume
+
+
+def grid_of(
+    shape: Sequence[int], spacing_mm: Sequence[float] | None, config: VolumeInputConfig, where: object = "the volume"
+) -> Grid:
+    """Return where the voxels of the model input lie in a volume.
+
+    Args:
+        shape: Voxels along d, h, w.
+        spacing_mm: Their distance.
+        config: The model input.
+        where: What is named if it cannot be done.
+
+    Raises:
+        UserError: The model input has a spacing and the volume has none.
+    """
+    if config.spacing_mm is not None and spacing_mm is None:
+        raise UserError(
+            f"The model takes voxels at {config.spacing_mm} mm, and nothing says at which distance these lie.",
+            where,
+            "Use a volume with geometry, or a model without input.spacing_mm.",
+        )
+    return input_grid(shape, spacing_mm, config)
+
+
+def input_voxels(volume: Volume, config: VolumeInputConfig, where: object = "the volume") -> Int16[np.ndarray, "d h w"]:
+    """Return the voxels of the model input of a volume; see `with_meaning` and `grid_of` for errors."""
+    volume = with_meaning(volume, config, where)
+    shape = volume.array.shape
+    return read_view(part_of(volume.array), shape, grid_of(shape, volume.spacing_mm, config, where), config.outside)
+
+
+def stored_input_voxels(store: Store, row: int, config: VolumeInputConfig) -> Int16[np.ndarray, "d h w"]:
+    """Return the voxels of the model input of a row of the images table; only what they cover is read.
+
+    Raises:
+        UserError: Its numbers are not what the windows mean, or it has no spacing where one is needed.
+    """
+    facts = store.images.iloc[row]
+    index = int(facts["index"])
+    if config.windows and facts["intensity"] != config.intensity:
+        raise UserError(
+            f"The volume {facts['image_id']} is in {facts['intensity']}, the model takes {config.intensity}.",
+            store.path,
+            "Name it when the data set is prepared (volume.intensity).",
+        )
+    shape = store.shape(index)
+    grid = grid_of(shape, store.spacing_mm(index), config, facts["image_id"])
+    return read_view(partial(store.crop, index), shape, grid, config.outside)
