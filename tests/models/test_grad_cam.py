@@ -102,30 +102,26 @@ def test_the_map_is_the_definition(case: str) -> None:
     torch.testing.assert_close(alone[0, 0], found[1, 1], rtol=1e-4, atol=1e-7)
 
 
-SWIN = {"embed_dim": 6, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": [2, 2, 2]}
+SWIN = {"embed_dim": 2, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": [2, 2, 2]}
+VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2}
 CTVIT = {"dim": 12, "spatial_depth": 1, "temporal_depth": 1, "heads": 2, "head_dim": 8, "codes": None}
 VOLUMES: dict[str, tuple[dict[str, Any], str]] = {
-    "vit": ({"family": "vit", "name": "test_vit", "patch": [16, 16, 16]}, "blocks.5"),
+    "vit": ({"family": "vit", "name": "vit_tiny_patch16_224", "patch": [16, 16, 16], "args": VIT}, "blocks.1"),
     "swin": ({"family": "swin", "args": SWIN}, "layers4.0"),
-    "resnet": ({"family": "resnet", "name": "test_resnet"}, "layer4"),
     "ctvit": ({"family": "ctvit", "patch": [16, 16, 16], "args": CTVIT}, ""),
 }
 
 
-@pytest.mark.parametrize("case", VOLUMES)
+@pytest.mark.parametrize("case", ["vit", "ctvit", pytest.param("swin", marks=pytest.mark.slow)])
 def test_the_map_of_a_volume_is_the_definition(case: str) -> None:
     """Over depth, height and width; a volume alone has the map that it has beside another."""
     fields, module = VOLUMES[case]
     torch.manual_seed(0)
-    side = 64 if case == "resnet" else 32
-    config = VolumeTowerConfig.model_validate({"kind": "volume", "input": {"size": [side, 32, 32]}, **fields})
+    config = VolumeTowerConfig.model_validate({"kind": "volume", "input": {"size": [64, 32, 32]}, **fields})
     tower = build_tower(config).double().eval()
-    for part in tower.modules():
-        if isinstance(part, nn.BatchNorm3d):
-            nn.init.uniform_(part.weight, 0.5, 1.0)
     projection = nn.Linear(tower.dim, 6, dtype=torch.float64)
     texts = nn.functional.normalize(torch.randn(2, 6, dtype=torch.float64), dim=1)
-    pixels = torch.randn(2, 1, side, 32, 32, dtype=torch.float64)
+    pixels = torch.randn(2, 1, 64, 32, 32, dtype=torch.float64)
 
     def project(features: Any) -> torch.Tensor:
         return nn.functional.normalize(projection(features.pooled), dim=1)
@@ -142,9 +138,9 @@ def test_the_map_of_a_volume_is_the_definition(case: str) -> None:
 def test_the_map_of_slices_is_that_of_each_slice() -> None:
     """A slice whose neighbours change keeps its activations: what no text looks at in it stays 0."""
     torch.manual_seed(0)
-    fields = {"family": "slices", "name": "test_resnet", "input": {"size": [8, 64, 64]}}
+    fields = {"family": "slices", "name": "test_resnet", "input": {"size": [8, 32, 32]}}
     tower = build_tower(VolumeTowerConfig.model_validate({"kind": "volume", **fields})).eval()
-    projection, pixels = nn.Linear(tower.dim, 6), torch.randn(2, 1, 8, 64, 64)
+    projection, pixels = nn.Linear(tower.dim, 6), torch.randn(2, 1, 8, 32, 32)
     texts = nn.functional.normalize(torch.randn(2, 6), dim=1)
     maps = grad_cam(tower.backbone, lambda: tower(pixels), lambda f: projection(f.pooled), texts)
     assert maps.shape == (2, 2, *tower(pixels).grid)
