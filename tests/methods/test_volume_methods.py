@@ -95,7 +95,9 @@ def answers(method: Any, batch: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", [*OF_VOLUMES, *IN_3D])
-def test_a_recipe_trains_every_parameter_resumes_exactly_and_is_saved(name: str, ct_store: Path, tmp_path: Path) -> None:
+def test_a_recipe_trains_every_parameter_resumes_exactly_and_is_saved(
+    name: str, ct_store: Path, tmp_path: Path
+) -> None:
     settings = {"train.steps": 3, "train.checkpoint_every": 2, "train.ema": 0.9, "train.optimizer.warmup_steps": 1}
     training = loop._Training(
         small(name, ct_store, tmp_path / "whole", **settings), loop.Processes(0, 1, torch.device("cpu"))
