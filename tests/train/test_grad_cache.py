@@ -64,7 +64,7 @@ def found(model: Method, given: Batch, size: int | None) -> tuple[dict[str, floa
     loss = torch.stack([value for value, _ in terms.values()]).sum()
     loss.backward() if cache is None else cache.backward(loss)
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {name: float(value) for name, (value, _) in terms.items()}, gradients
+    return {name: value.item() for name, (value, _) in terms.items()}, gradients
 
 
 def check_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], tolerance: float = 1e-6) -> None:
@@ -88,12 +88,14 @@ CASES: list[tuple[str, dict[str, Any], bool]] = [
 
 @pytest.mark.parametrize(("name", "fields", "volumes"), CASES)
 def test_the_gradients_are_those_of_the_whole_batch(name: str, fields: dict[str, Any], volumes: bool) -> None:
-    model, given = method(name, **fields).train(), batch(volumes=volumes)
+    model, given = method(name, **fields).double().train(), batch(volumes=volumes)
+    plain = model.normalised
+    model.normalised = lambda pixels: plain(pixels).double()  # type: ignore[method-assign]
     losses, wanted = found(model, given, None)
     for size in (1, 4, 32):
         made, gradients = found(model, given, size)
-        assert made == pytest.approx(losses, rel=1e-6)
-        check_equal(gradients, wanted)
+        assert made == pytest.approx(losses, rel=1e-9)
+        check_equal(gradients, wanted, 1e-9)
     assert not [way for way in vars(model) if way.startswith(("encode_", "project_"))]
 
 
@@ -128,7 +130,7 @@ def test_no_more_samples_than_asked_are_in_a_tower_at_a_time() -> None:
     assert seen == [4, 4, 2, 4, 4, 2]
 
 
-@pytest.mark.parametrize(("name", "need"), [("gloria", "word_ids"), ("conceptclip", "tokens"), ("filip", "tokens")])
+@pytest.mark.parametrize(("name", "need"), [("gloria", "word_ids"), ("filip", "tokens")])
 def test_losses_of_more_than_vectors_are_refused(name: str, need: str) -> None:
     with pytest.raises(UserError, match=f"the method '{name}' needs the {need} of each sample"):
         found(method(name).train(), batch(), 4)
@@ -142,6 +144,7 @@ def test_towers_that_normalise_over_the_batch_are_refused() -> None:
         TrainConfig(grad_cache=4, accumulate=2, batch_size=64)
 
 
+@pytest.mark.slow
 def test_ranks_find_the_gradients_of_one_process(tmp_path: Path) -> None:
     _, wanted = found(method("clip").train(), batch(), None)
     mp.get_context("forkserver").set_forkserver_preload(["torch", "medvlp.train.grad_cache"])
