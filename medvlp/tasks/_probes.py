@@ -12,15 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from medvlp.threads import few_threads
+
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 MAX_ITERATIONS = 2000
+CHOICE = 2
+"""Version of how a number is chosen on validation. 2: of equal orders the first, not the one of larger last bits."""
 TEMPERATURE = 0.07
 """Of the neighbours' weights, as in Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
 Discrimination."""
@@ -31,12 +35,19 @@ def _two_classes(labels: np.ndarray) -> bool:
     return bool((labels == 1).any() and (labels == 0).any())
 
 
+def _auroc(positive: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
+    """Return the AUROC as the share of pairs in order; the same number wherever the order is the same."""
+    ones = int(positive.sum())
+    ranks = rankdata(scores)[positive].sum()
+    return float((ranks - ones * (ones + 1) / 2) / (ones * (len(positive) - ones)))
+
+
 def _choose(candidates: Sequence[Any], labels: np.ndarray, scores: Sequence[np.ndarray]) -> tuple[int, float | None]:
     """Return the first candidate of highest validation AUROC; the middle one where validation has one class only."""
     known = ~np.isnan(labels)
     if not _two_classes(labels):
         return len(candidates) // 2, None
-    values = [float(roc_auc_score(labels[known], score[known])) for score in scores]
+    values = [_auroc(labels[known] == 1, score[known]) for score in scores]
     return int(np.argmax(values)), max(values)
 
 
@@ -104,7 +115,8 @@ def linear_probe(
         model = models[chosen]
         return lambda queries: model.predict_proba(scaler.transform(queries.astype(np.float64)))[:, 1], facts
 
-    return _one_label(names, train, train_labels, fit)
+    with few_threads(train.size):
+        return _one_label(names, train, train_labels, fit)
 
 
 def _neighbour_scores(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from medvlp.errors import UserError
-from medvlp.tasks._probes import linear_probe, nearest_neighbours
+from medvlp.tasks._probes import CHOICE, linear_probe, nearest_neighbours
 from medvlp.tasks._samples import few_shot_subset, label_subset, select
 from medvlp.tasks.base import SCORES, SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
@@ -71,6 +71,8 @@ class Classification(Task):
             "zero_shot": ["zero_shot"],
         }[protocol]
         settings = {"code_version": self.code_version, "protocol": protocol} | {key: task[key] for key in keys}
+        if protocol in ("linear_probe", "few_shot", "knn"):
+            settings["choice"] = CHOICE
         # What prompts are made from lies outside of the task: the prompts themselves decide the numbers.
         return settings | ({"made_prompts": self._prompts()} if made else {})
 
