@@ -6,6 +6,7 @@ evenly; see `medvlp.models.grad_cam`. No weight is changed.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,10 +67,9 @@ def _evidence(
     pixels: np.ndarray,
     taken: ModelInputConfig,
 ) -> Float[np.ndarray, "b k g w"]:
-    found = []
+    tap, found = getattr(tower.config, "tap", None), []
     for start in range(0, len(pixels), AT_ONCE):
         squares = to_tensor(resize_pixels(pixels[start : start + AT_ONCE], taken.size)).to(slopes.device)
-        shown = normalise(squares, taken)
-        tap = getattr(tower.config, "tap", None)
-        found.append(grad_cam(tower.backbone, lambda shown=shown: tower(shown), answer, slopes, tap).cpu().numpy())
+        encode = partial(tower, normalise(squares, taken))
+        found.append(grad_cam(tower.backbone, encode, answer, slopes, tap).cpu().numpy())
     return np.concatenate(found)
