@@ -8,7 +8,7 @@ decides no number; where an encoder has none, or it fails, the cell has its numb
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,7 +98,7 @@ def _row(test: Samples, predictions: Predictions, maps: np.ndarray, row: int, k:
     }
 
 
-def shown_maps(frame: pd.DataFrame, samples: set[str]) -> list[dict[str, Any]]:
+def shown_maps(frame: pd.DataFrame, samples: Collection[str]) -> list[dict[str, Any]]:
     """Return the maps of the images that a page shows, as plain records; `map` is base64 of rows of bytes."""
     import base64
 

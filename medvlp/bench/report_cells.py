@@ -11,7 +11,7 @@ import base64
 import gzip
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,7 @@ SHOWN_METRICS = {"roc": "auroc", "pr": "average_precision", "bins": "ece"}
 """Chart -> metric that is written below it."""
 
 
-def behind(found: Results, samples: set[str]) -> str:
+def behind(found: Results, samples: Collection[str] = ()) -> str:
     """Return what the page draws of each setting and the records of each cell, as base64 of gzipped JSON.
 
     `settings`: id of a setting -> its labels, see `drawn`; `maps`: id of a setting -> heat maps of its first cell, of
@@ -53,7 +53,7 @@ def behind(found: Results, samples: set[str]) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
 
 
-def _maps(group: Group, samples: set[str]) -> list[dict[str, Any]]:
+def _maps(group: Group, samples: Collection[str]) -> list[dict[str, Any]]:
     import pandas as pd
 
     path = group.cells[0].folder / MAPS if group.cells and samples else None
