@@ -18,6 +18,7 @@ from medvlp.cli import bench, config, data, data_copy, explain, finetune, knowle
 from medvlp.cli._common import first_process
 from medvlp.cli.doctor import doctor
 from medvlp.errors import UserError
+from medvlp.threads import wait_asleep
 
 app = typer.Typer(
     help="Medical vision-language pre-training for radiographs and CT, judged by one unified benchmark.",
@@ -79,6 +80,7 @@ _INTERRUPTED = 130  # typer's exit status after Ctrl-C
 
 def main() -> None:
     """Run the command line; the entry point of the `medvlp` script."""
+    wait_asleep()
     try:
         app()
     except UserError as error:
