@@ -103,8 +103,8 @@ class ImageConfig(Config):
     kind: ClassVar[str] = "image"
     family: Literal["resnet", "vit", "eva", "swin", "convnext"]
     name: str = Field(
-        description="timm's name; ResNets of torchvision have the same tensors under the same names. torchvision's name "
-        "for the family convnext."
+        description="timm's name, of the family convnext torchvision's; ResNets of both have the same tensors under "
+        "the same names."
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm's constructor.")
     last: Literal["layer3", "layer4"] = Field("layer4", description="Last stage of a ResNet that the file holds.")

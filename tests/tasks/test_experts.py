@@ -1,4 +1,4 @@
-"""Experts: what they say is what their model predicts, enters the prompt, changes texts, and knows nothing but pixels."""
+"""Experts: what they say is what their model predicts, enters the prompt, changes texts, is made of pixels alone."""
 
 from __future__ import annotations
 
@@ -205,9 +205,9 @@ def test_what_is_no_expert_is_refused(store: Store, encoder: Encoder, run: Path,
     samples = made.samples(store)
     with pytest.raises(UserError, match="no such run"):
         made.fit(subject(store, encoder), "frozen", samples["train"], samples["val"], 0)
+    unknown = {"decoder": CAUSAL, "experts": {"use": [{"name": "tunde"}]}}
     with pytest.raises(UserError, match="no expert named 'tunde'") as error:
-        build_experts(ReportsConfig.model_validate({"decoder": CAUSAL, "experts": {"use": [{"name": "tunde"}]}}).experts,
-                      torch.device("cpu"))  # fmt: skip
+        build_experts(ReportsConfig.model_validate(unknown).experts, torch.device("cpu"))
     assert "tuned" in error.value.what + error.value.fix
     expert = EXPERTS.get("tuned")(ExpertConfig(run=run), torch.device("cpu"))
     other = store.image_config.model_copy(update={"aspect": "crop"})

@@ -74,6 +74,8 @@ def test_clips_are_the_official_ones(model: ReleasedModel, oracles: Path) -> Non
         assert difference(values, reference[name]) <= TOLERANCE, name
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_one_file_alone_encodes_clips_and_says_that_it_has_no_texts(files: dict[str, Path]) -> None:
     encoder = load_encoder(f"zoo:echoprime:{files['clips']}")
     assert encoder.kind == "video"
