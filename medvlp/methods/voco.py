@@ -91,7 +91,9 @@ class VoCo(Method):
     def losses(self, batch: Batch) -> dict[str, Term]:
         """Return `overlap`, `inter` and `reg`."""
         if not batch.views or "start_0" not in batch.extra:
-            raise UserError("VoCo needs crops of each volume, and where they lie.", "data", "Use batches of its demands.")
+            raise UserError(
+                "VoCo needs crops of each volume, and where they lie.", "data", "Use batches of its demands."
+            )
         options = self.config.options
         bases = tiles(batch.pixels, tuple(options["grid"]))
         together = torch.cat([bases, batch.views[0]], dim=1)

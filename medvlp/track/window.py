@@ -45,9 +45,7 @@ class Window:
         self._figures = {GRADIENT}
         self._warned: set[str] = set()
 
-    def add(
-        self, terms: Mapping[str, tuple[torch.Tensor, torch.Tensor]], step: int, in_loss: bool = True
-    ) -> None:
+    def add(self, terms: Mapping[str, tuple[torch.Tensor, torch.Tensor]], step: int, in_loss: bool = True) -> None:
         """Take in the terms of one micro-batch of a step, counted from 1; figures (not `in_loss`) add to no loss."""
         if not in_loss:
             self._figures |= set(terms)

@@ -107,5 +107,10 @@ def _echoprime_view(model: Any, folder: Path, reference: Mapping[str, np.ndarray
 
 
 OWN: dict[str, Outputs] = {
-    "echoprime_view": _echoprime_view,"mgca_vit": _mgca, "mgca_r50": _mgca, "mrm": _mrm, "refers": _refers}
+    "echoprime_view": _echoprime_view,
+    "mgca_vit": _mgca,
+    "mgca_r50": _mgca,
+    "mrm": _mrm,
+    "refers": _refers,
+}
 """Models whose arrays mean something else; a module of tests may add its own."""
