@@ -2,13 +2,15 @@
 #   make install   an environment in $(VENV) with medvlp and everything for development
 #   make test      lint, types, import layers, then the default test suite
 #   make demo      phantom data -> store -> pre-training -> benchmark -> report.html
+#   make demo-ct   the same in three dimensions, on phantom CTs
 VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= demo
+DEMO_CT ?= demo_ct
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install lint test slow demo clean
+.PHONY: install lint test slow demo demo-ct clean
 
 install: $(STAMP)
 
@@ -34,5 +36,8 @@ slow: install
 demo: install
 	BIN=$(BIN) DEMO=$(DEMO) bash scripts/demo.sh
 
+demo-ct: install
+	BIN=$(BIN) DEMO=$(DEMO_CT) bash scripts/demo_ct.sh
+
 clean:
-	rm -rf $(DEMO) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(DEMO) $(DEMO_CT) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -7,7 +7,7 @@ everywhere: `b` batch, `n` samples, `c` channels, `d h w` depth, height and widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -345,16 +345,20 @@ class Batch:
         return _moved(self, device)
 
 
-def _moved(value: Any, device: torch.device | str) -> Any:
-    """Return a copy of a record, or of what is in it, with every tensor on the device."""
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a copy of a record, or of what is in it, with every tensor changed."""
     if hasattr(value, "to") and not is_dataclass(value):
-        # A copy to the host that nobody waits for could be read before it is there.
-        return value.to(device, non_blocking=not str(device).startswith("cpu"))
+        return change(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})
+        return replace(value, **{f.name: map_tensors(getattr(value, f.name), change) for f in fields(value)})
     if isinstance(value, dict):
-        return {name: _moved(item, device) for name, item in value.items()}
-    return tuple(_moved(item, device) for item in value) if isinstance(value, tuple) else value
+        return {name: map_tensors(item, change) for name, item in value.items()}
+    return tuple(map_tensors(item, change) for item in value) if isinstance(value, tuple) else value
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    # A copy to the host that nobody waits for could be read before it is there.
+    return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=not str(device).startswith("cpu")))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medvlp.config.preprocessing import StoredVolumeConfig
 from medvlp.zoo.release import Release, read_release, release_names
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "use-released-weights.md"
@@ -19,20 +20,29 @@ def page() -> str:
 
 def _table(formats: list[Release]) -> str:
     lines = [
-        "\n| name | method | backbone | pixels | mean / deviation | file to square | views | text |",
+        "\n| name | method | backbone | size | mean / deviation | file to model | views | text |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in formats:
-        stored = one.stored
-        square = f"{stored.aspect}, {stored.interpolation}"
-        square += f", centre of {stored.crop_from}" if stored.crop_from else ""
         norm = " / ".join(
             ", ".join(f"{value:.4g}" for value in dict.fromkeys(part)) for part in (one.input.mean, one.input.std)
         )
         text = f"with `{one.text_option}=FOLDER`" if one.text_option else "no"
-        cells = [f"[`{one.name}`](#{one.name})", one.title, one.image.name, str(one.input.size), norm, square]
+        size = one.input.size if isinstance(one.input.size, int) else " x ".join(str(side) for side in one.input.size)
+        cells = [f"[`{one.name}`](#{one.name})", one.title, one.image.name, str(size), norm, _road(one)]
         lines.append(f"| {' | '.join([*cells, ', '.join(one.image.views), text])} |")
     return "\n".join(lines) + "\n"
+
+
+def _road(one: Release) -> str:
+    """Return how a file becomes what the tower takes."""
+    stored, taken = one.stored, one.input
+    if isinstance(stored, StoredVolumeConfig):
+        spacing = taken.spacing_mm and " x ".join(f"{mm:g}" for mm in taken.spacing_mm)
+        values = ", ".join(f"{w.low:g} to {w.low + w.width:g} HU" for w in taken.windows) or "lowest to highest value"
+        return f"{f'voxels of {spacing} mm' if spacing else 'stretched'}, {values}, axes {one.image.axes}"
+    road = f"{stored.aspect}, {stored.interpolation}"
+    return road + (f", centre of {stored.crop_from}" if stored.crop_from else "")
 
 
 def _section(one: Release) -> str:

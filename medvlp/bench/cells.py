@@ -23,10 +23,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.bench.finite import check_predictions
+from medvlp.bench.heat import MAPS, heat_maps
 from medvlp.bench.scored import JACKKNIFE, scored
 from medvlp.metrics.scoring import SCORINGS
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from medvlp.bench.plan import Cell
     from medvlp.bench.reuse import KeptPredictions
     from medvlp.config.suite import SuiteConfig
@@ -166,7 +169,7 @@ def run_cell(
     """
     started = time.time()
     scoring = SCORINGS.get(task.rule)()
-    donor = kept.of(cell, settings)
+    donor, head = kept.of(cell, settings), None
     if donor is None:
         head = task.fit(subject, cell.protocol, train, val, cell.seed)
         validation, predictions, chosen = head.predict(val), head.predict(test), head.best_params
@@ -195,6 +198,9 @@ def run_cell(
         "resamples": suite.bootstrap_resamples,
         **facts,
     }
+    maps = _maps_of_donor(donor[0]) if head is None and donor else None
+    if head is not None:
+        maps = heat_maps(cell, head, test, predictions, thresholds)
     archive = io.BytesIO()
     np.savez_compressed(archive, **found.arrays)  # type: ignore[arg-type]
     ended = time.time()
@@ -211,10 +217,19 @@ def run_cell(
             PREDICTIONS: lambda path: frames[PREDICTIONS].to_parquet(path, index=False),
             VALIDATION: lambda path: frames[VALIDATION].to_parquet(path, index=False),
             BOOTSTRAP: lambda path: path.write_bytes(archive.getvalue()),
-        },
+        }
+        | ({} if maps is None else {MAPS: lambda path: maps.to_parquet(path, index=False)}),
         scratch,
     )
     return Finished.read(target)
+
+
+def _maps_of_donor(donor: Finished) -> pd.DataFrame | None:
+    """Return the heat maps beside predictions that are taken over."""
+    import pandas as pd
+
+    path = donor.folder / MAPS
+    return pd.read_parquet(path) if path.is_file() else None
 
 
 def as_text(record: Any) -> Callable[[Path], Any]:

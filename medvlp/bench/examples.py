@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.bench.cells import as_json
+from medvlp.bench.chosen import MOST, choose
 from medvlp.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -24,27 +25,7 @@ if TYPE_CHECKING:
     from medvlp.tasks._study_images import StudyImages
     from medvlp.tasks.base import Samples
 
-MOST = 24
 STUDIES = 6
-
-
-def choose(samples: Samples, most: int = MOST) -> list[int]:
-    """Return positions of samples: label by label, a positive and a negative in turn, each patient once."""
-    queues = [
-        np.flatnonzero(samples.labels[:, k] == value).tolist()
-        for k in range(samples.labels.shape[1])
-        for value in (1.0, 0.0)
-    ]
-    chosen: list[int] = []
-    patients: set[str] = set()
-    while len(chosen) < most and any(queues):
-        for queue in queues:
-            while queue and samples.patient_ids[queue[0]] in patients:
-                queue.pop(0)
-            if queue and len(chosen) < most:
-                chosen.append(queue.pop(0))
-                patients.add(samples.patient_ids[chosen[-1]])
-    return chosen
 
 
 def write_examples(stores: Sequence[tuple[Store, Sequence[Samples]]], folder: Path, scratch: Path) -> None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_RANDOM = "random:resnet18"
+DEFAULT_RANDOM = {"image": "random:resnet18", "volume": "random:vit_tiny_patch16_224@96/16"}
+"""What the stores of a suite hold -> its random encoder, where none is given."""
 
 
 class EncoderSlot:
@@ -79,7 +80,8 @@ def with_random(specs: Sequence[str], suite: Suite) -> list[str]:
 
     wanted = list(dict.fromkeys(map(full_spec, specs)))
     if "random" in suite.config.baselines and not any(spec.startswith("random:") for spec in wanted):
-        wanted.append(DEFAULT_RANDOM)
+        kinds = dict.fromkeys(store.kind for store in suite.stores.values())
+        wanted += [DEFAULT_RANDOM[kind] for kind in kinds or ["image"] if kind in DEFAULT_RANDOM]
     return wanted
 
 

@@ -25,6 +25,7 @@ from medvlp.bench.schedule import Planned
 from medvlp.bench.work import Bench, Workplace
 from medvlp.cluster import cpu_count
 from medvlp.errors import UserError
+from medvlp.threads import children_with
 
 END_SECONDS = 10.0
 START_SECONDS = 600.0
@@ -136,6 +137,7 @@ class _Worker:
 
     def __init__(self, bench: Bench, threads: int) -> None:
         context: Any = multiprocessing.get_context(START)
+        self._threads = threads
         self.connection, self._theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(self._theirs, bench, threads), name="medvlp-cells")
         self.planned: Planned | None = None
@@ -146,7 +148,8 @@ class _Worker:
         """Give the process a cell."""
         self.heard, self.began = time.monotonic(), time.time()
         if self.process.pid is None:
-            self.process.start()
+            with children_with(self._threads):
+                self.process.start()
             self._theirs.close()
         self.connection.send(planned)
         self.planned, self.encoder = planned, planned.judged.hash

@@ -29,6 +29,7 @@ from medvlp.bench.report_texts import report_texts
 from medvlp.bench.report_volumes import volumes
 from medvlp.html import render_page, write_page
 from medvlp.html.charts import styles, swatches
+from medvlp.html.heat import INFERNO, OPACITY
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False, pat
     looks = styles(found.encoder_names, [name for name in found.encoder_names if is_baseline(name)])
     once, samples = swatches(looks)
     boards = list(parts.boards(found, rank_published))
+    examples = parts.examples(found, looks) if patients else []
     context = {
         "results": found,
         "title": str(found.suite.get("name") or "Benchmark"),
@@ -70,7 +72,7 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False, pat
         "calibration": analysis.calibration(found),
         "subgroups": analysis.subgroups(found),
         "prompts": list(parts.prompts(found)),
-        "examples": parts.examples(found, looks) if patients else [],
+        "examples": examples,
         "places": list(places(found)) if patients else [],
         "outlines": list(outlines(found)) if patients else [],
         "volumes": list(volumes(found)) if patients else [],
@@ -78,7 +80,9 @@ def write_report(results: Path, html: Path, *, rank_published: bool = False, pat
         "missing": missing(found),
         "methods": methods_text(found),
         "provenance": provenance(found),
-        "behind": behind(found),
+        "behind": behind(found, {example["sample"] for example in examples}),
+        "inferno": INFERNO,
+        "opacity": OPACITY,
         "looks": once,
         "swatches": samples,
         "protocols": PROTOCOL_NAMES,

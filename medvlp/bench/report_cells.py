@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvlp.bench.heat import MAPS, shown_maps
 from medvlp.bench.report_charts import label_pairs, read_predictions, roc_points
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_scores import METRICS, Cell, Group, number
@@ -24,6 +26,8 @@ from medvlp.metrics.classification import ECE_BINS, ece_bin
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+logger = logging.getLogger(__name__)
+
 GRID = np.linspace(0.0, 1.0, 101)
 UNIT = 1000
 """Curves are whole numbers of this part of 1."""
@@ -31,10 +35,11 @@ SHOWN_METRICS = {"roc": "auroc", "pr": "average_precision", "bins": "ece"}
 """Chart -> metric that is written below it."""
 
 
-def behind(found: Results) -> str:
+def behind(found: Results, samples: Collection[str] = ()) -> str:
     """Return what the page draws of each setting and the records of each cell, as base64 of gzipped JSON.
 
-    `settings`: id of a setting -> its labels, see `drawn`; `cells`: hash -> `cell` and `result`, scores left out, which
+    `settings`: id of a setting -> its labels, see `drawn`; `maps`: id of a setting -> heat maps of its first cell, of
+    the images that are on the page (`samples`); `cells`: hash -> `cell` and `result`, scores left out, which
     stand in the tables.
     """
     settings = {group.setting.id: labels for group in found.groups if (labels := drawn(group))}
@@ -43,8 +48,20 @@ def behind(found: Results) -> str:
         for group in found.groups
         for cell in group.cells
     }
-    text = json.dumps({"settings": settings, "cells": cells}, ensure_ascii=False, separators=(",", ":"))
+    maps = {group.setting.id: own for group in found.groups if (own := _maps(group, samples))}
+    text = json.dumps({"settings": settings, "maps": maps, "cells": cells}, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
+
+
+def _maps(group: Group, samples: Collection[str]) -> list[dict[str, Any]]:
+    import pandas as pd
+
+    path = group.cells[0].folder / MAPS if group.cells and samples else None
+    try:
+        return shown_maps(pd.read_parquet(path), samples) if path is not None and path.is_file() else []
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning("heat maps of %s left out: %s", group.setting.encoder, error)
+        return []
 
 
 def drawn(group: Group) -> list[dict[str, Any]]:

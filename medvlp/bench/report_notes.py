@@ -12,6 +12,7 @@ from typing import Any
 from medvlp.bench.report_charts import label_pairs, read_predictions
 from medvlp.bench.report_data import Results
 from medvlp.bench.report_scores import METRICS, Group, is_baseline
+from medvlp.bench.report_volume_notes import volume_text
 from medvlp.html.numbers import count, decimal, interval, percent
 from medvlp.metrics.classification import ECE_BINS
 
@@ -260,6 +261,8 @@ def _task_text(name: str, task: dict[str, Any]) -> str:
         )
     if task.get("type") == "segmentation":
         return about + _segmentation_text(task)
+    if (of_volumes := volume_text(task)) is not None:
+        return about + of_volumes
     if task.get("type") == "report_generation":
         config = task.get("reports", {})
         decoder = {"memory": "R2Gen's memory-driven decoder", "causal": "a causal language model"}

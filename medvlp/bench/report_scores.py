@@ -31,6 +31,7 @@ METRICS = {
     "brier": "Brier",
     "accuracy": "Accuracy",
     "pointing": "Pointing",
+    "cell_auroc": "AUROC of cells",
     "dice": "Dice",
     "iou": "IoU",
     "hd95_mm": "HD95 (mm)",

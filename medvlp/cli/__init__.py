@@ -18,6 +18,7 @@ from medvlp.cli import bench, config, data, data_copy, explain, finetune, knowle
 from medvlp.cli._common import first_process
 from medvlp.cli.doctor import doctor
 from medvlp.errors import UserError
+from medvlp.threads import wait_asleep
 
 app = typer.Typer(
     help="Medical vision-language pre-training for radiographs and CT, judged by one unified benchmark.",
@@ -32,6 +33,7 @@ data.app.command("copy", epilog=data_copy.EXAMPLE)(data_copy.copy)
 app.add_typer(data.app, name="data")
 app.add_typer(knowledge.app, name="knowledge")
 app.command("pretrain", epilog=models.PRETRAIN_EXAMPLE)(models.pretrain)
+app.command("plan-memory", epilog=models.PLAN_EXAMPLE)(models.plan_memory)
 app.command("embed", epilog=models.EMBED_EXAMPLE)(models.embed)
 app.command("finetune", epilog=finetune.FINETUNE_EXAMPLE)(finetune.finetune)
 app.command("predict", epilog=finetune.PREDICT_EXAMPLE)(finetune.predict)
@@ -78,6 +80,7 @@ _INTERRUPTED = 130  # typer's exit status after Ctrl-C
 
 def main() -> None:
     """Run the command line; the entry point of the `medvlp` script."""
+    wait_asleep()
     try:
         app()
     except UserError as error:

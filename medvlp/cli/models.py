@@ -14,6 +14,7 @@ PRETRAIN_EXAMPLE = (
     "data.reports=NLMCXR_reports.tgz run.dir=runs/medclip. On several GPUs: "
     "torchrun --nproc-per-node 8 -m medvlp pretrain ..."
 )
+PLAN_EXAMPLE = "Example: medvlp plan-memory configs/pretrain/ct_clip.yaml data.store=stores/ct train.precision=bf16"
 EMBED_EXAMPLE = "Example: medvlp embed runs/medclip x.dcm radiographs/ --out features.parquet"
 
 
@@ -36,6 +37,31 @@ def pretrain(
         [*judge, "--encoder", folder, "--out", f"{folder}-results"],
         ["medvlp", "embed", folder, "IMAGES", "--out", "features.parquet"],
     )
+
+
+def plan_memory(
+    file: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of kind pretrain.")],
+    overrides: Overrides = None,
+) -> None:
+    """Tell how much memory a pre-training takes on its device, before it starts; nothing is trained."""
+    from medvlp.config.load import load_config
+    from medvlp.config.train import PretrainConfig
+    from medvlp.train.memory_plan import plan_memory as plan
+
+    config = load_config(file, overrides or [], PretrainConfig)
+    found = plan(config)
+    micro = config.train.batch_size // config.train.accumulate
+    lines = {
+        "weights and buffers": found.parameters,
+        "gradients": found.gradients,
+        "optimiser and copies of weights": found.optimizer,
+        f"batch of {micro}, as loaded": found.batch,
+        "activations": found.activations,
+        "most at a time": found.peak,
+    }
+    for name, size in lines.items():
+        say(f"{name:<32}{size / 2**30:9.3f} GiB")
+    say("Besides, a device needs its context and workspaces: leave about 1 GiB and a tenth free.")
 
 
 def _suite_for(store: Path) -> str:

@@ -30,6 +30,12 @@ class RetrievalConfig(Config):
         description="class_retrieval, as BenchX: image to report alone, a report of the same class is right, not only "
         "the image's own.",
     )
+    pool: int | None = Field(
+        None,
+        ge=2,
+        description="retrieval: search among this many studies of the test split, chosen by a hash of their ids; null "
+        "searches all.",
+    )
     max_tokens: int | None = Field(
         None, ge=4, description="Of a text; longer ones are cut. null takes the encoder's own."
     )

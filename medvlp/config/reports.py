@@ -6,7 +6,7 @@ Guarantee: a setting that has no effect on the kind of decoder is a mistake.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,27 @@ class ReportDecoderConfig(Config):
         return self
 
 
+class ExpertConfig(Config):
+    """A model of its own whose findings enter the prompt of the decoder."""
+
+    name: str = Field("tuned", description="Kind of expert; tuned is any fine-tuned classification or segmentation.")
+    run: Path | None = Field(None, exclude=True, description="tuned: folder of a fine-tuning.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Of a kind that a package adds.")
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> ExpertConfig:
+        if self.name == "tuned" and (self.run is None or self.options):
+            raise ValueError("an expert of the kind tuned needs run and takes no options")
+        return self
+
+
+class ExpertsConfig(Config):
+    """Experts in the manner of VILA-M3 (arXiv 2411.12915): what they find stands as words before the report."""
+
+    use: tuple[ExpertConfig, ...] = Field(min_length=1, description="In the order in which they speak.")
+    max_tokens: int = Field(64, ge=4, le=4096, description="Longest prompt; a longer one is cut.")
+
+
 class ReportsConfig(Config):
     """Report generation: one text for each study. `fine_tune` says how the decoder is trained."""
 
@@ -77,6 +98,17 @@ class ReportsConfig(Config):
     )
     std: tuple[Positive, ...] | None = Field(None, description="Likewise, the standard deviation.")
     decoder: ReportDecoderConfig = ReportDecoderConfig()
+    experts: ExpertsConfig | None = Field(
+        None,
+        exclude_if=lambda experts: experts is None,  # tasks without experts stay what they were
+        description="causal: models whose findings the decoder reads beside the image; null is none.",
+    )
+
+    @model_validator(mode="after")
+    def _experts_need_a_prompt(self) -> ReportsConfig:
+        if self.experts is not None and self.decoder.kind != "causal":
+            raise ValueError("experts speak to a language model: use decoder.kind: causal")
+        return self
 
     @model_validator(mode="after")
     def _whole_normalisation(self) -> ReportsConfig:

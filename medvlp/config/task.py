@@ -230,6 +230,8 @@ class TaskConfig(Config):
         for section, kind in of_one_type:
             if self.type != kind and getattr(self, section) != type(self).model_fields[section].default:
                 raise ValueError(f"{section} has no effect on {self.type}: leave it out")
+        if self.retrieval.pool is not None and self.type != "retrieval":
+            raise ValueError(f"retrieval.pool has no effect on {self.type}: leave it out")
         of_classes = (self.retrieval.subset, self.retrieval.classes, self.retrieval.legacy_one_way)
         if self.type == "class_retrieval":
             if not self.retrieval.classes:

@@ -53,6 +53,12 @@ class TrainConfig(Config):
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(64, ge=1, description="Samples per optimiser step over all ranks.")
     accumulate: int = Field(1, ge=1, description="Micro-batches per optimiser step.")
+    grad_cache: int | None = Field(
+        None,
+        ge=1,
+        description="Samples that the towers take at a time, for one more forward pass; unlike accumulate, the contrast "
+        "sees the whole batch. For methods whose losses need one vector of each image and text.",
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
     ema: float | None = Field(
@@ -71,6 +77,8 @@ class TrainConfig(Config):
     def _batch_splits(self) -> TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of accumulate ({self.accumulate})")
+        if self.grad_cache is not None and (self.accumulate > 1 or self.strategy == "fsdp2"):
+            raise ValueError("grad_cache does not go with accumulate, which it takes the place of, nor with fsdp2")
         return self
 
 

@@ -27,6 +27,11 @@ class VolumeSegmentationConfig(Config):
         description="Distance of voxels along d, h, w at which windows of the model input slide over a volume; null is "
         "that of the encoder's input. Where that has none, the whole volume is stretched to the model input.",
     )
+    test_split: Literal["test", "val"] = Field(
+        "test",
+        description="val: test on the validation volumes of the data set, where those of its test have no label maps; "
+        "a tenth of the training patients is then what validation is for.",
+    )
     overlap: float = Field(0.5, ge=0, lt=1, description="Share by which neighbouring windows overlap.")
     foreground: float = Field(
         0.5, ge=0, le=1, description="Share of the training windows that lie around a voxel of a label."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -101,13 +101,18 @@ def interval(
     if np.ptp(found) < _ROUNDING:
         return _at_the_end(value, support, alpha, missing)
     below = (np.sign(np.round(found - value, 12)) < 0).mean() + (np.round(found - value, 12) == 0).mean() / 2
-    bias = stats.norm.ppf(np.clip(below, 1 / (len(found) + 1), len(found) / (len(found) + 1)))
+    bias = special.ndtri(np.clip(below, 1 / (len(found) + 1), len(found) / (len(found) + 1)))
     influence = Influence.of(jackknife)
-    reach = stats.t.ppf(1 - alpha / 2, influence.freedom) * np.array([-1.0, 1.0]) + bias
+    reach = _student(1 - alpha / 2, influence.freedom) * np.array([-1.0, 1.0]) + bias
     # Where the acceleration is extreme the formula turns over at its pole; beyond it the bound is the last resample.
-    shares = stats.norm.cdf(bias + reach / np.maximum(1 - influence.acceleration * reach, 1e-6))
+    shares = special.ndtr(bias + reach / np.maximum(1 - influence.acceleration * reach, 1e-6))
     low, high = np.quantile(found, shares)
     return Interval(float(low), float(high), missing)
+
+
+def _student(share: float, freedom: float) -> float:
+    """Return the quantile of Student's t, without the checks of `scipy.stats`, which cost more than a resample."""
+    return float(stats.t.ppf(share, freedom) if np.isinf(freedom) else special.stdtrit(freedom, share))
 
 
 def _at_the_end(value: float, support: int | None, alpha: float, missing: int) -> Interval:

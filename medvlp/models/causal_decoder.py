@@ -1,7 +1,7 @@
-"""A causal language model of transformers as a decoder of reports: visual tokens stand before the words.
+"""A causal language model of transformers as a decoder of reports: visual tokens and a prompt stand before the words.
 
 Guarantee: nothing is fetched from a network and no foreign code runs; every weight of a folder has its place in the
-model. Visual tokens that are missing are neither seen nor counted as places.
+model. Tokens that are missing are neither seen nor counted as places.
 """
 
 from __future__ import annotations
@@ -45,14 +45,19 @@ class CausalDecoder(ReportDecoder):
     def _prefix(
         self, visual: Visual, ids: Int[torch.Tensor, "b l"]
     ) -> tuple[Float[torch.Tensor, "b p+l d"], Bool[torch.Tensor, "b p+l"]]:
-        """Return visual tokens, missing ones first, and embedded words; and which of them are real."""
+        """Return visual tokens and prompt, missing ones first, and embedded words; and which of them are real."""
         words = self.model.get_input_embeddings()(ids)
         shown = self.visual(visual.tokens).to(words.dtype)
         mask = visual.tokens.new_ones(visual.tokens.shape[:2], dtype=torch.bool)
         if visual.mask is not None:
-            order = visual.mask.to(torch.uint8).argsort(dim=1, stable=True)
+            mask = visual.mask
+        if visual.prompt is not None and visual.prompt_mask is not None:
+            shown = torch.cat([shown, self.model.get_input_embeddings()(visual.prompt)], dim=1)
+            mask = torch.cat([mask, visual.prompt_mask], dim=1)
+        if visual.mask is not None or visual.prompt is not None:
+            order = mask.to(torch.uint8).argsort(dim=1, stable=True)
             shown = shown.gather(1, order[..., None].expand_as(shown))
-            mask = visual.mask.gather(1, order)
+            mask = mask.gather(1, order)
         return torch.cat([shown, words], dim=1), torch.cat([mask, torch.ones_like(ids, dtype=torch.bool)], dim=1)
 
     def forward(self, visual: Visual, ids: Int[torch.Tensor, "b l"]) -> Float[torch.Tensor, "b l v"]:

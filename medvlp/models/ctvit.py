@@ -1,8 +1,8 @@
 """CTViT, the encoder of CT-CLIP (Hamamci et al., arXiv 2403.17834): attention within slabs, then across them.
 
-Guarantee: the operations are those of the official encoder, so that its weights give its features: cosine attention with
-learned scales, keys and values from what enters a layer before its norm, a depth-wise convolution for positions that
-looks no slab ahead, GEGLU, and a relative position bias within a slab.
+Guarantee: the operations are those of the official encoder, so that its weights give its features: attention by cosines
+with learned scales, keys and values from what enters a layer before its norm, a depth-wise convolution for positions
+that looks no slab ahead, GEGLU, and a relative position bias within a slab.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ResNets of timm made three-dimensional (I3D, Carreira and Zisserman, arXiv 1705.07750).
 
 Guarantee: kernels with extent grow to three slices, those of one pixel to one slice; depth is halved where height and
-width are, but in the first convolution. Inflated by `mean`, a volume whose slices are all the same gives the features
-of the slice, but at the first and last slices, beyond which lies nothing.
+width are, but in the first convolution. A volume whose slices are all the same gives the features of the slice:
+everywhere if weights go to the middle slice, and far from the first and last slices if they are spread.
 """
 
 from __future__ import annotations

@@ -21,15 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Visual:
-    """Visual tokens of all images of a study, one after the other.
+    """What a report is about: visual tokens of all images of a study, one after the other, and perhaps a prompt.
 
     Args:
         tokens: Features of an image tower.
         mask: True at real tokens; None where all are.
+        prompt: Tokens of a text that stands before the report, for a causal decoder.
+        prompt_mask: True at real tokens of the prompt.
     """
 
     tokens: Float[torch.Tensor, "b p d"]
     mask: Bool[torch.Tensor, "b p"] | None = None
+    prompt: Int[torch.Tensor, "b q"] | None = None
+    prompt_mask: Bool[torch.Tensor, "b q"] | None = None
 
 
 class ReportDecoder(nn.Module, ABC):

@@ -57,8 +57,8 @@ class _InertDict:
 def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weight file, on the CPU.
 
-    A pickle may wrap them once, under one of the names of `WRAPPERS`. Objects beside them (such as hyper-parameters of a
-    training framework) are not made: something without behaviour takes their place.
+    A pickle may wrap them once, under one of the names of `WRAPPERS`. Objects beside them (such as hyper-parameters of
+    a training framework) are not made: something without behaviour takes their place.
 
     Raises:
         UserError: Unreadable, or something else among the tensors.

@@ -83,7 +83,8 @@ def patches_of(image: Float[torch.Tensor, "b c *s"], patch: int | Sequence[int])
     axes = image.ndim - 2
     sides = (patch,) * axes if isinstance(patch, int) else tuple(patch)
     grid = [length // side for length, side in zip(image.shape[2:], sides, strict=True)]
-    whole = image[(..., *(slice(number * side) for number, side in zip(grid, sides, strict=True)))]
-    split = whole.reshape(*image.shape[:2], *(part for pair in zip(grid, sides, strict=True) for part in pair))
+    for axis, (number, side) in enumerate(zip(grid, sides, strict=True), 2):
+        image = image.narrow(axis, 0, number * side)
+    split = image.reshape(*image.shape[:2], *(part for pair in zip(grid, sides, strict=True) for part in pair))
     order = [0, *range(2, 2 + 2 * axes, 2), *range(3, 3 + 2 * axes, 2), 1]
     return split.permute(order).flatten(1, axes).flatten(2)

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from medvlp.threads import few_threads
+
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 MAX_ITERATIONS = 2000
+CHOICE = 2
+"""Version of how a number is chosen on validation. 2: of equal orders the first, not the one of larger last bits."""
 TEMPERATURE = 0.07
 """Of the neighbours' weights, as in Wu et al., Unsupervised Feature Learning via Non-Parametric Instance
 Discrimination."""
@@ -31,12 +36,19 @@ def _two_classes(labels: np.ndarray) -> bool:
     return bool((labels == 1).any() and (labels == 0).any())
 
 
+def _auroc(positive: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
+    """Return the AUROC as the share of pairs in order; the same number wherever the order is the same."""
+    ones = int(positive.sum())
+    ranks = rankdata(scores)[positive].sum()
+    return float((ranks - ones * (ones + 1) / 2) / (ones * (len(positive) - ones)))
+
+
 def _choose(candidates: Sequence[Any], labels: np.ndarray, scores: Sequence[np.ndarray]) -> tuple[int, float | None]:
     """Return the first candidate of highest validation AUROC; the middle one where validation has one class only."""
     known = ~np.isnan(labels)
     if not _two_classes(labels):
         return len(candidates) // 2, None
-    values = [float(roc_auc_score(labels[known], score[known])) for score in scores]
+    values = [_auroc(labels[known] == 1, score[known]) for score in scores]
     return int(np.argmax(values)), max(values)
 
 
@@ -45,7 +57,7 @@ def _one_label(
     train: Float[np.ndarray, "n d"],
     labels: Float[np.ndarray, "n k"],
     fit: Callable[[np.ndarray, np.ndarray, int], tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]],
-) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
+) -> tuple[Scorers, dict[str, Any]]:
     """Fit label by label on the samples whose label is known; a label with one class gets its share of positives."""
     scorers: list[Callable[[np.ndarray], np.ndarray]] = []
     best: dict[str, Any] = {}
@@ -58,7 +70,39 @@ def _one_label(
             scorer = _constant(positive_share)
             best[name] = {"constant": positive_share}
         scorers.append(scorer)
-    return lambda features: np.stack([scorer(features) for scorer in scorers], axis=1), best
+    return Scorers(scorers), best
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """One scorer per label."""
+
+    of_label: Sequence[Callable[[np.ndarray], np.ndarray]]
+
+    def __call__(self, features: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "q k"]:
+        """Return a probability for every label."""
+        return np.stack([scorer(features) for scorer in self.of_label], axis=1)
+
+    def directions(self, dim: int) -> Float[np.ndarray, "k d"]:
+        """Return what a label's logit grows by with each feature; 0 where it is no line."""
+        return np.stack([one.direction if isinstance(one, Line) else np.zeros(dim) for one in self.of_label])
+
+
+@dataclass(frozen=True)
+class Line:
+    """A logistic regression on standardised features."""
+
+    scaler: StandardScaler
+    model: LogisticRegression
+
+    def __call__(self, features: Float[np.ndarray, "q d"]) -> Float[np.ndarray, " q"]:
+        """Return probabilities."""
+        return self.model.predict_proba(self.scaler.transform(features.astype(np.float64)))[:, 1]
+
+    @property
+    def direction(self) -> Float[np.ndarray, " d"]:
+        """Return the slope of the logit in the features as they are."""
+        return self.model.coef_[0] / self.scaler.scale_
 
 
 def _constant(value: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -72,7 +116,7 @@ def linear_probe(
     val: Float[np.ndarray, "m d"],
     val_labels: Float[np.ndarray, "m k"],
     c_values: Sequence[float],
-) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
+) -> tuple[Scorers, dict[str, Any]]:
     """Fit L2-penalised logistic regressions on features standardised by the training samples.
 
     Args:
@@ -101,10 +145,10 @@ def linear_probe(
         scores = [model.decision_function(scaled_val) for model in models]
         chosen, value = _choose(c_sorted, val_labels[:, k], scores)
         facts = {"C": c_sorted[chosen], "val_auroc": value, "converged": steps[chosen] < MAX_ITERATIONS}
-        model = models[chosen]
-        return lambda queries: model.predict_proba(scaler.transform(queries.astype(np.float64)))[:, 1], facts
+        return Line(scaler, models[chosen]), facts
 
-    return _one_label(names, train, train_labels, fit)
+    with few_threads(train.size):
+        return _one_label(names, train, train_labels, fit)
 
 
 def _neighbour_scores(

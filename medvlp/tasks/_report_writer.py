@@ -11,6 +11,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from medvlp.config.task import TaskConfig
     from medvlp.models.report_decoder import ReportDecoder, Visual
     from medvlp.store.array_store import Store
+    from medvlp.tasks._experts.prompts import Prompts
     from medvlp.tasks.base import Samples
     from medvlp.text.vocabulary import ReportTokens
     from medvlp.types import Batch
@@ -92,6 +94,7 @@ class ReportTuning(Tunable):
         task: Text, search, batch size, augmentation.
         seed: Seed of order and augmentation.
         num_workers: Threads of the loaders.
+        prompts: What experts say of each study, or None.
     """
 
     criterion: ClassVar[str] = "bleu_4"
@@ -108,8 +111,9 @@ class ReportTuning(Tunable):
         task: TaskConfig,
         seed: int,
         num_workers: int = 1,
+        prompts: Prompts | None = None,
     ) -> None:
-        self.network, self.name, self.store = network, encoder.name, store
+        self.network, self.name, self.store, self.prompts = network, encoder.name, store, prompts
         self.references, self.val, self.config, self.how = references, val, task.reports, task.fine_tune
         self.device, self.num_workers = encoder.device, num_workers
         self.input = model_input(task, encoder.preprocessing.input)
@@ -149,7 +153,12 @@ class ReportTuning(Tunable):
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.network.frozen):
                 tokens = network.get_submodule("tower")(normalise(batch.pixels.to(self.device), self.input)).tokens
-        return joined(tokens, real.to(self.device))
+        visual = joined(tokens, real.to(self.device))
+        if self.prompts is None or self.config.experts is None:
+            return visual
+        said = self.network.tokens.encode(self.prompts(batch.index.numpy()), self.config.experts.max_tokens)
+        ids, mask = (torch.from_numpy(part).to(self.device) for part in said)
+        return replace(visual, prompt=ids, prompt_mask=mask)
 
     def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
         """Return the cross-entropy of each word of the references given the words before it, and their number."""

@@ -86,7 +86,7 @@ def select(store: Store, config: TaskConfig) -> dict[str, Samples]:
 def _check_prepared(store: Store, config: TaskConfig) -> None:
     options, where = store.meta["made_from"]["settings"].get("options", {}), f"task {config.name}, {store.path}"
     for name, value in config.store_options.items():
-        if options.get(name) != value:
+        if str(options.get(name)) != value:
             raise UserError(
                 f"The store was prepared with options.{name}={options.get(name)}; the task asks for {value}.",
                 where,

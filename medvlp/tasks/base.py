@@ -118,17 +118,24 @@ class Subject:
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted protocol: predictions for samples, of which only the rows are looked at, and what validation chose."""
+    """A fitted protocol: predictions for samples, of which only the rows are looked at, and what validation chose.
+
+    `maps` returns the evidence `[b k g w]` of images for each label, larger is more; None where there is none to show.
+    """
 
     predict: Callable[[Samples], Kept]
     best_params: dict[str, Any] = field(default_factory=dict)
+    maps: Callable[[Samples], Float[np.ndarray, "b k g w"]] | None = None
 
     @classmethod
     def of_scores(
-        cls, score: Callable[[Samples], Float[np.ndarray, "n k"]], best_params: dict[str, Any] | None = None
+        cls,
+        score: Callable[[Samples], Float[np.ndarray, "n k"]],
+        best_params: dict[str, Any] | None = None,
+        maps: Callable[[Samples], Float[np.ndarray, "b k g w"]] | None = None,
     ) -> Head:
         """Return a head that gives each label a probability."""
-        return cls(lambda samples: samples.predictions(score(samples)), best_params or {})
+        return cls(lambda samples: samples.predictions(score(samples)), best_params or {}, maps)
 
 
 def encoder_of(subject: Subject, protocol: str) -> Encoder:

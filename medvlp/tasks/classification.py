@@ -8,12 +8,14 @@ label.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from medvlp.errors import UserError
-from medvlp.tasks._probes import linear_probe, nearest_neighbours
+from medvlp.tasks._probes import CHOICE, linear_probe, nearest_neighbours
 from medvlp.tasks._samples import few_shot_subset, label_subset, select
 from medvlp.tasks.base import SCORES, SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
 
@@ -71,6 +73,8 @@ class Classification(Task):
             "zero_shot": ["zero_shot"],
         }[protocol]
         settings = {"code_version": self.code_version, "protocol": protocol} | {key: task[key] for key in keys}
+        if protocol in ("linear_probe", "few_shot", "knn"):
+            settings["choice"] = CHOICE
         # What prompts are made from lies outside of the task: the prompts themselves decide the numbers.
         return settings | ({"made_prompts": self._prompts()} if made else {})
 
@@ -152,19 +156,27 @@ class Classification(Task):
                 "Name lower rates in `tuning.lr`.",
             )
         tried = {"trials": trials, "chosen": [one["score"] for one in trials].index(best[0])}
-        return Head(best[1].predict, best[1].best_params | tried)
+        return Head(best[1].predict, best[1].best_params | tried, best[1].maps)
 
     def _tuned(
         self, encoder: Encoder, subject: Subject, train: Samples, val: Samples, seed: int, checkpoints: Path | None
     ) -> tuple[float, Head]:
         """Fine-tune once; return the score on validation, and the head."""
+        from medvlp.tasks._evidence import tuned_evidence
         from medvlp.tasks._fine_tune import fine_tuned, seeded
 
         with seeded(seed, str(encoder.device)):
             tunable = self.tunable(encoder, subject.store, train, val, seed)
             tuning, chosen = fine_tuned(tunable, self.config.fine_tune, seed, checkpoints)
         best = float(chosen[f"val_{tunable.criterion}"])
-        return best, Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
+
+        network: Any = tuning.network
+
+        def evidence(pixels: np.ndarray) -> np.ndarray:
+            return tuned_evidence(network, pixels, tunable.input)
+
+        predict = partial(self.kept, tunable, tuning.network)
+        return best, Head(predict, chosen, _maps_of(subject.store, evidence))
 
     def _probe(self, subject: Subject, protocol: str, train: Samples, val: Samples) -> Head:
         features = subject.load_features()
@@ -175,15 +187,18 @@ class Classification(Task):
             np.asarray(features[val.rows]),
             val.labels,
         )
+        maps = None
         if protocol == "knn":
             scorer, best = nearest_neighbours(*arguments, self.config.knn_k)
         else:
             scorer, best = linear_probe(*arguments, self.config.linear_probe_c)
+            directions = scorer.directions(features.shape[1])
+            maps = None if subject.load_encoder is None else partial(_probe_maps, subject, directions)
 
         def score(samples: Samples) -> np.ndarray:
             return np.round(scorer(np.asarray(features[samples.rows])), PROBABILITY_DECIMALS)
 
-        return Head.of_scores(score, best)
+        return Head.of_scores(score, best, maps)
 
     def _prompts(self) -> tuple[list[list[str]], list[list[str]]]:
         """Return the prompts of each label and those against it.
@@ -234,7 +249,28 @@ class Classification(Task):
             found = np.concatenate(parts)
             return _standardised(found) if how.legacy_standardised else found
 
-        return Head.of_scores(score)
+        def evidence(pixels: np.ndarray) -> np.ndarray:
+            texts = [prompt for group in positives for prompt in group]
+            found = encoder.token_heat_maps(pixels, texts).double().cpu().numpy()
+            groups = np.split(found, np.cumsum([len(group) for group in positives])[:-1], axis=1)
+            return np.stack([group.mean(axis=1) for group in groups], axis=1)
+
+        return Head.of_scores(score, maps=None if encoder.heat_map_kind is None else _maps_of(store, evidence))
+
+
+def _maps_of(store: Store, evidence: Callable[[np.ndarray], np.ndarray]) -> Callable[[Samples], np.ndarray]:
+    """Return a function from samples to heat maps, from one of stored squares."""
+    places = store.images["index"].to_numpy()
+    return lambda samples: evidence(store.read(places[samples.rows]))
+
+
+def _probe_maps(
+    subject: Subject, directions: Float[np.ndarray, "k d"], samples: Samples
+) -> Float[np.ndarray, "b k g w"]:
+    from medvlp.tasks._evidence import probe_evidence
+
+    encoder = encoder_of(subject, "linear_probe")
+    return _maps_of(subject.store, lambda pixels: probe_evidence(encoder, pixels, directions))(samples)
 
 
 def _most_similar(encoder: Encoder, features: Features, prompts: list[list[str]]) -> Float[np.ndarray, "b k"]:

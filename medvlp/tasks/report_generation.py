@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    import torch
     from jaxtyping import Int
     from torch import nn
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from medvlp.config.reports import ReportsConfig
     from medvlp.models.report_decoder import ReportDecoder
     from medvlp.store.array_store import Store
+    from medvlp.tasks._experts.prompts import Prompts
     from medvlp.tasks._report_writer import ReportTuning, ReportWriter
     from medvlp.text.vocabulary import ReportTokens
     from medvlp.zoo import Encoder
@@ -157,7 +159,17 @@ class ReportGeneration(Task):
         settings = {"code_version": self.code_version, "protocol": protocol, "reports": task["reports"]}
         if protocol == "knn":
             return settings
+        if self.config.reports.experts is not None:
+            settings["experts"] = self._expert_hashes
         return settings | {"fine_tune": task["fine_tune"], "folder": self._folder_hash}
+
+    @cached_property
+    def _expert_hashes(self) -> list[str]:
+        import torch
+
+        from medvlp.tasks._experts.prompts import build_experts
+
+        return [expert.hash for expert in build_experts(self.config.reports.experts, torch.device("cpu"))]
 
     @cached_property
     def _folder_hash(self) -> str | None:
@@ -235,15 +247,24 @@ class ReportGeneration(Task):
             sized_tower,
         )
 
-        told = self._references(store)
-        tokens = self._tokens(told(train.rows))
+        told, prompts = self._references(store), self._prompts(store, encoder.device)
+        tokens = self._tokens([*told(train.rows), *(prompts(train.rows) if prompts else ())])
         taken = model_input(self.config, encoder.preprocessing.input)
         tower = sized_tower(encoder, self.config.fine_tune.input_size)
         shown = frozen_tokens(tower, store, taken, 1, encoder.device)(train.rows[:1])
         decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
         network = ReportWriter(tower, decoder, tokens, self.config.fine_tune.freeze_encoder)
         kind = ReportTuning if self.config.reports.select == "bleu_4" else LikelihoodReportTuning
-        return kind(network.to(encoder.device), encoder, store, told, train, val, self.config, seed, num_workers)
+        network.to(encoder.device)
+        return kind(network, encoder, store, told, train, val, self.config, seed, num_workers, prompts)
+
+    def _prompts(self, store: Store, device: torch.device) -> Prompts | None:
+        """Return what experts say of the studies of a store; None without experts."""
+        from medvlp.tasks._experts.prompts import Prompts, build_experts
+
+        experts = build_experts(self.config.reports.experts, device)
+        images = StudyImages(store, self.config.views, self.config.reports.max_images)
+        return Prompts(experts, store, images) if experts else None
 
     def _references(
         self, store: Store, tokens: ReportTokens | None = None
@@ -279,6 +300,7 @@ class ReportGeneration(Task):
             sizes = how.model_dump(include={"hidden", "layers", "heads", "slots", "memory_heads", "dropout"})
             return MemoryDecoder(width, tokens.size, how.width, **sizes, visual_dropout=how.visual_dropout)
         places = image_tokens * config.max_images + config.max_tokens
+        places += 0 if config.experts is None else config.experts.max_tokens
         if how.folder is None:
             sizes = how.model_dump(include={"width", "hidden", "layers", "heads", "dropout"})
             model = fresh_model(tokens.size, **sizes, max_places=places)

@@ -101,6 +101,8 @@ class Retrieval(Task):
         texts = self._texts(frame["report"])
         labels = np.array([[1.0 if text else np.nan] for text in texts]).reshape(len(frame), 1)
         found = by_split(store, frame, self.config, ["report"], labels)
+        if self.config.retrieval.pool is not None:
+            found["test"] = self._pool(store, found["test"], self.config.retrieval.pool)
         wording = dict(zip(frame["image_id"].astype(str), texts, strict=True))
         if len({_digest(wording[image]) for image in found["test"].sample_ids}) < 2:
             raise UserError(
@@ -109,6 +111,18 @@ class Retrieval(Task):
                 "Use a store with reports; check `retrieval.sections` and `views` of the task.",
             )
         return found
+
+    def _pool(self, store: Store, test: Samples, size: int) -> Samples:
+        """Return the samples of `size` studies, with all their images."""
+        studies = store.images["study_id"].astype(str).to_numpy()[test.rows]
+        order = sorted(set(studies), key=lambda study: hashlib.sha256(study.encode()).digest())
+        if len(order) < size:
+            raise UserError(
+                f"The test split has {len(order)} studies with reports; the task searches among {size}.",
+                f"task {self.config.name}, data set {self.config.dataset}",
+                "Use a smaller retrieval.pool, or the whole data set.",
+            )
+        return test.take(np.flatnonzero(np.isin(studies, order[:size])))
 
     def _texts(self, reports: Sequence[str | None] | pd.Series) -> list[str]:
         return [report_text(report, self.config.retrieval.sections) for report in reports]

@@ -8,6 +8,7 @@ have no unit.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -19,6 +20,7 @@ from medvlp.tasks._regions import runs_of
 from medvlp.tasks._samples import by_split, label_subset
 from medvlp.tasks._volume_regions import VolumeRegions
 from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task, encoder_of
+from medvlp.types import UNKNOWN_PATIENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +104,23 @@ def mask_of(runs: Int[np.ndarray, " r"], shape: Sequence[int]) -> Bool[np.ndarra
     return mask.reshape(shape)
 
 
+def _tested_on_val(found: dict[str, Samples]) -> dict[str, Samples]:
+    """Return the data set's validation samples as test, and a tenth of the training patients as validation."""
+    train = found["train"]
+    people = [
+        sample if patient == UNKNOWN_PATIENT else patient
+        for sample, patient in zip(train.sample_ids, train.patient_ids, strict=True)
+    ]
+    order = sorted(set(people), key=lambda person: hashlib.sha256(person.encode()).digest())
+    chosen = set(order[: max(1, round(len(order) / 10))])
+    aside = np.array([person in chosen for person in people], dtype=bool)
+    return {
+        "train": train.take(np.flatnonzero(~aside)),
+        "val": train.take(np.flatnonzero(aside)),
+        "test": found["val"],
+    }
+
+
 class VolumeSegmentation(Task):
     """One of the labels for each voxel, or background."""
 
@@ -124,6 +143,8 @@ class VolumeSegmentation(Task):
         position = {image: row for row, image in enumerate(store.images["image_id"])}
         labels = marked[[position[image] for image in frame["image_id"]]]
         found = by_split(store, frame, self.config, [label.name for label in self.config.labels], labels)
+        if self.config.volume_segmentation.test_split == "val":
+            found = _tested_on_val(found)
         for split in SPLITS:
             if not (found[split].labels == 1).any():
                 raise UserError(

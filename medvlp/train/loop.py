@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import CONFIG as MODEL_CONFIG
 from medvlp.methods._artifact import save_model
-from medvlp.methods.base import Method, Progress, complete
+from medvlp.methods.base import Method, Progress, Term, complete
 from medvlp.methods.context import MethodContext
 from medvlp.models.average import Average
 from medvlp.models.weights import find_weights
@@ -41,6 +41,7 @@ from medvlp.track.base import RUN_ID_FILE, Status
 from medvlp.track.window import GRADIENT, NotFiniteError, Window
 from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from medvlp.train.distributed import Processes, processes, shard_like, whole, without_sync, wrap
+from medvlp.train.grad_cache import GradCache
 from medvlp.train.interruption import interruption
 from medvlp.train.lookahead import Lookahead
 from medvlp.train.optim import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
@@ -99,6 +100,12 @@ class _Training:
         if checkpoint is not None:
             self.method.load_state_dict(checkpoint.tensors["model"], strict=True)
         self.module = wrap(self.method, config.train, where)
+        self.losses: Callable[..., dict[str, Term]] = self.module
+        self.unshared: Callable[..., dict[str, Term]] = self.method
+        self.backward: Callable[[torch.Tensor], None] = torch.Tensor.backward
+        if config.train.grad_cache is not None:
+            cache = GradCache(self.method, config.train.grad_cache, self._autocast)
+            self.losses, self.unshared, self.backward = cache.losses, cache.losses, cache.backward
         self.optimizer = build_optimizer(self.method, config.train.optimizer, self.method.learning_rate_factors())
         ahead = config.train.optimizer.lookahead
         self.lookahead = None if ahead is None else Lookahead(self.method, ahead)
@@ -265,9 +272,9 @@ class _Training:
             self._seen.setdefault(step + 1, []).extend(batch.index.tolist())
             with without_sync(self.module, skip=micro < train.accumulate - 1):
                 with self._autocast():
-                    terms = self.module(on_device(batch, self.where.device))
+                    terms = self.losses(on_device(batch, self.where.device))
                     loss = torch.stack([value for value, _ in terms.values()]).sum() / train.accumulate
-                loss.backward()
+                self.backward(loss)
             window.add(terms, step + 1)
             window.add(self.method.figures, step + 1, in_loss=False)
         self.method.adjust_gradients()
@@ -307,7 +314,7 @@ class _Training:
         self.module.eval()
         for batch in loader.epoch(0):
             with self._autocast():
-                window.add(self.method(on_device(batch, self.where.device)), self.step)
+                window.add(self.unshared(on_device(batch, self.where.device)), self.step)
                 window.add(self.method.figures, self.step, in_loss=False)
         self.module.train()
         return {f"val/{name}": value for name, value in window.close(self.step).items()}

@@ -19,10 +19,11 @@ from medvlp.config.preprocessing import (
     AnyPreprocessing,
     ModelInputConfig,
     StoredImageConfig,
+    StoredVideoConfig,
     StoredVolumeConfig,
     preprocessing_of,
 )
-from medvlp.config.volumes import VolumeInputConfig
+from medvlp.config.volumes import ClipInputConfig, VolumeInputConfig
 from medvlp.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent / "released"
@@ -100,8 +101,11 @@ class ImageConfig(Config):
     """The tower of images."""
 
     kind: ClassVar[str] = "image"
-    family: Literal["resnet", "vit", "eva", "swin"]
-    name: str = Field(description="timm's name; ResNets of torchvision have the same tensors under the same names.")
+    family: Literal["resnet", "vit", "eva", "swin", "convnext"]
+    name: str = Field(
+        description="timm's name, of the family convnext torchvision's; ResNets of both have the same tensors under "
+        "the same names."
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of timm's constructor.")
     last: Literal["layer3", "layer4"] = Field("layer4", description="Last stage of a ResNet that the file holds.")
     views: dict[str, ViewConfig] = Field(description="The first is the default.")
@@ -139,18 +143,40 @@ class VolumeImageConfig(Config):
         return self
 
 
+class ClipViewConfig(Config):
+    """One way from frames to a pooled vector."""
+
+    because: str = Field(description="Who uses it.")
+    pool: Literal["cls", "mean"] = "cls"
+
+
+class ClipImageConfig(Config):
+    """The tower of clips."""
+
+    kind: Literal["video"]
+    family: Literal["mvit"]
+    name: Literal["mvit_v2_s"] = Field(description="torchvision's name.")
+    size: int = Field(224, description="Side of a frame in pixels.")
+    frames: int = 16
+    views: dict[str, ClipViewConfig] = Field(description="The first is the default.")
+
+
 def _kind(value: Any) -> str:
     return str(value.get("kind", "image") if isinstance(value, dict) else getattr(value, "kind", "image"))
 
 
 AnyImageConfig = Annotated[
-    Annotated[ImageConfig, Tag("image")] | Annotated[VolumeImageConfig, Tag("volume")], Discriminator(_kind)
+    Annotated[ImageConfig, Tag("image")]
+    | Annotated[VolumeImageConfig, Tag("volume")]
+    | Annotated[ClipImageConfig, Tag("video")],
+    Discriminator(_kind),
 ]
 """Of images, unless `kind` says otherwise."""
-AnyStored = StoredImageConfig | StoredVolumeConfig
+AnyStored = StoredImageConfig | StoredVolumeConfig | StoredVideoConfig
 PREPROCESSING: dict[str, tuple[type[Config], type[Config]]] = {
     "image": (StoredImageConfig, ModelInputConfig),
     "volume": (StoredVolumeConfig, VolumeInputConfig),
+    "video": (StoredVideoConfig, ClipInputConfig),
 }
 """Kind of a tower -> what `stored` and `input` are."""
 
@@ -200,6 +226,9 @@ class Release(Config):
     model: str = Field("dual", description="Class that is built, see `medvlp.zoo.released.MODELS`.")
     image: AnyImageConfig
     text: TextConfig | None = None
+    text_file: bool = Field(
+        False, description="The text tower has a file of its own, given by text=FILE: its names begin with `text:`."
+    )
     heads: dict[str, HeadConfig] = Field(
         default_factory=dict,
         description="`image` and `text` lead to the shared space; `image_tokens`, `text_tokens` likewise for tokens.",

@@ -187,18 +187,21 @@ class ReleasedModel(nn.Module):
         return part
 
 
-def load_released(release: Release, path: Path | str) -> tuple[ReleasedModel, KeyPlan]:
+def load_released(release: Release, path: Path | str, text: Path | str | None = None) -> tuple[ReleasedModel, KeyPlan]:
     """Return a model filled from a file, in evaluation mode, and the account of the file's keys.
 
     Args:
         release: The format.
         path: Checkpoint, or a folder with `model.safetensors` or `pytorch_model.bin`.
+        text: That of the text tower, for a format that has it in a file of its own.
 
     Raises:
-        UserError: The file cannot be read, or is not of the format.
+        UserError: A file cannot be read, or is not of the format.
     """
     file = find_weights(Path(path))
     given = read_state(file)
+    if text is not None:
+        given |= {f"text:{name}": value for name, value in read_state(find_weights(Path(text))).items()}
     state = {name: given[original] for name, original in strip_prefixes(given, release).items()}
     model = build_released(release)
     own = {name: value.shape for name, value in model.state_dict().items()}

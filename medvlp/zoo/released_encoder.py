@@ -14,6 +14,7 @@ from medvlp.config.preprocessing import (
     AnyPreprocessing,
     ModelInputConfig,
     StoredImageConfig,
+    StoredVideoConfig,
     StoredVolumeConfig,
     preprocessing_of,
 )
@@ -39,7 +40,8 @@ def load_zoo(rest: str, stored: StoredImageConfig | None, device: str) -> Encode
     """Return the encoder of `NAME:FILE?OPTIONS`; see `medvlp.zoo.load_encoder`."""
     release, file, options = named_release(rest)
     size = options.get("size")
-    model, plan = load_released(release, file)
+    text = options.pop("text", None) if release.text_file else None
+    model, plan = load_released(release, file, text)
     encoder = released_encoder(
         model,
         view=options.get("view"),
@@ -163,7 +165,13 @@ def _text_side(model: ReleasedModel, folder: str | Path, legacy_pad_mean: bool) 
 
     release = model.release
     if model.text is None or release.text is None:
-        fix = "Give text=FOLDER of the text model." if isinstance(model, QueryModel) else "Leave out tokenizer=."
+        fix = (
+            "Give text=FILE as well."
+            if release.text_file
+            else "Give text=FOLDER of the text model."
+            if isinstance(model, QueryModel)
+            else "Leave out tokenizer=."
+        )
         raise UserError(f"The file of '{release.name}' has no text tower.", "encoder", fix)
     tokenizer = Tokenizer.from_folder(folder)
     tower, wrong = model.text.model.config, None
@@ -199,7 +207,7 @@ def with_processor(release: Release, file: Path) -> Release:
 
 def _preprocessing(release: Release, stored: StoredImageConfig | None, size: Size | None) -> AnyPreprocessing:
     if not isinstance(release.input, ModelInputConfig) or not isinstance(release.stored, StoredImageConfig):
-        return _of_volumes(release, stored, size)
+        return (_of_clips if release.image.kind == "video" else _of_volumes)(release, stored, size)
     if size is None:
         return preprocessing_of(stored or release.stored, release.input)
     side = size[0]
@@ -222,6 +230,20 @@ def _of_volumes(release: Release, stored: object | None, size: Size | None) -> A
     except ValueError as error:
         raise UserError(f"A volume of {size} voxels is no model input.", "encoder", "Write size=96x96x96.") from error
     return preprocessing_of(stored or release.stored, config)
+
+
+def _of_clips(release: Release, stored: object | None, size: Size | None) -> AnyPreprocessing:
+    if stored is not None and not isinstance(stored, StoredVideoConfig):
+        raise UserError(
+            f"'{release.name}' takes videos, and the store holds none.",
+            "encoder",
+            "Leave stored out, or give that of a store of videos.",
+        )
+    if size is not None and size != (release.input.size,):
+        raise UserError(
+            f"'{release.name}' takes frames of {release.input.size} pixels alone.", "encoder", "Leave size out."
+        )
+    return preprocessing_of(stored or release.stored, release.input)
 
 
 def _sides(preprocessing: AnyPreprocessing) -> Size:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from medvlp.errors import UserError
 from medvlp.models.feature_maps import Maps, as_map, plain_levels, set_timm_size, timm_maps
 from medvlp.types import Features
-from medvlp.zoo.release import ImageConfig, ViewConfig, VolumeImageConfig
+from medvlp.zoo.release import AnyImageConfig, ClipImageConfig, ImageConfig, ViewConfig, VolumeImageConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -248,13 +248,45 @@ class EvaTower(ViTTower):
         return {"rope": self.backbone.rope.get_embed(list(grid))}
 
 
-def build_tower(config: ImageConfig | VolumeImageConfig) -> Any:
+class ConvNeXtTower(ReleasedTower):
+    """A ConvNeXt of torchvision: tokens are its last map, the pooled vector their mean after the classifier's norm."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        import torchvision
+
+        nn.Module.__init__(self)
+        self.config, self.view = config, next(iter(config.views))
+        net = getattr(torchvision.models, config.name)(**config.args)
+        net.classifier = net.classifier[:2]  # norm and flatten; what follows is a head
+        self.backbone, self.dim = net, net.classifier[0].normalized_shape[0]
+
+    def features(self, pixels: Float[torch.Tensor, "b c h w"], view: ViewConfig) -> Features:
+        """Return the features of pixels."""
+        maps = self.backbone.features(pixels)
+        return _map_features(maps, self.backbone.classifier(self.backbone.avgpool(maps)))
+
+    def maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> Maps:
+        """Return the maps of the four stages."""
+        found: Maps = []
+        for number, layer in enumerate(self.backbone.features):
+            pixels = layer(pixels)
+            if number % 2:  # a stage follows the stem, or what halves its map
+                found.append(pixels)
+        return found
+
+
+def build_tower(config: AnyImageConfig) -> Any:
     """Return the tower of a format, its weights still random."""
     if isinstance(config, VolumeImageConfig):
         from medvlp.zoo.released_volumes import build_volume_tower
 
         return build_volume_tower(config)
-    return {"resnet": ResNetTower, "swin": SwinTower, "vit": ViTTower, "eva": EvaTower}[config.family](config)
+    if isinstance(config, ClipImageConfig):
+        from medvlp.zoo.released_clips import ReleasedMViT
+
+        return ReleasedMViT(config)
+    towers = {"resnet": ResNetTower, "swin": SwinTower, "vit": ViTTower, "eva": EvaTower, "convnext": ConvNeXtTower}
+    return towers[config.family](config)
 
 
 def _map_features(tokens: Float[torch.Tensor, "b d h w"], pooled: Float[torch.Tensor, "b e"]) -> Features:

@@ -201,6 +201,8 @@ class SwinVolume(ReleasedVolumeTower):
         """Raise `UserError` unless the volume can be halved as often as the stages do."""
         if any(side % LAST_STAGE for side in size):
             raise _unfit(size, f"its sides are no multiples of {LAST_STAGE} voxels")
+        if self.config.name == "SwinUNETR" and max(size) == LAST_STAGE:
+            raise _unfit(size, "one token alone cannot be normalised")
 
     def features(self, pixels: Float[torch.Tensor, "b c i j k"], view: VolumeViewConfig) -> Features:
         """Return the features of voxels."""

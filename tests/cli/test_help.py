@@ -16,6 +16,7 @@ VERBS = [
     ["data", "check-splits"],
     ["data", "show"],
     ["pretrain"],
+    ["plan-memory"],
     ["finetune"],
     ["predict"],
     ["bench", "list"],

@@ -20,6 +20,7 @@ from medvlp.data.texts import SentenceChoice, Sentences, collect_sentences, repo
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
 from medvlp.text.labeler import FINDINGS
+from medvlp.text.sections import split_sentences
 
 UNPAIRED = Demands(labels=True, paired=False)
 PAIRED = Demands()
@@ -48,6 +49,37 @@ def test_a_paired_text_belongs_to_its_image(store, tmp_path):
     ids, mask = batch.text.ids, batch.text.mask
     assert data.table.tokenizer.encode(batch.text.texts, 24)[0].tolist() == ids.tolist()
     assert (ids[~mask] == data.table.tokenizer.pad_id).all()
+
+
+def test_a_report_that_is_too_long_is_read_in_other_sentences_every_epoch(store, tmp_path):
+    config = tiny_store.config(store, tmp_path, "convirt")
+    data = loaded(config, tmp_path, Demands(sample_sentences=True))
+    reports = Store.open(store).samples()["report"]
+    assert data.facts["texts_cut"] > 0
+    read: dict[int, set[str]] = {}
+    for epoch in range(4):
+        for batch, again in zip(data.loader(config).epoch(epoch), data.loader(config).epoch(epoch), strict=True):
+            assert batch.text.texts == again.text.texts
+            assert batch.text.ids.shape[1] <= 24
+            for row, text in zip(batch.index.tolist(), batch.text.texts, strict=True):
+                whole = report_text(reports[row], ("findings", "impression"))
+                sentences = split_sentences(whole)
+                assert set(split_sentences(text)) <= set(sentences)
+                assert text.startswith(sentences[0])
+                read.setdefault(row, set()).add(text)
+    assert any(len(texts) > 1 for texts in read.values())
+
+
+def test_a_part_of_a_report_is_drawn_as_often_as_the_report(store, tmp_path):
+    data = loaded(tiny_store.config(store, tmp_path, "convirt"), tmp_path, Demands(text_unit="part"))
+    first, count = data.sources.first_text, data.sources.text_count
+    reports = Store.open(store).samples()["report"]
+    for row in np.flatnonzero(first >= 0):
+        texts = data.table.texts[first[row] : first[row] + count[row]]
+        whole = report_text(reports[row], ("findings", "impression"))
+        parts = [text for text in texts if text != whole]
+        assert texts.count(whole) >= max(1, len(parts))
+        assert all(set(split_sentences(part)) <= set(split_sentences(whole.replace("\n", " "))) for part in parts)
 
 
 def test_images_without_text_are_left_out_and_counted(store, tmp_path):

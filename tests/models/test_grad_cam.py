@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from medvlp.config.towers import ImageTowerConfig
+from medvlp.config.towers import ImageTowerConfig, VolumeTowerConfig
 from medvlp.models.grad_cam import grad_cam
+from medvlp.models.towers import build_tower
 from medvlp.models.vision2d import ImageTower
 
 STEP = 1e-5
@@ -49,7 +50,7 @@ def by_definition(tower: Any, projection: nn.Linear, pixels: torch.Tensor, texts
     with torch.no_grad():
         cosines()
         values = held["values"]
-        channels_last = takes_input or getattr(tower.backbone, "output_fmt", "NCHW") == "NHWC"
+        channels_last = takes_input or not module or getattr(tower.backbone, "output_fmt", "NCHW") == "NHWC"
         axis, prefix = (-1 if channels_last else 1), (tower.backbone.num_prefix_tokens if takes_input else 0)
         count = values[0].numel() // values.shape[axis] - prefix
         weights = []
@@ -99,3 +100,49 @@ def test_the_map_is_the_definition(case: str) -> None:
     assert not torch.is_grad_enabled() or not found.requires_grad
     alone = grad_cam(tower.backbone, lambda: tower(pixels[1:2]), project, texts[1:], tower.config.tap)
     torch.testing.assert_close(alone[0, 0], found[1, 1], rtol=1e-4, atol=1e-7)
+
+
+SWIN = {"embed_dim": 2, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": [2, 2, 2]}
+VIT = {"depth": 2, "embed_dim": 24, "num_heads": 2}
+CTVIT = {"dim": 12, "spatial_depth": 1, "temporal_depth": 1, "heads": 2, "head_dim": 8, "codes": None}
+VOLUMES: dict[str, tuple[dict[str, Any], str]] = {
+    "vit": ({"family": "vit", "name": "vit_tiny_patch16_224", "patch": [16, 16, 16], "args": VIT}, "blocks.1"),
+    "swin": ({"family": "swin", "args": SWIN}, "layers4.0"),
+    "ctvit": ({"family": "ctvit", "patch": [16, 16, 16], "args": CTVIT}, ""),
+}
+
+
+@pytest.mark.parametrize("case", ["vit", "ctvit", pytest.param("swin", marks=pytest.mark.slow)])
+def test_the_map_of_a_volume_is_the_definition(case: str) -> None:
+    """Over depth, height and width; a volume alone has the map that it has beside another."""
+    fields, module = VOLUMES[case]
+    torch.manual_seed(0)
+    config = VolumeTowerConfig.model_validate({"kind": "volume", "input": {"size": [64, 32, 32]}, **fields})
+    tower = build_tower(config).double().eval()
+    projection = nn.Linear(tower.dim, 6, dtype=torch.float64)
+    texts = nn.functional.normalize(torch.randn(2, 6, dtype=torch.float64), dim=1)
+    pixels = torch.randn(2, 1, 64, 32, 32, dtype=torch.float64)
+
+    def project(features: Any) -> torch.Tensor:
+        return nn.functional.normalize(projection(features.pooled), dim=1)
+
+    found = grad_cam(tower.backbone, lambda: tower(pixels), project, texts)
+    assert found.shape == (2, 2, *tower(pixels).grid)
+    expected = by_definition(tower, projection, pixels, texts, module)
+    assert expected.max() > 0
+    torch.testing.assert_close(found.flatten(2).double(), expected, rtol=1e-3, atol=float(1e-3 * expected.max()))
+    alone = grad_cam(tower.backbone, lambda: tower(pixels[1:]), project, texts)
+    torch.testing.assert_close(alone[0], found[1], rtol=1e-4, atol=1e-7)
+
+
+def test_the_map_of_slices_is_that_of_each_slice() -> None:
+    """A slice whose neighbours change keeps its activations: what no text looks at in it stays 0."""
+    torch.manual_seed(0)
+    fields = {"family": "slices", "name": "test_resnet", "input": {"size": [8, 32, 32]}}
+    tower = build_tower(VolumeTowerConfig.model_validate({"kind": "volume", **fields})).eval()
+    projection, pixels = nn.Linear(tower.dim, 6), torch.randn(2, 1, 8, 32, 32)
+    texts = nn.functional.normalize(torch.randn(2, 6), dim=1)
+    maps = grad_cam(tower.backbone, lambda: tower(pixels), lambda f: projection(f.pooled), texts)
+    assert maps.shape == (2, 2, *tower(pixels).grid)
+    assert maps.isfinite().all()
+    assert (maps > 0).flatten(3).any(3).sum() > 8

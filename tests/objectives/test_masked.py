@@ -37,6 +37,20 @@ def test_patches_are_cut_row_by_row_channels_last() -> None:
         assert cut[1, 3 * row + column].tolist() == block.permute(1, 2, 0).flatten().tolist()
 
 
+def test_patches_of_volumes_are_cut_along_all_axes() -> None:
+    """Against slices: patches of 2 x 3 x 2 voxels, row-major over the grid, what is left over belongs to none."""
+    volume = torch.arange(2 * 4 * 7 * 4, dtype=torch.float64).reshape(1, 2, 4, 7, 4)
+    cut = patches_of(volume, (2, 3, 2))
+    assert cut.shape == (1, 8, 24)
+    for number, (d, h, w) in enumerate(np.ndindex(2, 2, 2)):
+        block = volume[0, :, 2 * d : 2 * d + 2, 3 * h : 3 * h + 3, 2 * w : 2 * w + 2]
+        assert torch.equal(cut[0, number], block.permute(1, 2, 3, 0).flatten())
+    prediction = cut.clone()
+    prediction[0, 3] += 2.0
+    hidden = torch.arange(8)[None] == 3
+    assert mim(prediction, volume, hidden, (2, 3, 2), normalised=False) == (4.0, 1.0)
+
+
 def test_mim_with_nothing_hidden_is_zero_and_a_visible_patch_has_no_gradient() -> None:
     torch.manual_seed(0)
     prediction, image = torch.randn(2, 4, 12, requires_grad=True), torch.rand(2, 3, 4, 4)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from medvlp.tasks._probes import TEMPERATURE, linear_probe, nearest_neighbours
+from medvlp.tasks._probes import TEMPERATURE, _auroc, linear_probe, nearest_neighbours
 
 
 def make_data(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,3 +69,11 @@ def test_neighbours_equal_a_plain_loop_and_k_comes_from_validation() -> None:
         assert best[name]["val_auroc"] == pytest.approx(max(values.values()))
         assert values[best[name]["k"]] == pytest.approx(max(values.values()))
         np.testing.assert_allclose(scorer(test)[:, label], plain(test, best[name]["k"], label), atol=1e-9)
+
+
+def test_the_choice_is_by_the_auroc_of_the_order() -> None:
+    rng = np.random.default_rng(3)
+    for decimals in (1, 6):  # with and without ties
+        scores, positive = rng.normal(size=200).round(decimals), rng.random(200) < 0.2
+        assert _auroc(positive, scores) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
+        assert _auroc(positive, scores) == _auroc(positive, np.exp(scores / 7))

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvlp.text.augment import augment_text
+from medvlp.text.augment import augment_text, draw_sentences
 from medvlp.text.labeler import FINDINGS, label_report
 from medvlp.text.sections import split_sentences
 
@@ -93,3 +93,22 @@ def test_same_generator_same_text_and_neutral_settings_change_nothing() -> None:
     assert augment_text(REAL, np.random.default_rng(8), True, 0.3) not in draws
     assert augment_text(REAL, np.random.default_rng(0), False, 0.0) == REAL
     assert augment_text("", np.random.default_rng(0), True, 0.5) == ""
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(1, 60), st.integers(0, 99))
+def test_drawn_sentences_fit_and_stay_in_order(lengths: list[int], budget: int, seed: int) -> None:
+    sentences = [f"sentence {number}" for number in range(len(lengths))]
+    drawn = draw_sentences(sentences, lengths, budget, np.random.default_rng(seed))
+    rows = [sentences.index(sentence) for sentence in drawn]
+    assert rows[0] == 0
+    assert rows == sorted(set(rows))
+    used = sum(lengths[row] for row in rows)
+    assert used <= max(budget, lengths[0])
+    left = [length for row, length in enumerate(lengths) if row not in rows]
+    assert all(used + length > budget for length in left)  # nothing more would fit
+
+
+def test_all_sentences_have_their_turn() -> None:
+    sentences = [str(number) for number in range(5)]
+    seen = {s for seed in range(40) for s in draw_sentences(sentences, [2] * 5, 6, np.random.default_rng(seed))}
+    assert seen == set(sentences)

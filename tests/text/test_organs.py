@@ -9,7 +9,8 @@ from medvlp.text.organs import ORGANS, normal_text, organ_parts, organ_texts, or
 REPORT = (
     "CLINICAL INFORMATION: Liver transplant.\n"
     "FINDINGS: The heart is enlarged. No pleural effusion or pneumothorax. "
-    "A 5 mm nodule is seen in the right upper lobe. Hiatal hernia at the lower end of the esophagus. The aorta is unremarkable. A cyst in the left kidney.\n"
+    "A 5 mm nodule is seen in the right upper lobe. Hiatal hernia at the lower end of the esophagus. "
+    "The aorta is unremarkable. A cyst in the left kidney.\n"
     "IMPRESSION: Lung nodule."
 )
 

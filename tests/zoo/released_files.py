@@ -23,6 +23,8 @@ def folder_of(oracles: Path, name: str) -> Path:
 def keys_of(oracles: Path, name: str) -> Keys:
     """Return the tensors that the file of a format holds."""
     keys: Keys = json.loads((folder_of(oracles, name) / "keys.json").read_text())["keys"]
+    if name == "echoprime":  # its text tower has a file of its own
+        return keys | {f"text:{key}": what for key, what in keys_of(oracles, "echoprime_text").items()}
     return keys | (_entity_keys() if name == "arl" else {})
 
 
@@ -86,6 +88,7 @@ def tensor_of(name: str, shape: list[int], dtype: str, buffers: dict[str, np.nda
         return torch.from_numpy(buffers[name])
     if not dtype.startswith("float") or name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=getattr(torch, dtype))
+    name = name.removeprefix("text:")
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     z = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)
     return torch.from_numpy(np.asarray(_scaled(name, z))).to(getattr(torch, dtype))

@@ -101,5 +101,16 @@ def _refers(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Ar
     return {**made, "tokens_native": made["tokens"] + made["pooled"][:, None]}
 
 
-OWN: dict[str, Outputs] = {"mgca_vit": _mgca, "mgca_r50": _mgca, "mrm": _mrm, "refers": _refers}
+def _echoprime_view(model: Any, folder: Path, reference: Mapping[str, np.ndarray]) -> Arrays:
+    made = image_outputs(model, image_of(folder))
+    return {**made, "logits": model.head("views")(made["pooled"])}
+
+
+OWN: dict[str, Outputs] = {
+    "echoprime_view": _echoprime_view,
+    "mgca_vit": _mgca,
+    "mgca_r50": _mgca,
+    "mrm": _mrm,
+    "refers": _refers,
+}
 """Models whose arrays mean something else; a module of tests may add its own."""

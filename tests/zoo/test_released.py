@@ -31,7 +31,8 @@ LARGE_FILES = ("arl", "conceptclip", "keep", "llm2clip4cxr_visual", "m3ae", "ptu
 WITHOUT_REFERENCE = ("radclip", "voco_h", "voco_l")
 """Nobody computed features: compared with transformers, or with the names of the smaller file."""
 NAMES = [name for name in release_names() if name not in WITHOUT_REFERENCE]
-IMAGES = [name for name in NAMES if name not in VOLUMES]
+CLIPS = ("echoprime",)
+IMAGES = [name for name in NAMES if name not in VOLUMES and name not in CLIPS]
 SLOW = (pytest.mark.slow, pytest.mark.timeout(1800))
 
 

@@ -30,6 +30,14 @@ def tokens_of(model: Any, features: Features) -> torch.Tensor:
     return to_axes(as_map(features.tokens, features.grid), model.image.config.axes).flatten(2).transpose(1, 2)
 
 
+def one_by_one(model: Any, pixels: torch.Tensor) -> Features:
+    """Return the features of volumes that together would not fit into memory."""
+    parts = [model.encode_image(one[None]) for one in pixels]
+    return Features(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "pooled")), parts[0].grid
+    )
+
+
 def rows(map_: torch.Tensor, step: int) -> torch.Tensor:
     """Return every n-th position of the first map `[b d i j k]`."""
     return map_[:1].flatten(2).transpose(1, 2)[:, ::step]
@@ -66,7 +74,7 @@ def _ctclip(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 def _m3d(model: Any, folder: Path, reference: Reference) -> Arrays:
     pixels = volumes_of(model, folder)
-    features, axes = model.encode_image(pixels), model.image.config.axes
+    features, axes = one_by_one(model, pixels), model.image.config.axes
     states = list(model.image.states(to_axes(pixels[:1], axes)))
     tokens = tokens_of(model, features)
     return {
@@ -81,7 +89,7 @@ def _m3d(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 def _merlin(model: Any, folder: Path, reference: Reference) -> Arrays:
     pixels = volumes_of(model, folder)
-    features = model.encode_image(pixels)
+    features = one_by_one(model, pixels)
     own = model.image.maps(to_axes(pixels[:1], model.image.config.axes))
     return {
         "tokens": tokens_of(model, features)[:1, ::4],
@@ -98,7 +106,7 @@ def _merlin(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 def _fvlm(model: Any, folder: Path, reference: Reference) -> Arrays:
     pixels, axes = volumes_of(model, folder), model.image.config.axes
-    features, turned = model.encode_image(pixels), to_axes(pixels, axes)
+    features, turned = one_by_one(model, pixels), to_axes(pixels, axes)
     states = list(model.image.states(turned[:1]))
     flags = np.unpackbits(reference["in_mask_flags"], axis=-1).astype(bool).reshape(2, 4, 7, 16, 11)
     masks = from_axes(torch.from_numpy(flags), axes)
@@ -117,7 +125,7 @@ def _fvlm(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 def _simcrop(model: Any, folder: Path, reference: Reference) -> Arrays:
     pixels = volumes_of(model, folder)
-    features, net = model.encode_image(pixels), model.image.backbone
+    features, net = one_by_one(model, pixels), model.image.backbone
     turned = to_axes(pixels[:1], model.image.config.axes)
     return {
         "patch_embedding": rows(net.patch_embed.proj(turned), 32),
@@ -130,7 +138,7 @@ def _simcrop(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 def _velvet(model: Any, folder: Path, reference: Reference) -> Arrays:
     pixels = volumes_of(model, folder)
-    features = model.encode_image(pixels)
+    features = one_by_one(model, pixels)
     own = model.image.maps(to_axes(pixels, model.image.config.axes))
     return {
         "tokens": tokens_of(model, features)[:1],
@@ -146,7 +154,7 @@ def _velvet(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 def _voco(model: Any, folder: Path, reference: Reference) -> Arrays:
     pixels = volumes_of(model, folder)
-    features, tower = model.encode_image(pixels), model.image
+    features, tower = one_by_one(model, pixels), model.image
     turned = to_axes(pixels[:1], tower.config.axes)
     states = tower.states(turned)
     blocks = tower.blocks(turned, states)

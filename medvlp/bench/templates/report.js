@@ -107,6 +107,25 @@ function pictures(id) {
   }
   return found;
 }
+// A map is laid over the example that it was made of: smooth, in the colours of the other heat maps, clear where there is no evidence.
+function heat(one) {
+  const image = document.querySelector("#examples img[data-sample=" + CSS.escape(one.sample) + "]");
+  if (!image) return [];
+  const { colours, opacity } = JSON.parse(document.getElementById("heat").textContent);
+  const [rows, columns] = one.grid, bytes = Uint8Array.from(atob(one.map), (c) => c.charCodeAt(0));
+  const canvas = make("canvas", { width: columns, height: rows, role: "img", "aria-label": "Heat map of " + one.label + ", " + one.outcome });
+  const context = canvas.getContext("2d"), pixels = context.createImageData(columns, rows);
+  bytes.forEach((value, i) => {
+    const at = (value / 255) * (colours.length - 1), low = Math.floor(at), high = Math.min(low + 1, colours.length - 1);
+    colours[low].forEach((channel, k) => { pixels.data[4 * i + k] = channel + (at - low) * (colours[high][k] - channel); });
+    pixels.data[4 * i + 3] = value * opacity;
+  });
+  context.putImageData(pixels, 0, 0);
+  const base = image.cloneNode();
+  base.removeAttribute("data-sample");
+  return [make("figure", {}, make("div", { class: "frame heated" }, base, canvas),
+    make("figcaption", {}, make("strong", {}, one.label + ": " + one.outcome), make("br", {}), "score " + one.score))];
+}
 // Scores are those of the table of all results: a row for each label, from the label on.
 function scores(id) {
   const rows = [...document.querySelectorAll('#all a.cell[href="#' + id + '"]')].map((link) => link.closest("tr"));
@@ -134,6 +153,8 @@ async function fill(id, copy) {
     place.append(drawing);
   }
   place.append(scores(id));
+  const heated = (data.maps[id] ?? []).flatMap(heat);
+  if (heated.length) place.append(make("h4", {}, "Heat maps"), make("p", { class: "small" }, "Test images by what the encoder makes of them at its threshold, with the evidence for the label, each on a scale of its own."), make("div", { class: "images heats" }, ...heated));
   const shown = pictures(id);
   if (shown.length) place.append(make("h4", {}, "Examples"), make("div", { class: "images shown" }, ...shown));
   for (const part of copy.querySelectorAll("[data-cell]")) texts(part, data);

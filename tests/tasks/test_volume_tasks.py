@@ -1,0 +1,276 @@
+"""Tasks on volumes of a tiny CT phantom: which volumes, what is trained, what is kept and scored, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from medvlp.config.prepare import PrepareConfig
+from medvlp.config.task import TaskConfig
+from medvlp.config.volumes import VolumeInputConfig
+from medvlp.data.volume_views import part_of, respaced, stretched
+from medvlp.errors import UserError
+from medvlp.metrics.scoring import SCORINGS
+from medvlp.metrics.volume_grounding import cell_auroc, pointing
+from medvlp.sources.phantom.layouts.write import write_layout
+from medvlp.store.array_store import Store
+from medvlp.store.prepare import prepare
+from medvlp.tasks import TASKS
+from medvlp.tasks._volume_segmenter import found_classes, segment
+from medvlp.tasks.base import Subject
+from medvlp.tasks.volume_segmentation import VolumeOutlines
+from medvlp.types import Intensity, Volume
+from medvlp.zoo import Encoder, load_encoder
+
+HEART = {"name": "heart", "positive": "heart"}
+RIGHT = {"name": "right lung", "positive": "right lung", "regions": ["right upper lobe", "right lower lobe"]}
+SHORT = {"steps": 4, "validate_every": 2, "batch_size": 2, "warmup_steps": 1, "lr": 0.01}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("ct")
+    write_layout("phantom_ct", folder / "raw", 18, seed=2, size=32)
+    config = PrepareConfig(source="phantom_ct", root=folder / "raw", out=folder / "store", num_workers=1)
+    return Store.open(prepare(config).store)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("random:vit_tiny_patch16_224@32/8")
+
+
+def task(kind: str = "volume_segmentation", **fields: Any) -> Any:
+    given: dict[str, Any] = {"name": "x", "version": 1, "type": kind, "dataset": "phantom_ct"}
+    if kind == "volume_segmentation":
+        given |= {"labels": [HEART, RIGHT], "fine_tune": SHORT, "volume_segmentation": {"decoder": "linear"}}
+    return TASKS.get(kind)(TaskConfig.model_validate(given | fields))
+
+
+def subject(store: Store, encoder: Encoder) -> Subject:
+    return Subject("x", store, lambda: np.zeros((len(store), 1)), lambda: encoder)
+
+
+class Thresholds(nn.Module):
+    """A network whose second class has what lies above the middle of the window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(pixels), pixels * self.one], dim=1)
+
+
+def test_a_head_is_trained_and_references_are_the_label_maps(store: Store, encoder: Encoder) -> None:
+    given = task()
+    samples = given.samples(store)
+    head = given.fit(subject(store, encoder), "frozen", samples["train"], samples["val"], 0)
+    kept = head.predict(samples["test"])
+    assert len(kept.labels) == 2 * len(samples["test"])
+    for row, (sample, label) in enumerate(zip(kept.sample_ids, kept.labels, strict=True)):
+        place = store.images["image_id"].tolist().index(sample)
+        values, names = store.read_labels(int(store.images["index"].iloc[place]))
+        wanted = [
+            value for value, name in names.items() if name in ({"heart"} if label == "heart" else RIGHT["regions"])
+        ]
+        assert np.array_equal(kept.masks(row)[0], np.isin(values, wanted))
+        assert np.allclose(kept.spacing_mm[row], store.spacing_mm(int(store.images["index"].iloc[place])))
+    again = VolumeOutlines.from_frame(kept.to_frame())
+    assert all(np.array_equal(*pair) for pair in zip(kept.predicted, again.predicted, strict=True))
+    assert [entry["step"] for entry in head.best_params["history"]] == [2, 4]
+
+
+def test_the_same_seed_trains_the_same_head(store: Store, encoder: Encoder) -> None:
+    given = task(volume_segmentation={"decoder": "linear", "spacing_mm": [12.0, 12.0, 12.0], "foreground": 0.5})
+    samples = given.samples(store)
+    first, second = (
+        given.fit(subject(store, encoder), "frozen", samples["train"], samples["val"], 3).predict(samples["test"])
+        for _ in range(2)
+    )
+    assert all(np.array_equal(*pair) for pair in zip(first.predicted, second.predicted, strict=True))
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 3.0, 4.0), (1.0, 3.0, 4.0)])
+def test_windows_and_the_stretched_whole_find_what_lies_in_the_volume(spacing: Any) -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.random((7, 6, 9)) > 0.5
+    array = np.where(coarse.repeat(6, 0).repeat(5, 1).repeat(4, 2), 400, -400).astype(np.int16)
+    taken = VolumeInputConfig(size=(16, 16, 16), spacing_mm=spacing, mean=(0.5,), std=(0.5,))
+    volume = Volume(array, np.diag([4.0, 3.0, 2.0, 1.0]), (2.0, 3.0, 4.0), Intensity.HU, {})
+    found = segment(Thresholds(), volume, taken, 0.5)
+    assert found.shape == array.shape
+    if spacing == (2.0, 3.0, 4.0):
+        assert np.array_equal(found == 1, array > 0)
+    else:
+        middle = (slice(2, -2),) * 3
+        assert ((found == 1) == (array > 0))[middle].mean() > (0.6 if spacing is None else 0.9)
+
+
+def test_a_volume_of_other_numbers_is_refused() -> None:
+    volume = Volume(np.zeros((8, 8, 8), np.int16), None, None, Intensity.STORED, {})
+    taken = VolumeInputConfig(size=(8, 8, 8), spacing_mm=(1, 1, 1))
+    with pytest.raises(UserError, match="stored"):
+        segment(Thresholds(), volume, taken, 0.5)
+    with pytest.raises(UserError, match="distance"):
+        segment(Thresholds(), Volume(volume.array, None, None, Intensity.HU, {}), taken, 0.5)
+
+
+def test_numbers_that_are_not_finite_are_no_background() -> None:
+    network = Thresholds()
+    network.one.data.fill_(float("nan"))
+    shape, taken = (8, 8, 8), VolumeInputConfig(size=(8, 8, 8))
+    array = np.zeros(shape, np.int16)
+    with pytest.raises(UserError, match="not finite"):
+        found_classes(network, part_of(array), shape, stretched(shape, shape), taken, 0.5, torch.device("cpu"))
+
+
+def test_scores_are_per_volume_and_in_mm() -> None:
+    def runs(mask: np.ndarray) -> np.ndarray:
+        edges = np.flatnonzero(np.diff(mask.ravel().astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        return np.stack([edges[:, 0], edges[:, 1] - edges[:, 0]], axis=1).ravel()
+
+    truth, moved, empty = (np.zeros((12, 10, 8), bool) for _ in range(3))
+    truth[2:6, 2:6, 2:6] = True
+    moved[4:8, 2:6, 2:6] = True  # two slices towards the head
+    rows = [(truth, truth), (truth, moved), (truth, empty), (empty, empty), (empty, moved)]
+    kept = VolumeOutlines(
+        [f"v{i}" for i in range(5)],
+        [f"p{i}" for i in range(5)],
+        ["a"],
+        ["a"] * 5,
+        [runs(reference) for reference, _ in rows],
+        [runs(predicted) for _, predicted in rows],
+        np.tile([12, 10, 8], (5, 1)),
+        np.tile([5.0, 1.0, 2.0], (5, 1)),
+        2.0,
+    )
+    scoring = SCORINGS.get("volume_segmentation")()
+    found = {score.metric: score for score in scoring.scores(kept, {}) if score.label == "a"}
+    assert found["dice"].value == pytest.approx((1 + 0.5 + 0) / 3)
+    diagonal = np.sqrt(60**2 + 10**2 + 16**2)
+    assert found["hd95_mm"].value == pytest.approx((0 + 2 * 5.0 + diagonal) / 3)
+    assert found["specificity"].value == pytest.approx(0.5)
+    assert found["dice"].n == 3
+    assert found["specificity"].n == 2
+
+
+def test_validation_volumes_can_be_the_test(store: Store) -> None:
+    own, other = (
+        task(volume_segmentation={"decoder": "linear", "test_split": split}).samples(store) for split in ("test", "val")
+    )
+    assert list(other["test"].sample_ids) == list(own["val"].sample_ids)
+    assert set(other["train"].sample_ids) | set(other["val"].sample_ids) == set(own["train"].sample_ids)
+    assert not set(other["train"].patient_ids) & set(other["val"].patient_ids)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([{"name": "x", "positive": "hart"}], "heart"),
+        ([HEART, {"name": "again", "positive": "heart"}], "two labels"),
+    ],
+)
+def test_structures_that_do_not_fit_are_refused(store: Store, labels: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        task(labels=labels).samples(store)
+
+
+def test_an_encoder_of_images_is_refused(store: Store) -> None:
+    given = task()
+    samples = given.samples(store)
+    image = load_encoder("random:resnet18@32")
+    with pytest.raises(UserError, match="takes images"):
+        given.fit(subject(store, image), "frozen", samples["train"], samples["val"], 0)
+
+
+def test_settings_of_pictures_have_no_effect_on_volumes() -> None:
+    with pytest.raises(ValueError, match="no effect on volumes"):
+        task(fine_tune=SHORT | {"input_size": 64})
+
+
+def test_findings_are_fine_tuned_on_volumes(store: Store, encoder: Encoder) -> None:
+    label = {"name": "Cardiomegaly", "positive": "Cardiomegaly"}
+    how = {"steps": 2, "batch_size": 4, "validate_every": 2, "warmup_steps": 1}
+    given = task("classification", labels=[label], fine_tune=how)
+    samples = given.samples(store)
+    both = np.concatenate([samples[split].labels for split in ("val", "test")])
+    if len(np.unique(both)) < 2:
+        pytest.skip("the tiny phantom has no positive here")
+    train = samples["train"]
+    head = given.fit(subject(store, encoder), "fine_tune", train, train, 0)
+    scores = head.predict(samples["test"]).scores
+    assert scores.shape == (len(samples["test"]), 1)
+    assert ((scores > 0) & (scores < 1)).all()
+    for wrong, message in (({"augment": {"flip": True}}, r"fine_tune\.augment"), ({"input_size": 64}, "input_size")):
+        other = task("classification", labels=[label], fine_tune=how | wrong)
+        with pytest.raises(UserError, match=message):
+            other.fit(subject(store, encoder), "fine_tune", train, train, 0)
+
+
+def test_retrieval_searches_among_a_number_of_studies(store: Store) -> None:
+    everything, few = (task("retrieval", retrieval=how).samples(store)["test"] for how in ({}, {"pool": 3}))
+    assert len(few) == 3
+    assert set(few.sample_ids) < set(everything.sample_ids)
+    with pytest.raises(UserError, match="searches among 500"):
+        task("retrieval", retrieval={"pool": 500}).samples(store)
+
+
+def test_grounding_scores_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(1)
+    cells, inside = rng.integers(0, 5, (4, 5, 6)).astype(float), rng.random((4, 5, 6)) < 0.2
+    assert cell_auroc(cells, inside) == pytest.approx(roc_auc_score(inside.ravel(), cells.ravel()))
+    assert pointing(cells, inside) == pytest.approx(inside[cells == cells.max()].mean())
+    unseen = np.where(rng.random(cells.shape) < 0.3, np.nan, cells)
+    known = ~np.isnan(unseen)
+    assert cell_auroc(unseen, inside) == pytest.approx(roc_auc_score(inside[known], unseen[known]))
+    assert pointing(np.full(cells.shape, np.nan), inside) == 0
+    assert np.isnan(cell_auroc(cells, np.zeros_like(inside)))
+
+
+class Looking(Encoder):
+    """An encoder of volumes that sees evidence where the voxels are dense."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.kind = inner, "volume"
+
+    def check_store(self, store: Store) -> None:
+        return None
+
+    def grid(self, *arguments: Any) -> Any:
+        return respaced((32, 32, 32), (1, 1, 1), (1, 1, 1))
+
+    def stored_voxels(self, store: Store, row: int) -> np.ndarray:
+        labels, names = store.read_labels(int(store.images["index"].iloc[row]))
+        return (labels == next(value for value, name in names.items() if name == "heart")).astype(np.int16)
+
+    def token_heat_maps(self, pixels: np.ndarray, texts: Any) -> torch.Tensor:
+        cubes = torch.from_numpy(pixels).double()[:, None]
+        return nn.functional.avg_pool3d(cubes, 4).expand(-1, len(texts), -1, -1, -1)
+
+
+def test_maps_of_tokens_lie_where_they_were_seen(store: Store, encoder: Encoder) -> None:
+    given = task("volume_grounding", labels=[HEART])
+    samples = given.samples(store)
+    kept = given.fit(subject(store, Looking(encoder)), "zero_shot", samples["train"], samples["val"], 0).predict(
+        samples["test"]
+    )
+    scores = {score.metric: score for score in SCORINGS.get("volume_grounding")().scores(kept, {})}
+    assert scores["pointing"].value == 1
+    assert scores["cell_auroc"].value > 0.97
+    assert scores["pointing"].chance == pytest.approx(kept.inside.mean(), rel=0.3)
+
+
+def test_reports_and_questions_are_answered_from_volumes(store: Store, encoder: Encoder, tmp_path: Path) -> None:
+    labels = [{"name": name, "positive": name} for name in ("Cardiomegaly", "Pleural effusion", "Emphysema")]
+    how = {"epochs": 1, "batch_size": 4, "warmup_steps": 1}
+    vqa = task("vqa", labels=labels, vqa={"questions": "labels", "width": 16, "heads": 2, "layers": 1}, fine_tune=how)
+    samples = vqa.samples(store)
+    kept = vqa.fit(subject(store, encoder), "frozen", samples["train"], samples["val"], 0).predict(samples["test"])
+    assert len(kept.sample_ids) == len(samples["test"])
