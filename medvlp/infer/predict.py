@@ -91,15 +91,15 @@ def predict(
     batch_size: int | None = None,
     num_workers: int = 2,
 ) -> PredictSummary:
-    """Answer files of images or volumes, one row per file, and write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
+    """Answer files of images or volumes, one row each; write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
 
     Columns are `path`, for each label `probability:<label>` and `positive:<label>` (1, 0, or nothing without a
     threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked). A
-    segmentation has `mask:<label>` (a file in `masks`), `pixels:<label>` and `area_mm2:<label>` in their place.
-    Written reports have one row per study, see `medvlp.infer.reports`; answers one per image and question, with
-    `question`, `closed` and `answer`, see `medvlp.infer.answers`. A segmentation of volumes has `mask` (a label map in
-    `masks`), and for each label `value:<label>` in it, `voxels:<label>` and `volume_ml:<label>`. `<out>.json` says which model it was, with its
-    thresholds.
+    segmentation has `mask:<label>` (a file in `masks`), `pixels:<label>` and `area_mm2:<label>` in their place; one of
+    volumes `mask` (a label map in `masks`) and for each label `value:<label>` in it, `voxels:<label>` and
+    `volume_ml:<label>`. Written reports have one row per study, see `medvlp.infer.reports`; answers one per image and
+    question, with `question`, `closed` and `answer`, see `medvlp.infer.answers`. `<out>.json` says which model it was,
+    with its thresholds.
 
     Args:
         run: `run.dir` of a fine-tuning, or its `model/`.
@@ -143,7 +143,14 @@ def predict(
         out.parent.mkdir(parents=True, exist_ok=True)
         with nullcontext() if masks is None else atomic_folder(masks) as scratch:
             if texts:
-                rows = _reports(model, files, bad, study_by or "header", batch_size, num_workers)
+                rows = _reports(
+                    model,
+                    [file for file in files if isinstance(file, Path)],
+                    bad,
+                    study_by or "header",
+                    batch_size,
+                    num_workers,
+                )
             else:
                 answers = asked or _answers(model, scratch)
                 see_one = (

@@ -182,7 +182,8 @@ def load_tuned(path: Path, device: str = "cpu") -> TunedModel:
     if decisions and [one.label for one in decisions] != [label.name for label in task.labels]:
         raise UserError("The labels of the decisions are not those of the model.", folder / DECISIONS, _COPY)
     tower, dim = rebuild_tower(described["tower"])
-    network = TASKS.get(task.type)(task).rebuilt(tower, dim, preprocessing.input, folder)
+    taken: Any = preprocessing.input
+    network = TASKS.get(task.type)(task).rebuilt(tower, dim, taken, folder)
     state = {TOWER + name: value for name, value in read_state(folder / ENCODER).items()} | read_state(folder / HEAD)
     check_keys(network.state_dict(), state, folder)
     network.load_state_dict(state, strict=True)

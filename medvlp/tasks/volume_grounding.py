@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from medvlp.data.volume_input import stored_input_voxels
+from medvlp.data.volume_input import grid_of, stored_input_voxels
 from medvlp.errors import UserError
 from medvlp.tasks._samples import by_split
 from medvlp.tasks._volume_regions import VolumeRegions
@@ -154,10 +154,10 @@ def _kept(
         asked = np.flatnonzero(samples.labels[place] == 1).tolist()
         index = int(places[row])
         shape = store.shape(index)
-        grid = encoder.grid(shape, store.spacing_mm(index), samples.sample_ids[place])
-        tokens = encoder.token_heat_maps(
-            stored_input_voxels(store, row, encoder.preprocessing.input)[None], [texts[k] for k in asked]
-        )[0]
+        taken = encoder.preprocessing.input
+        grid = grid_of(shape, store.spacing_mm(index), taken, samples.sample_ids[place])
+        voxels = stored_input_voxels(store, row, taken)
+        tokens = encoder.token_heat_maps(voxels[None], [texts[k] for k in asked])[0]
         classes, cells = regions.classes(row), stretched(shape, CELLS)
         for k, own in zip(asked, tokens.double().cpu().numpy(), strict=True):
             # Where the cells of the volume lie in the index of the tokens.
