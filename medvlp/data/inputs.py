@@ -14,6 +14,7 @@ from medvlp.config.data import AugmentConfig
 from medvlp.config.volumes import VolumeInputConfig
 from medvlp.data.loader import ImageLoader
 from medvlp.data.transforms import resize_pixels, to_tensor
+from medvlp.data.volume_input import stored_input_voxels
 from medvlp.errors import UserError
 from medvlp.types import Batch
 

@@ -156,7 +156,7 @@ def predict(
                 see_one = (
                     partial(see_volume, model=model, intensity=intensity) if volumes else partial(see, model=model)
                 )
-                rows = _rows(see_one, answers, files, bad, batch_size, num_workers)
+                rows = _rows(see_one, answers, files, bad, batch_size, num_workers, UNITS[model.preprocessing.kind])
             quarantine = write_quarantine(out, bad)
             if not rows:
                 raise UserError(f"None of the {len(bad)} files got an answer.", quarantine, "Read the reasons there.")
@@ -229,11 +229,12 @@ def _rows(
     bad: list[Bad],
     batch_size: int,
     num_workers: int,
+    unit: str,
 ) -> list[dict[str, Any]]:
     """Return the rows of all files that got an answer; the others are added to `bad`."""
     rows: list[dict[str, Any]] = []
     first_with: dict[str, str] = {}
-    with progress_bar("predict", len(files), "images") as advance:
+    with progress_bar("predict", len(files), unit) as advance:
         for seen, failed in read_ahead(see_one, files, batch_size, num_workers):
             bad.extend(failed)
             found = answers(seen, len(rows)) if seen else []
