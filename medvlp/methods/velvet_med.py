@@ -94,7 +94,8 @@ class VelvetMed(Method):
     def demands(cls, config: MethodConfig) -> Demands:
         """Return what every batch must hold."""
         on = {name for name, constants in config.objectives.items() if constants["weight"]}
-        views = (VolumeView("local", tuple(config.options["local_size"])),) if on & set(PRETEXT) else ()
+        depth, height, width = config.options["local_size"]
+        views = (VolumeView("local", (depth, height, width)),) if on & set(PRETEXT) else ()
         hides = on & {"mlm", "text_mlm"}
         share = float(config.options["hidden_share"]) if hides else 0.0
         return Demands(sentences=True, hidden_share=share, volume_views=views)
@@ -233,7 +234,8 @@ class VelvetMed(Method):
         tower, hidden = self._text_tower, laid.hidden
         ids = hide_tokens(laid.ids, hidden, self.context.mask_id, self.context.vocab_size)
         states, embedding = tower.states(replace(laid, ids=ids)), tower.model.get_input_embeddings().weight
-        targets, terms = laid.ids[hidden], {}
+        targets = laid.ids[hidden]
+        terms: dict[str, Term] = {}
         if self.is_on("mlm"):
             fused, _ = self.fusion(states, tower.sees(laid), seen)
             terms["mlm"] = mlm(self.language_head(fused[hidden], embedding), targets)
@@ -248,7 +250,8 @@ class VelvetMed(Method):
         crops, options = self.normalised(batch.views[0].flatten(0, 1)), self.config.options["cutout"]
         turns = torch.randint(4, (2 * len(crops),), device=crops.device)
         whole = turned(torch.cat([crops, crops]), turns, self._plane)
-        deepest = self.image_encoder.feature_maps(cut_out(whole, options["share"], tuple(options["sides"])))[-1]
+        smallest, largest = options["sides"]
+        deepest = self.image_encoder.feature_maps(cut_out(whole, options["share"], (smallest, largest)))[-1]
         pooled = deepest.flatten(2).mean(2)
         scale = 1 / torch.tensor(self.positive("contrast", "temperature"), device=crops.device)
         return {

@@ -6,7 +6,7 @@ of voxels. The encoder that is saved is the student.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 class VoCo(Method):
     """Objectives `overlap`, `inter` (version 2) and `reg`; the figure `position_accuracy`, whose chance is 1 / bases.
 
-    `pixels` are a region of the volume that base crops tile; random crops lie anywhere within it. Version 2 shares the
-    encoder between student and teacher and averages the head alone, drops whole crops (`drop_crops`) and learns of other
-    volumes, too. Version 1 averages the whole encoder and compares both ways; its recipe is
+    `pixels` are a region of the volume that base crops tile; random crops lie anywhere within it. In version 2 student
+    and teacher share the encoder and the head alone is averaged; whole crops are dropped (`drop_crops`), and other
+    volumes are compared, too. Version 1 averages the whole encoder and compares both ways; its recipe is
     `configs/pretrain/voco-v1.yaml`.
 
     Batch normalisation of the head has neither weights nor running statistics, as in version 1, so that teacher and
@@ -95,14 +95,16 @@ class VoCo(Method):
                 "VoCo needs crops of each volume, and where they lie.", "data", "Use batches of its demands."
             )
         options = self.config.options
-        bases = tiles(batch.pixels, tuple(options["grid"]))
+        rows, columns = options["grid"]
+        bases = tiles(batch.pixels, (rows, columns))
         together = torch.cat([bases, batch.views[0]], dim=1)
         shape, split = together.shape[:2], [bases.shape[1], batch.views[0].shape[1]]
         crops = self._changed(self._sized(self.normalised(together.flatten(0, 1))))
         student, teacher = self._vectors(crops)
         student_bases, student_crops = student.unflatten(0, shape).split(split, dim=1)
         teacher_bases, teacher_crops = teacher.unflatten(0, shape).split(split, dim=1)
-        labels = overlap_labels(batch.extra["start_0"][..., 1:], tuple(options["crop"][1:]), tuple(options["grid"]))
+        _, height, width = options["crop"]
+        labels = overlap_labels(batch.extra["start_0"][..., 1:], (height, width), (rows, columns))
         self.figures = {"position_accuracy": position_accuracy(student_crops, teacher_bases, labels)}
         vectors = student_crops, teacher_crops, student_bases, teacher_bases, labels
         if options["version"] == 2:
@@ -121,7 +123,8 @@ class VoCo(Method):
         with torch.no_grad():
             taught = pooled.detach()
             if self.config.options["version"] == 1:
-                taught = self.teacher["pool"](crops, self.teacher["image_encoder"].feature_maps(crops))
+                encoder: Any = self.teacher["image_encoder"]
+                taught = self.teacher["pool"](crops, encoder.feature_maps(crops))
             return student, self.teacher["head"](taught)
 
     def _sized(self, crops: Float[torch.Tensor, "n c d h w"]) -> Float[torch.Tensor, "n c *s"]:

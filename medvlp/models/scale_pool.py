@@ -30,7 +30,7 @@ class ScalePool(nn.Module):
 
     def __init__(self, width: int, channels: int, of: Literal["blocks", "stages"]) -> None:
         super().__init__()
-        self.blocks = None
+        self.blocks: nn.ModuleList | None = None
         self.dim = 31 * width
         if of == "blocks":
             shapes = [(channels, width), (width, width), (2 * width, 2 * width), (4 * width, 4 * width)]

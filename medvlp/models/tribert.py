@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class SentenceTower(TextTower):
     """The lower part of TriBERT (VELVET-Med, arXiv 2508.12108), which sees no image.
 
-    Tokens of sentences have the ids behind the vocabulary, types of tokens the number of their sentence; what a folder's
-    model has no rows for starts at random (tokens) or as its first type (types).
+    Tokens of sentences have the ids behind the vocabulary; the type of a token is the number of its sentence. What a
+    folder's model has no rows for starts at random (tokens) or as its first type (types).
 
     Args:
         config: As for `TextTower`; `pool` is cls.

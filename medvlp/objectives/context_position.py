@@ -1,8 +1,9 @@
 """VoCo: a random crop of a volume says by its similarities to base crops where in the volume it lies.
 
 Guarantee: base crops are the tiles of a region, row-major over the two axes of a plane; sums run over the crops and
-bases of one volume, then the mean over volumes, over ranks as in one process. No gradient reaches what the teacher
-made. Sources: Wu et al., CVPR 2024 (v1) and arXiv 2410.09890 (v2), as in their official code.
+bases of one volume, then the mean over the volumes of all ranks; where a volume is compared with another one, it is one
+of its own rank. No gradient reaches what the teacher made. Sources: Wu et al., CVPR 2024 (v1) and arXiv 2410.09890
+(v2), as in their official code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SimCroP's alignment: each sentence picks the patches of a volume that are most similar to it, and is aligned with them.
+"""SimCroP's alignment: each sentence picks the patches of a volume that are most similar to it.
 
 Guarantee: pads take no part and texts without a sentence are left out; sentences that are the same are never each
 other's negatives; on several ranks local rows meet everybody's, as in `contrastive`.

@@ -86,8 +86,8 @@ def test_without_crops_or_in_an_impossible_plane_it_refuses(model: VelvetMed) ->
     for plane in (["d", "w"], ["d", "d"], ["d", "x"]):
         with pytest.raises(UserError, match="cannot be turned"):
             velvet({"rotation_plane": plane})
+    vit = {"kind": "volume", "family": "vit", "name": "vit_tiny_patch16_224", "patch": [8, 8, 8], "input": SIZE}
     with pytest.raises(UserError, match="three stages"):
-        vit = {"kind": "volume", "family": "vit", "name": "vit_tiny_patch16_224", "patch": [8, 8, 8], "input": SIZE}
         velvet(image={**vit, "args": {"depth": 1, "embed_dim": 24, "num_heads": 2}})
     with pytest.raises(UserError, match="'max'"):
         velvet(objectives={"word": {"reduce": "max"}})

@@ -8,12 +8,17 @@ from torch import nn
 
 from medvlp.objectives.captioning import captioning
 from medvlp.objectives.prototypes import sinkhorn, swapped_prediction
+from medvlp.objectives.sentence_patches import sentence_patch_nce
 from medvlp.objectives.token_alignment import token_alignment
 from medvlp.objectives.token_max import token_max_nce
-from medvlp.objectives.word_region import word_region_nce
+from medvlp.objectives.volume_views import nt_xent
+from medvlp.objectives.word_region import unit_word_region_nce, word_region_nce
 from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
-OBJECTIVES = ("token_alignment", "swapped_prediction", "word_region", "token_max", "captioning")
+OBJECTIVES = (
+    *("token_alignment", "swapped_prediction", "word_region", "token_max", "captioning"),
+    *("unit_word_region", "sentence_patches", "nt_xent"),
+)
 LENGTHS = torch.tensor([4, 1, 6, 0, 3, 2, 5, 2])
 SHARES = {"equal": [2, 2, 2, 2], "unequal": [3, 1, 4, 0]}
 
@@ -40,6 +45,12 @@ class Towers(nn.Module):
             return swapped_prediction(image[:, 0], text[:, 0], self.prototypes)
         if name == "word_region":
             return word_region_nce(image, text, mask, at_once=3)
+        if name == "unit_word_region":
+            return unit_word_region_nce(image, text, mask, reduce="mean")
+        if name == "sentence_patches":
+            return sentence_patch_nce(image, text, mask, data["ids"], torch.tensor(5.0).double(), 0.5)
+        if name == "nt_xent":
+            return nt_xent(image[:, 0], text[:, 0], torch.tensor(2.0).double())
         if name == "token_max":
             return token_max_nce(image, text, mask, torch.tensor(8.0).double(), top_k=2, at_once=3)
         return captioning(text, data["ids"], mask)
