@@ -6,7 +6,6 @@ augmented reading looks, and which tokens are hidden, is a function of (seed, ep
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,7 +62,6 @@ class TokenTable:
     _long: set[int] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
-        self._lock = threading.Lock()
         for start in range(0, len(self.texts), 1024):
             self._rows += self._made(self.texts[start : start + 1024], start)
         full = [number for number, row in enumerate(self._rows) if len(row.ids) == self.max_tokens]
@@ -110,16 +108,13 @@ class TokenTable:
         from medvlp.text.sections import split_sentences
 
         sentences = split_sentences(self.texts[row])
-        with self._lock:
-            _, mask, words = self.tokenizer.encode(sentences, self.max_tokens)
+        _, mask, words = self.tokenizer.encode(sentences, self.max_tokens)
         special = int((mask & (words < 0)).sum(1).max())
         return " ".join(draw_sentences(sentences, mask.sum(1) - special, self.max_tokens - special, rng))
 
     def of_texts(self, texts: Sequence[str]) -> TextBatch:
         """Return texts that are not in the table, without labels and concepts."""
-        with self._lock:  # truncation is a state of the tokenizer, and several threads make batches
-            rows = self._made(texts, None)
-        return self._padded(rows, texts, None)
+        return self._padded(self._made(texts, None), texts, None)
 
     def augmented(
         self,

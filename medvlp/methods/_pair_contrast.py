@@ -78,6 +78,13 @@ class PairContrast(ScaledMethod):
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         self.shares = chosen(self.config, "shared_texts", SHARED_TEXTS) == "positives"
+        self.epsilon = float(self.objective("info_nce").get("epsilon", 0.0))
+        if self.shares and self.epsilon:
+            raise UserError(
+                "info_nce.epsilon has no effect where pairs that share a text are positives.",
+                "method.objectives.info_nce.epsilon",
+                "Set it to 0, or method.options.shared_texts=negatives.",
+            )
 
     def contrast(self, image: torch.Tensor, text: torch.Tensor, given: TextBatch) -> Term:
         """Return the contrast of unit vectors.
@@ -91,5 +98,4 @@ class PairContrast(ScaledMethod):
         if self.shares:
             same = text_numbers(given.texts, image.device)
             return self.over_prefixes(lambda x, y: shared_text_nce(x, y, same, scale), image, text)
-        epsilon = float(self.objective("info_nce").get("epsilon", 0.0))
-        return self.over_prefixes(lambda x, y: info_nce(x, y, scale, epsilon=epsilon), image, text)
+        return self.over_prefixes(lambda x, y: info_nce(x, y, scale, epsilon=self.epsilon), image, text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _FILE = "tokenizer.json"
+_TRUNCATION = threading.Lock()
+"""Truncation is a state of the library's tokenizer, and several threads make batches."""
 
 
 class Tokenizer:
@@ -168,9 +171,10 @@ class Tokenizer:
             raise UserError(
                 f"max_tokens {max_tokens} leaves no room for text.", "max_tokens", f"Use more than {special}."
             )
-        self._backend.enable_truncation(max_tokens)
-        encodings = self._backend.encode_batch(list(texts))
-        self._backend.no_truncation()
+        with _TRUNCATION:
+            self._backend.enable_truncation(max_tokens)
+            encodings = self._backend.encode_batch(list(texts))
+            self._backend.no_truncation()
         length = max((len(encoding.ids) for encoding in encodings), default=0)
         ids = np.full((len(encodings), length), self.pad_id, dtype=np.int64)
         mask = np.zeros((len(encodings), length), dtype=bool)
@@ -217,9 +221,10 @@ class Tokenizer:
         Returns:
             None for a span of which `max_tokens` cuts off any part, or that holds no token.
         """
-        self._backend.enable_truncation(max_tokens)
-        encoding = self._backend.encode(text)
-        self._backend.no_truncation()
+        with _TRUNCATION:
+            self._backend.enable_truncation(max_tokens)
+            encoding = self._backend.encode(text)
+            self._backend.no_truncation()
         tokens = [
             (number, start, end)
             for number, ((start, end), special) in enumerate(

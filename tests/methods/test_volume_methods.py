@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from safetensors.torch import load_file
 from medvlp.config.load import load_config
 from medvlp.config.prepare import PrepareConfig
 from medvlp.config.train import PretrainConfig
+from medvlp.data.pretraining import load_data
 from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import load_model
 from medvlp.methods.base import complete
+from medvlp.methods.context import MethodContext
 from medvlp.sources.phantom.layouts.write import write_layout
 from medvlp.store.prepare import prepare
 from medvlp.track.jsonl import read_lines
@@ -162,3 +165,102 @@ def test_a_method_of_flat_images_says_so(name: str) -> None:
     volume = type(config).model_validate({**config.model_dump(), "image": {**image, "input": {"size": [32, 32, 32]}}})
     with pytest.raises(UserError, match="does not work with an image tower of kind 'volume'"):
         METHODS.get(name).demands(complete(volume))
+
+
+@pytest.mark.parametrize("name", ["clip", "convirt", "gloria", "siglip", "filip", "albef"])
+def test_a_method_whose_parts_know_no_dimension_takes_volumes(name: str, ct_store: Path, tmp_path: Path) -> None:
+    """By its configuration alone: losses are finite, and every parameter that trains gets a gradient."""
+    vit = {"kind": "volume", "family": "vit", "name": "vit_tiny_patch16_224", "patch": [8, 8, 8], "args": SMALL_VIT}
+    own = tiny(name, ct_store, tmp_path)
+    method = {
+        "name": name,
+        "image": vit | {"input": {"size": [32, 32, 32]}},
+        "text": own.method.text.model_dump() if own.method.text else None,
+        "projection": own.method.projection.model_dump(),
+        "objectives": own.method.objectives,
+        "options": own.method.options,
+    }
+    settings = {"kind": "pretrain", "run": {"dir": tmp_path}, "data": {"store": ct_store, "augment": {}}}
+    train = {"batch_size": 8, "steps": 1, "device": "cpu"}
+    config = PretrainConfig.model_validate(settings | {"method": method, "train": train})
+    kind = METHODS.get(name)
+    data = load_data(config, demands=kind.demands(complete(config.method)), tokenizer_folder=tmp_path / "tokenizer")
+    made = kind(config.method, MethodContext.of(data.table.tokenizer, data.label_names, data.concepts))
+    loader = data.loader(config)
+    terms = made(loader.load(0, 0, loader.rows[:8]))
+    sum(value for value, _ in terms.values()).backward()
+    assert all(value.isfinite() for value, _ in terms.values())
+    assert [key for key, p in made.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def fvlm(store: Path, folder: Path, **changes: Any) -> tuple[Any, Any]:
+    config = small("fvlm", store, folder, **changes)
+    data = load_data(
+        config, demands=METHODS.get("fvlm").demands(complete(config.method)), tokenizer_folder=folder / "tokenizer"
+    )
+    torch.manual_seed(0)
+    loader = data.loader(config, validation=False)
+    method = METHODS.get("fvlm")(config.method, MethodContext.of(data.table.tokenizer)).eval()
+    return method, loader.load(0, 0, loader.rows[:8])
+
+
+def test_fvlm_leaves_an_organ_out_that_the_crop_cuts(ct_store: Path, tmp_path: Path) -> None:
+    method, batch = fvlm(ct_store, tmp_path)
+    with torch.no_grad():
+        value, count = method.losses(batch)["organs"]
+    organs = method.organ_of_structure[batch.extra["organs"].long()]
+    assert set(organs.unique().tolist()) == {0, 1, 2}
+    cut = replace(batch, extra=dict(batch.extra))
+    cut.extra["organs"] = batch.extra["organs"].clone()
+    cut.extra["organs"][:, 0] = 1  # every lung now touches the lowest slice
+    with torch.no_grad():
+        of_heart, hearts = method.losses(cut)["organs"]
+    assert 0 < hearts < count
+    assert of_heart < value
+    cut.extra["organs"][:] = 0
+    nothing, none = method.losses(cut)["organs"]
+    assert (float(nothing.detach()), float(none)) == (0.0, 0.0)
+    nothing.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+
+def test_fvlm_asks_the_organ_that_a_prompt_names(ct_store: Path, tmp_path: Path) -> None:
+    """Changing the vectors of the heart moves the answer about the heart, and not that about the lungs."""
+    method, batch = fvlm(ct_store, tmp_path)
+
+    def answer() -> torch.Tensor:
+        def encode(texts: Sequence[str]) -> TextFeatures:
+            return method.encode_text(method.context.tokenise(texts, 64))
+
+        asked = [["pleural effusion"], ["cardiomegaly"]], [["no pleural effusion"], ["no cardiomegaly"]]
+        with torch.no_grad():
+            return method.zero_shot(method.encode_stored(batch.pixels), *asked, encode)
+
+    before = answer()
+    with torch.no_grad():
+        method.organ_pool.maps[1].weight.normal_()
+    after = answer()
+    assert torch.equal(before[:, 0], after[:, 0])
+    assert not torch.allclose(before[:, 1], after[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("fvlm", {"method.options.organs": [{"lungs": ["heart"]}]}, "not sorted by 'lungs'"),
+        ("fvlm", {"method.options.organs": [{"lung": ["a"]}, {"heart": ["a"]}]}, "belongs to two"),
+        ("fvlm", {"method.options.organs": ["lung"]}, "no list of"),
+        ("fvlm", {"method.options.levels": [2, 9]}, "levels are"),
+        ("ct_clip", {"method.objectives.info_nce.epsilon": 1e-20}, "no effect"),
+        ("ct_clip", {"method.objectives.info_nce.scale.rule": "raw"}, "rule is 'raw'"),
+        ("radclip", {"method.options.freeze_text_projection": True}, "is frozen"),
+        ("merlin", {"method.options.shared_texts": "both"}, "shared_texts is 'both'"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(
+    name: str, changes: dict[str, Any], message: str, ct_store: Path, tmp_path: Path
+) -> None:
+    config = small(name, ct_store, tmp_path, **changes).method
+    kind = METHODS.get(name)
+    with pytest.raises(UserError, match=message):
+        kind.demands(complete(config)) and kind(config, MethodContext(100, 0, ("a",)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,15 @@ def test_a_span_that_the_length_cuts_is_left_out() -> None:
     assert whole[1] is not None
     short = tokenizer.token_spans(text, [(0, 4), (5, 21)], whole[1][1])  # one token less than the text has
     assert short == [whole[0], None]
+
+
+def test_threads_that_cut_at_other_lengths_do_not_disturb_each_other() -> None:
+    tokenizer = Tokenizer.train(["the left lung is clear and the heart is normal"], 200)
+    texts = ["the left lung is clear and the heart is normal " * 20] * 8
+
+    def lengths(limit: int) -> set[int]:
+        return {tokenizer.encode(texts, limit)[0].shape[1] for _ in range(40)}
+
+    limits = [8, 64, 24, 100]
+    with ThreadPoolExecutor(len(limits)) as pool:
+        assert list(pool.map(lengths, limits)) == [{limit} for limit in limits]
