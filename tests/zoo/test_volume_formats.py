@@ -38,7 +38,8 @@ SMALL = {
         "image.args.codes=50",
         "image.args.latent=8",
         "input.size=[8,12,16]",
-        "text.config={vocab_size: 9, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8}",
+        "text.config={vocab_size: 9, hidden_size: 8, num_hidden_layers: 1, "
+        "num_attention_heads: 2, intermediate_size: 8}",
         "heads.text.layers=[{linear: [8, 8], bias: false}]",
     ),
     "fvlm": (
