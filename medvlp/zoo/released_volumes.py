@@ -44,17 +44,22 @@ class ReleasedVolumeTower(nn.Module):
         config: Backbone, axes and views.
 
     Attributes:
-        dim: Width of the pooled vector.
         view: Name of the view that `forward` takes by default.
+        widths: Width of the pooled vector by pool.
     """
 
     backbone: Any
-    dim: int
+    widths: dict[str, int]
 
     def __init__(self, config: VolumeImageConfig) -> None:
         super().__init__()
         self.config = config
         self.view = next(iter(config.views))
+
+    @property
+    def dim(self) -> int:
+        """Width of the pooled vector of the view that is set."""
+        return self.widths[self.config.views[self.view].pool]
 
     def forward(self, pixels: Float[torch.Tensor, "b c d h w"], view: str | None = None) -> Features:
         """Return the features of normalised voxels in RAS.
@@ -118,7 +123,7 @@ class ViTVolume(ReleasedVolumeTower):
             norm_layer=partial(nn.LayerNorm, eps=eps),
             **args,
         )
-        self.dim = self.backbone.embed_dim
+        self.widths = dict.fromkeys(("cls", "mean", "mean_before_norm"), self.backbone.embed_dim)
 
     def check_own_size(self, size: tuple[int, ...]) -> None:
         """Raise `UserError` unless patches fill the volume."""
@@ -191,11 +196,11 @@ class SwinVolume(ReleasedVolumeTower):
             for part in ("decoder5", "decoder4", "decoder3", "decoder2", "decoder1", "out"):
                 delattr(self.backbone, part)
             width = self.backbone.swinViT.embed_dim
-            self.dim = {"stages": 24 * width, "mean": 16 * width}[config.views[self.view].pool]
+            self.widths = {"stages": 24 * width, "mean": 16 * width}
         else:
             given = {"window_size": (7, 7, 7), "patch_size": (2, 2, 2), **config.args}
             self.backbone = SwinTransformer(in_chans=1, downsample=LegacyPatchMerging, **given)
-            self.dim = 16 * self.backbone.embed_dim
+            self.widths = {"mean": 16 * self.backbone.embed_dim}
 
     def check_own_size(self, size: tuple[int, ...]) -> None:
         """Raise `UserError` unless the volume can be halved as often as the stages do."""
@@ -239,7 +244,7 @@ class ResNetVolume(ReleasedVolumeTower):
     def __init__(self, config: VolumeImageConfig) -> None:
         super().__init__(config)
         self.backbone = InflatedResNet(timm.create_model(config.name, num_classes=0, **config.args))
-        self.dim = self.backbone.num_features
+        self.widths = {"mean": self.backbone.num_features}
 
     def features(self, pixels: Float[torch.Tensor, "b c i j k"], view: VolumeViewConfig) -> Features:
         """Return the features of voxels."""
@@ -268,7 +273,7 @@ class CTViTVolume(ReleasedVolumeTower):
         self.backbone = CTViT(**args)
         places = (self.size[1] // patch[1]) * (self.size[2] // patch[2])
         self.project = nn.Linear(places * self.backbone.dim, latent, bias=False)
-        self.dim = latent if config.views[self.view].pool == "latent" else self.backbone.dim
+        self.widths = {"latent": latent, "mean": self.backbone.dim}
 
     def check_own_size(self, size: tuple[int, ...]) -> None:
         """Raise `UserError` unless the slices are those of the projection and slabs fill the volume."""
@@ -292,9 +297,21 @@ class CTViTVolume(ReleasedVolumeTower):
 
 
 def build_volume_tower(config: VolumeImageConfig) -> ReleasedVolumeTower:
-    """Return the tower of a format, its weights still random."""
+    """Return the tower of a format, its weights still random.
+
+    Raises:
+        UserError: A view pools in a way that the family does not have.
+    """
     families = {"vit": ViTVolume, "swin": SwinVolume, "resnet": ResNetVolume, "ctvit": CTViTVolume}
-    return families[config.family](config)
+    tower = families[config.family](config)
+    foreign = {view.pool for view in config.views.values()} - tower.widths.keys()
+    if foreign:
+        raise UserError(
+            f"A tower of the family {config.family} has no pool {', '.join(sorted(foreign))}.",
+            "image.views",
+            f"There are: {', '.join(tower.widths)}.",
+        )
+    return tower
 
 
 def _unfit(size: tuple[int, ...], why: str) -> UserError:

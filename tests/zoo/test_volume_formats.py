@@ -38,7 +38,8 @@ SMALL = {
         "image.args.codes=50",
         "image.args.latent=8",
         "input.size=[8,12,16]",
-        "text.config={vocab_size: 60, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8}",
+        "text.config={vocab_size: 9, hidden_size: 8, num_hidden_layers: 1, "
+        "num_attention_heads: 2, intermediate_size: 8}",
         "heads.text.layers=[{linear: [8, 8], bias: false}]",
     ),
     "fvlm": (
@@ -165,6 +166,11 @@ def test_a_tower_refuses_sizes_that_it_cannot_take() -> None:
     for name, size in (("ctclip", (8, 12, 12)), ("fvlm", (32, 40, 64))):
         with pytest.raises(UserError, match="The tower cannot take a volume"):
             small(name).image.check_size(*size)
+
+
+def test_a_pool_of_another_family_is_refused() -> None:
+    with pytest.raises(UserError, match="has no pool cls"):
+        build_released(changed("merlin", "image.views={x: {because: y, pool: cls}}", "image.name=resnet10t"))
 
 
 def test_words_and_marks_are_set_apart_as_nltk_does() -> None:
