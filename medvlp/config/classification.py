@@ -36,9 +36,17 @@ class ClassificationConfig(Config):
         "rounded to 0.01 % as BenchX has it.",
     )
     legacy_scores: bool = Field(False, description="Beside the right scores those of BenchX.")
+    video_scores: bool = Field(
+        False,
+        exclude_if=lambda asked: not asked,  # tasks without it stay what they were
+        description="Beside the others accuracy and F1 within each video, averaged over videos: of labels of which one "
+        "holds in each frame, the most probable one is called.",
+    )
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> ClassificationConfig:
+        if self.legacy_scores and self.video_scores:
+            raise ValueError("give legacy_scores or video_scores, not both")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give mean and std, or neither")
         return self

@@ -73,7 +73,7 @@ class MViT(nn.Module):
                 num_classes=1,
                 **arguments,
             )
-        except (TypeError, ValueError, AssertionError) as error:
+        except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
             raise UserError(
                 f"torchvision cannot build MViT with {config.args}: {error}", "method.image.args", "Leave args out."
             ) from error

@@ -45,7 +45,10 @@ class Classification(Task):
     @property
     def rule(self) -> str:
         """See `Task.rule`."""
-        return "benchx_classification" if self.config.classification.legacy_scores else self.scoring
+        how = self.config.classification
+        if how.video_scores:
+            return "phases"
+        return "benchx_classification" if how.legacy_scores else self.scoring
 
     @property
     def needed(self) -> str:

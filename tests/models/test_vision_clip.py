@@ -148,6 +148,7 @@ def test_a_frozen_tower_stays_as_it_is() -> None:
         ({"input": {"size": 32, "frames": 5}}, "even number of frames"),
         ({"input": {**INPUT, "channels": 1}}, "3"),
         ({"args": {**SMALL, "heads": 3}}, "args"),
+        ({"args": {"stages": [[8, 1, 1]]}}, "division by zero"),
     ],
 )
 def test_what_mvit_cannot_do_is_said(changes: dict[str, Any], message: str) -> None:
