@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,7 +77,7 @@ class GradCache:
         self._check_norms()
         self._passes.clear()
         with self._in_place_of_towers():
-            return self.method(batch)  # type: ignore[no-any-return]
+            return self.method(batch)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss of `losses` to the parameters; on several ranks, their mean over ranks."""
@@ -94,7 +94,7 @@ class GradCache:
                     if vector is not None and vector.requires_grad and leaf is not None and leaf.grad is not None
                 ]
                 if pairs:
-                    torch.autograd.backward(*zip(*pairs, strict=True))
+                    torch.autograd.backward([vector for vector, _ in pairs], [gradient for _, gradient in pairs])
         self._passes.clear()
         self._average()
 
@@ -155,7 +155,7 @@ class GradCache:
                     found.append(compute(_part(given, own)))
             torch.clear_autocast_cache()  # weights that were cast without a graph must not be used with one
             pooled = torch.cat([vectors[0] for vectors in found])
-            projected = torch.cat([vectors[1] for vectors in found]) if projects else None
+            projected = torch.cat([other for _, other in found if other is not None]) if projects else None
             if torch.is_grad_enabled():
                 for leaf in (pooled, projected):
                     if leaf is not None:
@@ -171,7 +171,8 @@ def _part(given: torch.Tensor | TextBatch, rows: slice) -> Any:
     if isinstance(given, torch.Tensor):
         return given[rows]
     values = {field.name: getattr(given, field.name) for field in fields(given)}
-    return TextBatch(**{name: None if value is None else value[rows] for name, value in values.items()})
+    parts: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+    return replace(given, **parts)
 
 
 def _random_state(method: nn.Module) -> list[torch.Tensor]:

@@ -90,12 +90,11 @@ def plan_memory(config: PretrainConfig) -> MemoryPlan:
     parameters = sum(map(_bytes, (*weights, *method.buffers())))
     states = {"adamw": 2, "adam": 2, "sgd": int(how.momentum > 0)}[how.name] * trained
     states += ((config.train.ema is not None) + (how.lookahead is not None)) * parameters
-    of_batch: list[int] = []
-    map_tensors(batch, lambda tensor: of_batch.append(_bytes(tensor)) or tensor)
+    of_batch = sum(map(_bytes, _tensors(batch)))
     update = 2 * trained  # gradients, and the change of the weights while it is made
-    most = max(sum(of_batch) + step, update)
+    most = max(of_batch + step, update)
     other = max(0, step - trained)
-    return MemoryPlan(parameters, trained, states, sum(of_batch), other, parameters + states + most, by_shapes)
+    return MemoryPlan(parameters, trained, states, of_batch, other, parameters + states + most, by_shapes)
 
 
 def most_in_step(method: Method, batch: Batch, config: PretrainConfig) -> int:
@@ -114,14 +113,12 @@ def most_in_step(method: Method, batch: Batch, config: PretrainConfig) -> int:
     def autocast() -> AbstractContextManager[Any]:
         return torch.autocast(kind, torch.bfloat16, enabled=train.precision == "bf16")
 
-    losses: Callable[[Batch], Any] = method.losses
+    losses: Callable[[Batch], Any] = method
     backward: Callable[[torch.Tensor], None] = torch.Tensor.backward
     if train.grad_cache is not None:
         cache = GradCache(method, train.grad_cache, autocast)
         losses, backward = cache.losses, cache.backward
-    known = [*method.parameters(), *method.buffers()]
-    map_tensors(batch, lambda tensor: known.append(tensor) or tensor)
-    with Allocations(known) as counted:
+    with Allocations([*method.parameters(), *method.buffers(), *_tensors(batch)]) as counted:
         for _ in range(min(train.accumulate, 2)):  # from the second on the gradients of the first live throughout
             with autocast():
                 loss = torch.stack([value for value, _ in losses(batch).values()]).sum()
@@ -187,6 +184,17 @@ def _without_values(method: Method, shapes: FakeTensorMode) -> None:
             for name, tensor in held.items():
                 if tensor is not None:
                     held[name] = shapes.from_tensor(tensor)  # type: ignore[assignment]
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(batch, note)
+    return found
 
 
 def _bytes(tensor: torch.Tensor) -> int:
