@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from medvlp.data.inputs import check_side
 from medvlp.errors import UserError
 from medvlp.tasks._probes import CHOICE, linear_probe, nearest_neighbours
 from medvlp.tasks._samples import few_shot_subset, label_subset, select
@@ -103,6 +104,7 @@ class Classification(Task):
         from medvlp.tasks._classifier import Classifier
 
         task = self.config
+        check_side(taken, task.fine_tune.input_size)
         if task.fine_tune.input_size is not None:
             tower.set_input_size(task.fine_tune.input_size)
         return Classifier(tower, dim, len(task.labels), task.classification, task.fine_tune.freeze_encoder)

@@ -38,14 +38,14 @@ SHORT = {"steps": 4, "validate_every": 2, "batch_size": 2, "warmup_steps": 1, "l
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("ct")
-    write_layout("phantom_ct", folder / "raw", 60, seed=2, size=32)
+    write_layout("phantom_ct", folder / "raw", 48, seed=2, size=32)
     config = PrepareConfig(source="phantom_ct", root=folder / "raw", out=folder / "store", num_workers=1)
     return Store.open(prepare(config).store)
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return load_encoder("random:vit_tiny_patch16_224@32/8")
+    return load_encoder("random:vit_tiny_patch16_224@32/16")
 
 
 def task(kind: str = "volume_segmentation", **fields: Any) -> Any:
