@@ -22,6 +22,7 @@ from medvlp.bench.finite import check_finite
 from medvlp.bench.locks import POLL_SECONDS, Locks
 from medvlp.progress import Advance, progress_bar
 from medvlp.store.files import write_atomic
+from medvlp.tasks.base import rows_at_once
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -72,8 +73,12 @@ class FeatureCache:
             parts = {start: self._part_file(folder, start) for start in range(0, len(rows), PART_IMAGES)}
 
             def compute(start: int) -> None:
-                found = load().encode_rows(store, rows[start : start + PART_IMAGES]).pooled
-                table = found.float().cpu().numpy()
+                encoder, part = load(), rows[start : start + PART_IMAGES]
+                step = rows_at_once(encoder, PART_IMAGES)
+                chunks = (part[at : at + step] for at in range(0, len(part), step))
+                table = np.concatenate(
+                    [encoder.encode_rows(store, chunk).pooled.float().cpu().numpy() for chunk in chunks]
+                )
                 check_finite(table, "features", f"encoder {name}, data set {store.dataset}")
                 self._save(parts[start], table)
 

@@ -48,6 +48,14 @@ def read_inputs(store: Store, rows: Int[np.ndarray, " b"], taken: AnyInput) -> I
     return found
 
 
+def check_side(taken: AnyInput, side: int | None) -> None:
+    """Raise `UserError` where the side of a picture is set for an encoder of volumes."""
+    if side is not None and isinstance(taken, VolumeInputConfig):
+        raise UserError(
+            f"The encoder takes volumes, and {side} is the side of a picture.", "fine_tune.input_size", "Leave it out."
+        )
+
+
 class InputLoader(ImageLoader):
     """Batches of images, or of volumes where `taken` is their input.
 
@@ -75,12 +83,6 @@ class InputLoader(ImageLoader):
         if volumes and augment not in (None, AugmentConfig()):
             raise UserError(
                 "fine_tune.augment is of pictures, and the store holds volumes.", store.path, "Leave it out."
-            )
-        if volumes and not isinstance(taken.size, tuple):
-            raise UserError(
-                "fine_tune.input_size is the side of a picture, and the store holds volumes.",
-                store.path,
-                "Leave it out.",
             )
         side = 0 if isinstance(taken.size, tuple) else taken.size
         super().__init__(store, rows, input_size=side, augment=augment, **options)

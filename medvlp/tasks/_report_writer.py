@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from medvlp.config.data import AugmentConfig
-from medvlp.data.inputs import read_inputs
+from medvlp.data.inputs import check_side, read_inputs
 from medvlp.data.transforms import normalise
 from medvlp.objectives.captioning import captioning
 from medvlp.tasks._fine_tune import Term, Tunable
@@ -215,6 +215,7 @@ def sized_tower(encoder: Encoder, side: int | None) -> Any:
     Raises:
         UserError: The tower cannot take this size.
     """
+    check_side(encoder.preprocessing.input, side)
     tower: Any = copy.deepcopy(encoder.image_tower)
     if side is not None:
         tower.set_input_size(side)

@@ -215,11 +215,12 @@ def found_classes(
     else:
         from monai.inferers.utils import sliding_window_inference
 
+        # MONAI weighs windows in the type of its input; int16 is exact in float32.
         logits = sliding_window_inference(
-            voxels,
+            voxels.float(),
             taken.size,
             WINDOWS_AT_ONCE,
-            lambda windows: network(normalise(windows, taken)),
+            lambda windows: network(normalise(windows.to(torch.int16), taken)),
             overlap=overlap,
             mode="gaussian",
             cval=taken.outside,

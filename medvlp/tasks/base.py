@@ -38,6 +38,10 @@ SCORES, SPACE, HEAT_MAPS = "zero-shot scores", "shared space of images and texts
 """What an encoder with a text side may offer; a task names what its zero-shot protocol needs."""
 
 
+VOLUMES_AT_ONCE = 16
+"""Volumes whose tokens are held at a time: of CT-CLIP's tower 28 MB each."""
+
+
 class Kept(Protocol):
     """What is kept of the answers to a task; every score is computed from it and nothing else."""
 
@@ -136,6 +140,11 @@ class Head:
     ) -> Head:
         """Return a head that gives each label a probability."""
         return cls(lambda samples: samples.predictions(score(samples)), best_params or {}, maps)
+
+
+def rows_at_once(encoder: Encoder, images: int) -> int:
+    """Return how many rows of a store are encoded together: `images`, or of volumes as many as their tokens allow."""
+    return images if encoder.kind == "image" else min(images, VOLUMES_AT_ONCE)
 
 
 def encoder_of(subject: Subject, protocol: str) -> Encoder:

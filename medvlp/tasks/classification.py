@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from medvlp.data.inputs import check_side
 from medvlp.errors import UserError
 from medvlp.tasks._probes import CHOICE, linear_probe, nearest_neighbours
 from medvlp.tasks._samples import few_shot_subset, label_subset, select
-from medvlp.tasks.base import SCORES, SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import SCORES, SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of, rows_at_once
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -106,6 +107,7 @@ class Classification(Task):
         from medvlp.tasks._classifier import Classifier
 
         task = self.config
+        check_side(taken, task.fine_tune.input_size)
         if task.fine_tune.input_size is not None:
             tower.set_input_size(task.fine_tune.input_size)
         return Classifier(tower, dim, len(task.labels), task.classification, task.fine_tune.freeze_encoder)
@@ -241,9 +243,9 @@ class Classification(Task):
         store, how = subject.store, self.config.zero_shot
 
         def score(samples: Samples) -> np.ndarray:
-            parts = []
-            for start in range(0, len(samples), ZERO_SHOT_BATCH):
-                features = encoder.encode_rows(store, samples.rows[start : start + ZERO_SHOT_BATCH])
+            parts, step = [], rows_at_once(encoder, ZERO_SHOT_BATCH)
+            for start in range(0, len(samples), step):
+                features = encoder.encode_rows(store, samples.rows[start : start + step])
                 if how.legacy_standardised:
                     parts.append(_most_similar(encoder, features, positives))
                 else:

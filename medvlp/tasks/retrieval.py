@@ -17,7 +17,7 @@ import numpy as np
 from medvlp.data.texts import report_text
 from medvlp.errors import UserError
 from medvlp.tasks._samples import by_split
-from medvlp.tasks.base import SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import SPACE, ZERO_SHOT, Head, Samples, Subject, Task, encoder_of, rows_at_once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,10 +153,11 @@ class Retrieval(Task):
             if not first:
                 return Vectors([], [], [], [], np.zeros((0, 1)), np.zeros((0, 1)))
             wordings = encoder.embed_text([texts[i] for i in first.values()], self.config.retrieval.max_tokens)
+            step = rows_at_once(encoder, IMAGES_AT_ONCE)
             place = {digest: number for number, digest in enumerate(first)}
             images = [
                 encoder.embed_features(self._encoded(encoder, store, rows)).double().cpu().numpy()
-                for rows in np.array_split(samples.rows, range(IMAGES_AT_ONCE, len(samples), IMAGES_AT_ONCE))
+                for rows in np.array_split(samples.rows, range(step, len(samples), step))
             ]
             return Vectors(
                 samples.sample_ids,
