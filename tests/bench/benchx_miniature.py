@@ -24,9 +24,9 @@ from medvlp.zoo.release import read_release
 sys.path.append(str(Path(__file__).parents[1] / "zoo"))
 from released_files import weights_of, wrap
 
-COLLECTION = "configs/data/benchx.yaml"
+COLLECTION, FIXED = "configs/data/benchx.yaml", "configs/data/benchx_fixed.yaml"
 SIDE = 64
-SEEDS = {"object_cxr": 47}
+SEEDS = {COLLECTION: {"object_cxr": 47}, FIXED: {"object_cxr": 47, "rsna_pneumonia": 8}}
 """Those of the other data sets follow from their order: every split must show what the tasks ask."""
 ENCODERS = (
     *("convirt", "gloria", "medclip_r50", "medclip_vit", "medklip", "mflag", "mgca_r50", "mgca_vit", "mrm"),
@@ -39,9 +39,15 @@ FEWEST = 12
 """Images of the small lists, so that they hold both classes: a hundredth of a miniature is none."""
 
 
-def make(folder: Path, oracles: Path, studies: int = 60, encoders: tuple[str, ...] = ENCODERS) -> list[str]:
+def make(
+    folder: Path,
+    oracles: Path,
+    studies: int = 60,
+    encoders: tuple[str, ...] = ENCODERS,
+    collection: str = COLLECTION,
+) -> list[str]:
     """Make the miniature and return the encoders as arguments of `medvlp bench run`."""
-    make_stores(folder, studies)
+    make_stores(folder, studies, collection=collection)
     make_checkpoints(folder / "checkpoints", oracles, encoders)
     make_timm_folder(folder / "imagenet")
     return specs(folder, encoders)
@@ -58,10 +64,10 @@ def specs(folder: Path, encoders: tuple[str, ...] = ENCODERS) -> list[str]:
     return [*found, f"timm:{folder / 'imagenet'}"]
 
 
-def make_stores(folder: Path, studies: int, only: tuple[str, ...] = ()) -> None:
-    """Write raw data, lists and stores of the shipped collection, or of some of its data sets."""
+def make_stores(folder: Path, studies: int, only: tuple[str, ...] = (), collection: str = COLLECTION) -> None:
+    """Write raw data, lists and stores of a shipped collection, or of some of its data sets."""
     shipped = load_config(
-        COLLECTION, (), CollectionConfig, {"root": str(folder / "raw"), "out": str(folder / "stores")}
+        collection, (), CollectionConfig, {"root": str(folder / "raw"), "out": str(folder / "stores")}
     )
     tree = shipped.resolved()
     tree["stores"] = {name: entry for name, entry in tree["stores"].items() if not only or name in only}
@@ -73,7 +79,7 @@ def make_stores(folder: Path, studies: int, only: tuple[str, ...] = ()) -> None:
                 entry["source"],
                 root,
                 studies,
-                SEEDS.get(entry["source"], 5 + number),
+                SEEDS[collection].get(entry["source"], 5 + number),
                 size=32,
                 image_size=SIDE,
                 options=entry["options"] or None,

@@ -204,6 +204,50 @@ def test_the_whole_suite_by_one_command_also_when_it_is_killed(oracles: Path, tm
     check_results(whole)
 
 
+def fixed_changes() -> list[str]:
+    """Return the overrides that make the fixed suite small; its fractions are chosen by options."""
+    found = ["entries.*.seeds=[0]", "bootstrap_resamples=50", "permutations=100"]
+    found += [f"entries.*.set.fine_tune.{text}" for text in ("steps=2", "warmup_steps=1", "input_size=64")]
+    for name in ("nih_14", "vindr_cxr", "covidx", "siim_acr", "rsna_pneumonia"):
+        found += [f"entries.{name}.{text}" for text in ("draws=1", "set.tuning.lr=[3.0e-4]")]
+        found.append(f"entries.{name}.set.fine_tune.batch_size=8")
+    for name in SEGMENTATION:
+        head = f"entries.{name}_segmentation"
+        found += [f"{head}.draws=1", f"{head}.set.fine_tune.validate_every=2", f"{head}.set.segmentation.channels=32"]
+    small = [f"decoder.{text}" for text in ("width=32", "hidden=32", "layers=1", "heads=2")]
+    small += ["max_tokens=12", "min_count=1", "beams=1"]
+    found += [f"entries.iu_xray_reports.set.reports.{text}" for text in small]
+    return [*found, "entries.mimic_5x200.set.retrieval.max_tokens=16"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_fixed_suite_from_raw_data_to_a_page(oracles: Path, tmp_path: Path) -> None:
+    """Two released encoders with texts, a timm folder and all baselines, at a tenth and at all of the labels."""
+    collection = benchx_miniature.FIXED
+    encoders = ("mgca_vit", "convirt")
+    words = benchx_miniature.make(tmp_path, oracles, encoders=encoders, collection=collection)
+    given = [word for spec in words for word in ("--encoder", spec)]
+    run = [sys.executable, "-m", "medvlp", "bench", "run", "benchmarks/suites/benchx_fixed.yaml"]
+    run += ["--store-root", str(tmp_path / "stores"), *given, "--out", str(tmp_path / "out"), "--no-mlflow"]
+    run += ["--jobs", "2", "--fraction", "0.1", "--fraction", "1.0", *fixed_changes()]
+    assert subprocess.run(run, cwd=ROOT, env=ENVIRONMENT).returncode == 0
+    out = tmp_path / "out"
+    exported(out)
+    results = Results.read(out)
+    names = {*(f"zoo:{name}" for name in encoders), "timm:imagenet", "random:resnet18"}
+    kinds = ("fine_tune", "linear_probe", "knn", "few_shot", "frozen")
+    done = {(g.setting.task, g.setting.protocol, g.setting.encoder) for g in results.groups if g.cells}
+    for key, task in tasks_of(load_suite("benchmarks/suites/benchx_fixed.yaml")).items():
+        asked = {p for e in results.suite["entries"] if e["task"] == key for p in e["protocols"]}
+        assert {(key, protocol, name) for protocol in asked & {*kinds} for name in names} <= done
+        if "zero_shot" in asked:
+            assert {(key, "zero_shot", f"zoo:{name}") for name in encoders} <= done, task.config.type
+    tuned = next(c for g in results.groups if g.setting.protocol == "fine_tune" for c in g.cells)
+    assert len(tuned.result["best_params"].get("trials", [1, 2])) == 2, "every encoder has the same grid"
+    assert "Heat maps" in (out / "report.html").read_text()
+
+
 def check_results(out: Path) -> None:
     """Every encoder has its cells or a reason, and an account of its file."""
     results = Results.read(out)

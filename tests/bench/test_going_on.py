@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +105,57 @@ def test_a_training_that_was_stopped_goes_on_and_leaves_the_same_bytes(
     assert again[0] == 4, "from the checkpoint of step 4, not from the beginning"
     assert content(stopped) == content(whole)
     assert not (stopped / "checkpoints").exists()
+
+
+LONG = """
+import sys
+from pathlib import Path
+import bench_store
+from medvlp.bench.runner import run_suite
+from medvlp.config.train import TrackConfig
+from medvlp.tasks import _fine_tune
+
+_fine_tune.LEAST_SECONDS, _fine_tune.EVERY = 0.0, 5
+_, folder, store, out = sys.argv
+tuned = {"fine_tune": {"steps": 300, "validate_every": 100, "batch_size": 8, "warmup_steps": 1}}
+suite = bench_store.suite(Path(folder), [{"protocols": ["fine_tune"], "set": tuned}])
+suite = suite.model_copy(update={"baselines": ()})
+how = {"track": TrackConfig(mlflow=False), "device": "cpu", "audit": False}
+assert run_suite(suite, stores=[Path(store)], encoders=[bench_store.RANDOM], out=Path(out), **how).failed == 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_that_is_killed_goes_on_from_its_checkpoint(stores: dict[str, Path], tmp_path: Path) -> None:
+    """SIGKILL to the whole process, twice, far from the beginning: the same bytes as in one piece."""
+    script, whole, killed = tmp_path / "long.py", tmp_path / "whole", tmp_path / "killed"
+    script.write_text(LONG)
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root), str(root / "tests"), str(root / "tests" / "bench")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, str(script), str(tmp_path), str(stores["classification"]), str(out)]
+
+    def newest() -> int:
+        steps = [int(path.parent.name.split("_")[-1]) for path in killed.glob("checkpoints/*/step_*/state.json")]
+        return max(steps, default=0)
+
+    subprocess.run(command(whole), env=environment, cwd=root, check=True)
+    for least in (40, 120):
+        process = subprocess.Popen(command(killed), env=environment, cwd=root, start_new_session=True)
+        began = newest()
+        while newest() < max(least, began + 5):
+            assert process.poll() is None, "it ended before it was to be killed"
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not list(killed.glob("cells/*/result.json"))
+    assert newest() >= 120
+    subprocess.run(command(killed), env=environment, cwd=root, check=True)
+    assert content(killed) == content(whole)
+    assert not (killed / "checkpoints").exists()
 
 
 def test_a_training_that_would_fail_again_begins_anew(

@@ -14,6 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from medvlp.config.prepare import PrepareConfig
 from medvlp.errors import UserError
+from medvlp.sources.phantom.study import generate_study
+from medvlp.store import duplicates
 from medvlp.store.audit import audit
 from medvlp.store.audit_report import PREDICTORS
 from medvlp.store.duplicates import hamming_pairs, near_identical
@@ -275,3 +277,41 @@ def test_nih_mini_reports_brightness_and_view(test_data, tmp_path):
     test = samples[samples["split_x"] == "test"]
     direct = roc_auc_score(test["label:Pneumonia"], test["mean"])
     assert pneumonia.loc["mean_brightness", "auroc"] == pytest.approx(max(direct, 1 - direct), abs=1e-9)
+
+
+@pytest.mark.data
+def test_copies_are_told_from_other_patients_of_the_same_view(test_data: Path) -> None:
+    """On real radiographs: JPEG, a third of the size, gamma and contrast are copies, another patient is none."""
+    files = sorted((test_data / "nih_chestxray14_mini").rglob("*.png"))[:80]
+    images = [cv2.resize(cv2.imread(str(file), 0), (256, 256), interpolation=cv2.INTER_AREA) for file in files]
+    detail = duplicates._standardised(np.stack([duplicates._detail(image) for image in images]))
+    people = np.array([file.name.split("_")[0] for file in files])
+    others = (detail @ detail.T)[people[:, None] != people[None]]
+    assert others.max() < duplicates.MIN_DETAIL_CORRELATION - 0.1
+    for image, own in zip(images, detail, strict=True):
+        for copy in _copies(image):
+            (changed,) = duplicates._standardised(duplicates._detail(copy)[None])
+            assert own @ changed >= duplicates.MIN_DETAIL_CORRELATION
+
+
+def _copies(image: np.ndarray) -> list[np.ndarray]:
+    small = cv2.resize(image, (85, 85), interpolation=cv2.INTER_AREA)
+    return [
+        cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 0),
+        cv2.resize(small, (256, 256), interpolation=cv2.INTER_LINEAR),
+        np.rint(255 * (image / 255) ** 0.6).astype(np.uint8),
+        np.clip((image.astype(float) - 128) * 1.3 + 128, 0, 255).astype(np.uint8),
+    ]
+
+
+def test_laterals_of_phantoms_are_not_taken_for_copies() -> None:
+    pictures, people = [], []
+    for index in range(14):
+        study = generate_study(7, index, size=48, image_size=128)
+        shown = [image.pixels for image in study.images if image.view == "LATERAL"]
+        pictures += shown
+        people += [study.visit.patient] * len(shown)
+    detail = duplicates._standardised(np.stack([duplicates._detail(image) for image in pictures]))
+    others = (detail @ detail.T)[np.array(people)[:, None] != np.array(people)[None]]
+    assert len(others) > 50
+    assert others.max() < duplicates.MIN_DETAIL_CORRELATION

@@ -137,6 +137,10 @@ class Posture:
     """Shift of the image field along x and z, template mm."""
     zoom: float
     """Image field over the extent of the volume."""
+    lateral_turn: tuple[float, float]
+    """As `turn`, of the lateral: rotation about the long axis, and tilt, along y and z."""
+    lateral_offset: tuple[float, float]
+    """As `offset`, along y and z."""
 
 
 def sample_posture(seed: int, index: int, sick: float) -> Posture:
@@ -150,4 +154,6 @@ def sample_posture(seed: int, index: int, sick: float) -> Posture:
         turn=(float(rng.normal(0, 0.045 if bedside else 0.02)), float(rng.normal(-0.07 if bedside else 0, 0.035))),
         offset=(float(rng.normal(0, 4)), float(rng.normal(0, 5))),
         zoom=float(rng.uniform(0.89, 0.98)),
+        lateral_turn=(float(rng.normal(0, 0.07)), float(rng.normal(0, 0.04))),
+        lateral_offset=(float(rng.normal(0, 8)), float(rng.normal(0, 7))),
     )

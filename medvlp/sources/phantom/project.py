@@ -55,7 +55,7 @@ def views_of(posture: Posture) -> list[View]:
     else:
         views = [View("AP", 1050.0, 30.0, posture.turn, posture.offset, posture.zoom + 0.03)]
     if posture.lateral:
-        views.append(View("LATERAL", 1830.0, 30.0, (0.0, 0.0), (0.0, posture.offset[1]), posture.zoom + 0.02))
+        views.append(View("LATERAL", 1830.0, 30.0, posture.lateral_turn, posture.lateral_offset, posture.zoom + 0.02))
     return views
 
 
