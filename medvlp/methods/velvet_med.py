@@ -186,7 +186,7 @@ class VelvetMed(Method):
         """Return the terms that have a weight."""
         given = self.texts_of(batch)
         tower = self._text_tower
-        laid = tower.lay_out(given)
+        laid = tower.lay_out(batch.text_augmented or given)
         maps = self.image_encoder.feature_maps(self.normalised(batch.pixels))
         states = tower.states(laid)
         read = _Read(laid, states, levels_of(states, laid))
@@ -197,7 +197,7 @@ class VelvetMed(Method):
         if self.is_on("matching"):
             terms["matching"] = self._matching(seen, image, text, read, same_texts(given.ids, given.mask))
         if self.is_on("mlm") or self.is_on("text_mlm"):
-            terms |= self._masked_words(laid, seen)
+            terms |= self._masked_words(tower.lay_out(given), seen)
         if any(self.is_on(term) for term in PRETEXT):
             terms |= self._pretext(batch)
         return self.weighted({name: term for name, term in terms.items() if self.is_on(name)})
