@@ -254,8 +254,9 @@ class VelvetMed(Method):
         deepest = self.image_encoder.feature_maps(cut_out(whole, options["share"], (smallest, largest)))[-1]
         pooled = deepest.flatten(2).mean(2)
         scale = 1 / torch.tensor(self.positive("contrast", "temperature"), device=crops.device)
+        first, second = self.contrast_head(pooled).chunk(2)
         return {
-            "contrast": nt_xent(*self.contrast_head(pooled).chunk(2), scale),
+            "contrast": nt_xent(first, second, scale),
             "rotation": turn_ce(self.rotation_head(pooled), turns),
             "inpainting": inpainting_l1(self.inpainting_decoder(deepest), whole),
         }
