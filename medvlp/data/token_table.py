@@ -206,6 +206,7 @@ class TokenTable:
         if self.sentences:
             numbers = np.full(ids.shape, -1, dtype=np.int64)
             for i, row in enumerate(rows):
+                assert row.sentences is not None
                 numbers[i, : len(row.ids)] = row.sentences
             text.sentence_ids = torch.from_numpy(numbers)
         if self.mentions is not None:

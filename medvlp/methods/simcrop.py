@@ -93,7 +93,7 @@ class SimCroP(Method):
         if self.is_on("mlm"):
             terms["mlm"] = self._words(states[:, 1:], text)
         if self.is_on("align"):
-            terms["align"] = self._alignment(states[:, 1:], text)
+            terms["align"] = self._alignment(states[:, 1:], batch.text_augmented or text)
         return self.weighted(terms)
 
     def _words(self, patches: Float[torch.Tensor, "b k d"], text: TextBatch) -> Term:

@@ -186,7 +186,7 @@ class VelvetMed(Method):
         """Return the terms that have a weight."""
         given = self.texts_of(batch)
         tower = self._text_tower
-        laid = tower.lay_out(given)
+        laid = tower.lay_out(batch.text_augmented or given)
         maps = self.image_encoder.feature_maps(self.normalised(batch.pixels))
         states = tower.states(laid)
         read = _Read(laid, states, levels_of(states, laid))
@@ -197,7 +197,7 @@ class VelvetMed(Method):
         if self.is_on("matching"):
             terms["matching"] = self._matching(seen, image, text, read, same_texts(given.ids, given.mask))
         if self.is_on("mlm") or self.is_on("text_mlm"):
-            terms |= self._masked_words(laid, seen)
+            terms |= self._masked_words(tower.lay_out(given), seen)
         if any(self.is_on(term) for term in PRETEXT):
             terms |= self._pretext(batch)
         return self.weighted({name: term for name, term in terms.items() if self.is_on(name)})
@@ -254,8 +254,9 @@ class VelvetMed(Method):
         deepest = self.image_encoder.feature_maps(cut_out(whole, options["share"], (smallest, largest)))[-1]
         pooled = deepest.flatten(2).mean(2)
         scale = 1 / torch.tensor(self.positive("contrast", "temperature"), device=crops.device)
+        first, second = self.contrast_head(pooled).chunk(2)
         return {
-            "contrast": nt_xent(*self.contrast_head(pooled).chunk(2), scale),
+            "contrast": nt_xent(first, second, scale),
             "rotation": turn_ce(self.rotation_head(pooled), turns),
             "inpainting": inpainting_l1(self.inpainting_decoder(deepest), whole),
         }

@@ -55,7 +55,7 @@ class VoCo(Method):
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         image = config.image_of(VolumeTowerConfig, "VoCo")
         super().__init__(config, context)
-        options = self.config.options
+        options, self._size = self.config.options, image.input.size
         if image.family != "swin":
             raise UserError(
                 f"VoCo reads five scales of a tower; the family {image.family} is not known to have them.",
@@ -129,7 +129,7 @@ class VoCo(Method):
 
     def _sized(self, crops: Float[torch.Tensor, "n c d h w"]) -> Float[torch.Tensor, "n c *s"]:
         """Return crops with the size of the model input."""
-        size = tuple(self.config.image.input.size)
+        size = self._size
         if tuple(crops.shape[2:]) == size:
             return crops
         return functional.interpolate(crops, size, mode="trilinear", align_corners=False)

@@ -81,7 +81,8 @@ def lay_out(text: TextBatch, first_id: int, pad_id: int, limits: SentenceLimits,
     inside = member.any(2)
     place = (inside.cumsum(1) + sentence + 1).masked_fill(~inside, -1)
     starts = (before + torch.arange(number, device=sentence.device) + FIRST_SENTENCE).masked_fill(lengths == 0, -1)
-    width = min(limits.tokens, int(max(place.max(), starts.max(), 0)) + 1 if number else 1)
+    last = int(torch.cat([place, starts], dim=1).max()) if place.numel() else 0
+    width = min(limits.tokens, max(last, 0) + 1)
     ids = torch.arange(first_id, first_id + number, device=sentence.device).expand_as(starts)
     nothing, types = torch.full_like(starts, -1), torch.arange(1, number + 1, device=sentence.device).expand_as(starts)
 

@@ -69,6 +69,17 @@ def test_every_term_has_something_to_work_on_and_the_report_term_is_plain(model:
     torch.testing.assert_close(terms["report"][0], torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_second_reading_of_the_texts_is_contrasted_and_the_first_has_the_hidden_words(model: VelvetMed) -> None:
+    batch, other = batch_of(model), batch_of(model)
+    other.text_augmented = model.context.tokenise([TEXTS[2], TEXTS[0], TEXTS[1], TEXTS[3]], 48, sentences=True)
+    torch.manual_seed(0)
+    terms = model.losses(batch)
+    torch.manual_seed(0)
+    changed = model.losses(other)
+    assert not torch.allclose(changed["sentence"][0], terms["sentence"][0])
+    assert changed["mlm"][1] == terms["mlm"][1] > 0
+
+
 def test_a_term_without_weight_is_not_computed_nor_asked_for() -> None:
     model = velvet(objectives=only("report", "sentence"))
     demands = model.demands(model.config)

@@ -10,11 +10,11 @@ import torch
 from medvlp.models.sentences import SentenceLimits, SentenceText, lay_out, levels_of, sentence_mask, sentence_starts
 from medvlp.text.tokenizer import Tokenizer
 from medvlp.types import TextBatch
-from tests.objectives.official import cases, check, load
+from tests.objectives.official import cases_3d, check, load
 
 PAD, CLS, SENTENCE, WORD, PIECE = range(5)
-MASKS = cases("velvet/tribert_mask", "losses3d")
-POOLED = cases("velvet/token_pooling", "losses3d")
+MASKS = cases_3d("velvet/tribert_mask")
+POOLED = cases_3d("velvet/token_pooling")
 
 
 def laid(ids: torch.Tensor, kinds: torch.Tensor, types: torch.Tensor) -> SentenceText:

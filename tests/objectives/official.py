@@ -16,7 +16,7 @@ RELATIVE_FLOAT32 = 2e-6
 """Where the official code computes in single precision."""
 
 
-def cases(objective: str, folder: str = "losses2d") -> list[Any]:
+def cases(objective: str) -> list[Any]:
     """Return the case files of `method/objective`; one test that is skipped where the references are missing."""
     return _cases("losses2d", objective)
 

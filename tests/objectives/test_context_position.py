@@ -14,11 +14,11 @@ from medvlp.objectives.context_position import (
     position_terms_v1,
     position_terms_v2,
 )
-from tests.objectives.official import cases, load
+from tests.objectives.official import cases_3d, load
 
 VERSIONS = {"voco_v1": (position_terms_v1, 16), "voco_v2": (position_terms_v2, 9)}
-FILES = [(name, file) for name in VERSIONS for file in cases(f"{name}/loss", "losses3d")]
-LABELS = [(name, file) for name in VERSIONS for file in cases(f"{name}/overlap_labels", "losses3d")]
+FILES = [(name, file) for name in VERSIONS for file in cases_3d(f"{name}/loss")]
+LABELS = [(name, file) for name in VERSIONS for file in cases_3d(f"{name}/overlap_labels")]
 
 
 def name_of(value: object) -> str:

@@ -18,7 +18,7 @@ from medvlp.objectives.matching import (
     with_mismatches,
 )
 from medvlp.objectives.terms import unit
-from tests.objectives.official import cases, check, load
+from tests.objectives.official import cases_3d, check, load
 
 
 def test_itm_is_cross_entropy_over_pairs_and_the_score_is_the_log_odds() -> None:
@@ -92,7 +92,7 @@ def test_a_row_without_any_mismatch_is_told() -> None:
     assert hard_negatives(torch.randn(0, 0), torch.zeros(0, 0).bool())[1].shape == (0,)
 
 
-@pytest.mark.parametrize("file", cases("velvet/matching", "losses3d"), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", cases_3d("velvet/matching"), ids=lambda file: file.stem)
 def test_weights_pairs_and_loss_are_the_official_velvet_med(file: Path) -> None:
     case = load(file)
     same = torch.eye(len(case["vis_embed"]), dtype=torch.bool)

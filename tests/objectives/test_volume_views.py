@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from medvlp.objectives.volume_views import inpainting_l1, nt_xent, turn_ce, turned
-from tests.objectives.official import cases, check, load
+from tests.objectives.official import cases_3d, check, load
 
 
-@pytest.mark.parametrize("file", cases("velvet/nt_xent", "losses3d"), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", cases_3d("velvet/nt_xent"), ids=lambda file: file.stem)
 def test_nt_xent_is_the_official_one(file: Path) -> None:
     case = load(file)
     inputs = {name: case[name].requires_grad_() for name in ("view1", "view2")}
@@ -37,7 +37,7 @@ def test_nt_xent_is_a_loop_and_does_not_overflow() -> None:
     assert nt_xent(first[:0], second[:0], torch.tensor(1.0))[1] == 0
 
 
-@pytest.mark.parametrize("file", cases("velvet/rotation", "losses3d"), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", cases_3d("velvet/rotation"), ids=lambda file: file.stem)
 def test_turns_and_their_loss_are_the_official_ones(file: Path) -> None:
     case = load(file)
     for number, turns in enumerate(case["labels"].chunk(2)):

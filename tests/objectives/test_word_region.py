@@ -19,7 +19,7 @@ from medvlp.objectives.word_region import (
     word_region_nce,
     word_scores,
 )
-from tests.objectives.official import cases, check, load
+from tests.objectives.official import cases, cases_3d, check, load
 
 
 def slots(lengths: torch.Tensor, width: int) -> torch.Tensor:
@@ -141,7 +141,7 @@ def test_a_column_without_deviation_is_standardised_to_zero() -> None:
     assert standardised(scores).tolist() == [[0.0, -1.0], [0.0, 1.0]]
 
 
-@pytest.mark.parametrize("file", cases("velvet/sentence_word", "losses3d"), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", cases_3d("velvet/sentence_word"), ids=lambda file: file.stem)
 def test_the_contrast_of_unit_vectors_is_the_official_velvet_med(file: Path) -> None:
     case = load(file)
     inputs = {name: case[name].requires_grad_() for name in ("voxels", "tokens")}
