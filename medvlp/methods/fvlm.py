@@ -199,7 +199,9 @@ def organs_option(config: MethodConfig) -> Mapping[str, Sequence[str]]:
     for organ in organs:
         if organ not in ORGANS:
             raise UserError(
-                f"Reports are not sorted by '{organ}'.{nearest(organ, list(ORGANS))}", where, f"Use: {', '.join(ORGANS)}."
+                f"Reports are not sorted by '{organ}'.{nearest(organ, list(ORGANS))}",
+                where,
+                f"Use: {', '.join(ORGANS)}.",
             )
     names = [name for structures in organs.values() for name in structures]
     if not names or len(set(names)) != len(names) or not all(organs.values()) or len(organs) < len(listed):

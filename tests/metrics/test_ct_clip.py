@@ -50,6 +50,7 @@ def test_zero_shot_scores_are_the_official_ones(file: Path) -> None:
             weighted_f1(labels, scores, threshold), case["f1_weighted_at_threshold"][k], rtol=1e-6
         )
         np.testing.assert_allclose(accuracy(labels, scores, above), case["accuracy_at_threshold"][k], rtol=1e-6)
+        np.testing.assert_allclose(labels[scores >= above].mean(), case["precision_at_threshold"][k], rtol=1e-6)
 
 
 def test_a_finding_that_is_never_called_has_a_high_weighted_f1_and_no_f1() -> None:
