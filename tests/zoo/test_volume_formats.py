@@ -15,11 +15,13 @@ from released_files import keys_of, tensor_of
 import medvlp
 from medvlp.config.load import load_config
 from medvlp.errors import UserError
+from medvlp.text.tokenizer import Tokenizer
 from medvlp.zoo import load_encoder
 from medvlp.zoo.axes import from_axes, to_axes
 from medvlp.zoo.key_plan import plan_keys
 from medvlp.zoo.release import FOLDER, Release, read_release
 from medvlp.zoo.released import ReleasedModel, build_released, load_released
+from medvlp.zoo.released_encoder import released_encoder
 from medvlp.zoo.text_side import set_apart
 
 
@@ -37,8 +39,8 @@ SMALL = {
         "image.args.head_dim=6",
         "image.args.codes=50",
         "image.args.latent=8",
-        "input.size=[8,12,16]",
-        "text.config={vocab_size: 9, hidden_size: 8, num_hidden_layers: 1, "
+        "input.size=[8,16,12]",
+        "text.config={vocab_size: 128, max_position_embeddings: 16, hidden_size: 8, num_hidden_layers: 1, "
         "num_attention_heads: 2, intermediate_size: 8}",
         "heads.text.layers=[{linear: [8, 8], bias: false}]",
     ),
@@ -142,6 +144,27 @@ def test_heat_maps_lie_where_the_voxels_are() -> None:
     assert made.amax() > 0
     turned = other.heat_map(to_axes(pixels, "SLP"), ["a", "b", "c"], lambda texts: None)
     torch.testing.assert_close(to_axes(made, "SLP"), turned)
+
+
+def test_volumes_are_asked_by_texts_and_show_where(scan: Path, tmp_path: Path) -> None:
+    texts = ["pleural effusion", "no pleural effusion"]
+    Tokenizer.train(texts * 8, 128).save(tmp_path / "tokenizer")
+    model = small("ctclip")
+    model.release = model.release.model_copy(update={"text": model.release.text.model_copy(update={"max_tokens": 16})})
+    encoder = released_encoder(model, tokenizer=tmp_path / "tokenizer")
+    image = encoder.embed_features(encoder.encode_image([scan]))
+    with torch.no_grad():
+        model.scale.fill_(0.7)
+    logits = np.exp(0.7) * (image @ encoder.embed_text(texts).T)
+    torch.testing.assert_close(encoder.zero_shot([scan], texts[:1], texts[1:]), logits.softmax(1)[:, :1])
+    volume = medvlp.read_volume(scan)
+    (maps,) = encoder.heat_maps([scan], texts[:1])
+    assert maps.shape == (1, *volume.array.shape)
+    seen = np.isfinite(maps[0])
+    # 8 x 16 x 12 voxels of 1.5 x 0.75 x 0.75 mm in the middle of 30 x 36 x 40 of 2 x 1.6 x 1.4 mm
+    assert [np.ptp(np.nonzero(seen)[axis]) + 1 for axis in range(3)] == pytest.approx([6, 7.5, 6.4], abs=1.5)
+    with pytest.raises(UserError, match="does not lead to the space"):
+        released_encoder(model, tokenizer=tmp_path / "tokenizer", view="codes")
 
 
 def test_vectors_of_organs_come_from_the_tokens_of_their_masks() -> None:
