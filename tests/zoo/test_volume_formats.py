@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from medvlp.text.tokenizer import Tokenizer
 from medvlp.zoo import load_encoder
 from medvlp.zoo.axes import from_axes, to_axes
 from medvlp.zoo.key_plan import plan_keys
+from medvlp.zoo.rebuild import describe_tower, rebuild_tower
 from medvlp.zoo.release import FOLDER, Release, read_release
 from medvlp.zoo.released import ReleasedModel, build_released, load_released
 from medvlp.zoo.released_encoder import released_encoder
@@ -183,6 +185,19 @@ def test_vectors_of_organs_come_from_the_tokens_of_their_masks() -> None:
     torch.testing.assert_close(other[:, 2:], vectors[:, 2:])
     with pytest.raises(UserError, match="one of them is empty"):
         model.organ_vectors(pixels, torch.zeros_like(masks))
+
+
+def test_a_tower_is_built_again_from_its_description() -> None:
+    tower = small("ctclip").image
+    tower.view = "codes"
+    again, dim = rebuild_tower(json.loads(json.dumps(describe_tower(tower))))
+    again.load_state_dict(tower.state_dict(), strict=True)
+    pixels = torch.randn(1, 1, 8, 16, 12, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        made, expected = again(pixels), tower(pixels)
+    assert torch.equal(made.pooled, expected.pooled)
+    assert torch.equal(made.tokens, expected.tokens)
+    assert dim == made.pooled.shape[1] == 12
 
 
 def test_a_tower_refuses_sizes_that_it_cannot_take() -> None:
