@@ -25,7 +25,7 @@ def list_formats() -> None:
         size = release.input.size
         shown = size if isinstance(size, int) else " x ".join(str(side) for side in size)
         rows.append([name, release.title, release.image.name, shown, views, text, release.file])
-    print_table("Released checkpoints", ["name", "method", "backbone", "pixels", "views", "text", "file"], rows)
+    print_table("Released checkpoints", ["name", "method", "backbone", "size", "views", "text", "file"], rows)
     say_next(["medvlp", "zoo", "check", "NAME", "FILE"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from released_files import keys_of, tensor_of
 import medvlp
 from medvlp.config.load import load_config
 from medvlp.errors import UserError
+from medvlp.text.tokenizer import Tokenizer
 from medvlp.zoo import load_encoder
 from medvlp.zoo.axes import from_axes, to_axes
 from medvlp.zoo.key_plan import plan_keys
+from medvlp.zoo.rebuild import describe_tower, rebuild_tower
 from medvlp.zoo.release import FOLDER, Release, read_release
 from medvlp.zoo.released import ReleasedModel, build_released, load_released
+from medvlp.zoo.released_encoder import released_encoder
 from medvlp.zoo.text_side import set_apart
 
 
@@ -37,8 +41,8 @@ SMALL = {
         "image.args.head_dim=6",
         "image.args.codes=50",
         "image.args.latent=8",
-        "input.size=[8,12,16]",
-        "text.config={vocab_size: 9, hidden_size: 8, num_hidden_layers: 1, "
+        "input.size=[8,16,12]",
+        "text.config={vocab_size: 128, max_position_embeddings: 16, hidden_size: 8, num_hidden_layers: 1, "
         "num_attention_heads: 2, intermediate_size: 8}",
         "heads.text.layers=[{linear: [8, 8], bias: false}]",
     ),
@@ -144,6 +148,27 @@ def test_heat_maps_lie_where_the_voxels_are() -> None:
     torch.testing.assert_close(to_axes(made, "SLP"), turned)
 
 
+def test_volumes_are_asked_by_texts_and_show_where(scan: Path, tmp_path: Path) -> None:
+    texts = ["pleural effusion", "no pleural effusion"]
+    Tokenizer.train(texts * 8, 128).save(tmp_path / "tokenizer")
+    model = small("ctclip")
+    model.release = model.release.model_copy(update={"text": model.release.text.model_copy(update={"max_tokens": 16})})
+    encoder = released_encoder(model, tokenizer=tmp_path / "tokenizer")
+    image = encoder.embed_features(encoder.encode_image([scan]))
+    with torch.no_grad():
+        model.scale.fill_(0.7)
+    logits = np.exp(0.7) * (image @ encoder.embed_text(texts).T)
+    torch.testing.assert_close(encoder.zero_shot([scan], texts[:1], texts[1:]), logits.softmax(1)[:, :1])
+    volume = medvlp.read_volume(scan)
+    (maps,) = encoder.heat_maps([scan], texts[:1])
+    assert maps.shape == (1, *volume.array.shape)
+    seen = np.isfinite(maps[0])
+    # 8 x 16 x 12 voxels of 1.5 x 0.75 x 0.75 mm in the middle of 30 x 36 x 40 of 2 x 1.6 x 1.4 mm
+    assert [np.ptp(np.nonzero(seen)[axis]) + 1 for axis in range(3)] == pytest.approx([6, 7.5, 6.4], abs=1.5)
+    with pytest.raises(UserError, match="does not lead to the space"):
+        released_encoder(model, tokenizer=tmp_path / "tokenizer", view="codes")
+
+
 def test_vectors_of_organs_come_from_the_tokens_of_their_masks() -> None:
     model = small("fvlm")
     pixels = torch.randn(1, 1, 32, 32, 64, generator=torch.Generator().manual_seed(1))
@@ -160,6 +185,19 @@ def test_vectors_of_organs_come_from_the_tokens_of_their_masks() -> None:
     torch.testing.assert_close(other[:, 2:], vectors[:, 2:])
     with pytest.raises(UserError, match="one of them is empty"):
         model.organ_vectors(pixels, torch.zeros_like(masks))
+
+
+def test_a_tower_is_built_again_from_its_description() -> None:
+    tower = small("ctclip").image
+    tower.view = "codes"
+    again, dim = rebuild_tower(json.loads(json.dumps(describe_tower(tower))))
+    again.load_state_dict(tower.state_dict(), strict=True)
+    pixels = torch.randn(1, 1, 8, 16, 12, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        made, expected = again(pixels), tower(pixels)
+    assert torch.equal(made.pooled, expected.pooled)
+    assert torch.equal(made.tokens, expected.tokens)
+    assert dim == made.pooled.shape[1] == 12
 
 
 def test_a_tower_refuses_sizes_that_it_cannot_take() -> None:

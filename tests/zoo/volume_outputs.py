@@ -20,9 +20,9 @@ Reference = Mapping[str, np.ndarray]
 VolumeOutputs = Callable[[Any, Path, Reference], Arrays]
 
 
-def volumes_of(model: Any, folder: Path) -> torch.Tensor:
-    """Return the volumes of a folder, which lie along the axes of the official code, in RAS."""
-    return from_axes(image_of(folder), model.image.config.axes)
+def volumes_of(model: Any, folder: Path, axes: str | None = None) -> torch.Tensor:
+    """Return the volumes of a folder, which lie along the axes of the official code, or along others, in RAS."""
+    return from_axes(image_of(folder), axes or model.image.config.axes)
 
 
 def tokens_of(model: Any, features: Features) -> torch.Tensor:
@@ -88,7 +88,7 @@ def _m3d(model: Any, folder: Path, reference: Reference) -> Arrays:
 
 
 def _merlin(model: Any, folder: Path, reference: Reference) -> Arrays:
-    pixels = volumes_of(model, folder)
+    pixels = volumes_of(model, folder, "RAS")  # the official model puts the slices first
     features = one_by_one(model, pixels)
     own = model.image.maps(to_axes(pixels[:1], model.image.config.axes))
     return {
