@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvlp.config.preprocessing import StoredVolumeConfig
+from medvlp.config.preprocessing import StoredVideoConfig, StoredVolumeConfig
 from medvlp.zoo.release import Release, read_release, release_names
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "use-released-weights.md"
@@ -41,6 +41,8 @@ def _road(one: Release) -> str:
         spacing = taken.spacing_mm and " x ".join(f"{mm:g}" for mm in taken.spacing_mm)
         values = ", ".join(f"{w.low:g} to {w.low + w.width:g} HU" for w in taken.windows) or "lowest to highest value"
         return f"{f'voxels of {spacing} mm' if spacing else 'stretched'}, {values}, axes {one.image.axes}"
+    if isinstance(stored, StoredVideoConfig):
+        return f"{stored.aspect}, {taken.frames} frames from the middle, {taken.every} apart"
     road = f"{stored.aspect}, {stored.interpolation}"
     return road + (f", centre of {stored.crop_from}" if stored.crop_from else "")
 
