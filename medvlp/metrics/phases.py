@@ -26,7 +26,7 @@ VIDEO = ("video_accuracy", "video_f1")
 class PhaseScoring(ClassificationScoring):
     """As its base, and both scores of `VIDEO`; a patient is a video."""
 
-    metrics: ClassVar[tuple[str, ...]] = (*VIDEO, *METRICS)
+    metrics: ClassVar[tuple[str, ...]] = (*METRICS, *VIDEO)
 
     def scores(self, predictions: Predictions, thresholds: Mapping[str, float]) -> list[Score]:
         """See `Scoring.scores`; of a label `video_f1` is the mean over the videos that have the phase."""
@@ -38,7 +38,7 @@ class PhaseScoring(ClassificationScoring):
             for metric in VIDEO
             for column, (label, n, positives) in enumerate(counts)
         ]
-        return [*made, *rows]
+        return [*rows, *made]
 
     def resampled(
         self, predictions: Predictions, resamples: Resamples, thresholds: Mapping[str, float]
