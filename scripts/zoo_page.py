@@ -42,11 +42,7 @@ def _road(one: Release) -> str:
         values = ", ".join(f"{w.low:g} to {w.low + w.width:g} HU" for w in taken.windows) or "lowest to highest value"
         return f"{f'voxels of {spacing} mm' if spacing else 'stretched'}, {values}, axes {one.image.axes}"
     if isinstance(stored, StoredVideoConfig):
-<<<<<<< HEAD
-        return f"{stored.aspect}, {taken.frames} frames, one of {taken.every}"
-=======
         return f"{stored.aspect}, {taken.frames} frames from the middle, {taken.every} apart"
->>>>>>> w7d
     road = f"{stored.aspect}, {stored.interpolation}"
     return road + (f", centre of {stored.crop_from}" if stored.crop_from else "")
 
