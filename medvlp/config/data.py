@@ -71,6 +71,12 @@ class VolumeAugmentConfig(TextAugmentConfig):
         """Whether sides may be swapped."""
         return bool(self.flip)
 
+    @property
+    def moves(self) -> bool:
+        """Whether anything is done to a volume."""
+        strengths = (*self.rotate_degrees, self.zoom, self.scale, self.shift, self.noise)
+        return self.mirrors or self.rot90 or any(strengths)
+
 
 AnyAugmentConfig = Annotated[
     Annotated[AugmentConfig, Tag("image")] | Annotated[VolumeAugmentConfig, Tag("volume")], Discriminator(kind_of)

@@ -56,8 +56,8 @@ class TrainConfig(Config):
     grad_cache: int | None = Field(
         None,
         ge=1,
-        description="Samples that the towers take at a time, for one more forward pass; unlike accumulate, the contrast "
-        "sees the whole batch. For methods whose losses need one vector of each image and text.",
+        description="Samples that the towers take at a time, for one more forward pass; unlike with accumulate, the "
+        "contrast sees the whole batch. For methods whose losses need one vector of each image and text.",
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["fp32", "bf16"] = "fp32"

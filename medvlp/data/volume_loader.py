@@ -103,7 +103,7 @@ class VolumeLoader(Loader):
         extra = {"affine": torch.from_numpy(affines)}
         drawn = uniforms(IMAGE, self.seed, epoch, rows, NUMBERS)
         mirrored = np.zeros(len(rows), dtype=bool)
-        if self.augment is not None:
+        if self.augment is not None and self.augment.moves:
             mirrored = flips(self.augment, drawn).sum(axis=1) % 2 == 1
             self._draw(extra, "", drawn, self.size)
         views = tuple(self._view(number, epoch, rows, pixels, drawn, extra) for number in range(len(self.views)))
@@ -168,7 +168,7 @@ class VolumeLoader(Loader):
                 crops.numpy()[i, k, 0] = self._read(index, crop)
                 affines[i, k] = self._affine(index, crop)
         extra |= {"start" + end: torch.from_numpy(begins), "affine" + end: torch.from_numpy(affines)}
-        if self.augment is not None:
+        if self.augment is not None and self.augment.moves:
             u[..., 3:6] = drawn[:, None, :3]  # all views of a volume are mirrored together, as its text is
             self._draw(extra, end, u[..., 3:], view.size)
         return crops
