@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAPS = "maps.parquet"
-OUTCOMES = {(True, True): "found", (True, False): "missed", (False, True): "false alarm", (False, False): "rightly absent"}
+OUTCOMES = {
+    (True, True): "found",
+    (True, False): "missed",
+    (False, True): "false alarm",
+    (False, False): "rightly absent",
+}
 """(present, called) -> outcome."""
 MOST = 12
 """Maps of a cell."""
