@@ -18,7 +18,7 @@ import numpy as np
 from medvlp.errors import UserError
 from medvlp.infer.picture import Panel, picture
 from medvlp.io import read_volume
-from medvlp.io.write_nifti import write_nifti
+from medvlp.io.nifti_writer import write_on_volume
 from medvlp.store.files import writing
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def explain_volumes(
             nifti = None
             if volume.affine is not None:
                 nifti = out / f"volume_{number}_{name}.nii.gz"
-                write_nifti(nifti, own, volume)
+                write_on_volume(nifti, own, volume)
             found.append(ExplainedVolume(path, text, chance, peak, _place(volume, peak), nifti))
     return found
 

@@ -20,8 +20,8 @@ from medvlp.errors import UserError
 from medvlp.infer.admission import admit_series, check_content
 from medvlp.infer.images import Bad
 from medvlp.infer.volumes import VolumeFiles
+from medvlp.io.nifti_writer import write_on_volume
 from medvlp.io.volume import read_volume
-from medvlp.io.write_nifti import write_nifti
 from medvlp.tasks._classifier import logits_of
 from medvlp.tasks._tuned import calibrated
 
@@ -110,7 +110,7 @@ class LabelMaps:
                 overlap = model.task.volume_segmentation.overlap
                 found = segment(model.network, one.volume, model.preprocessing.input, overlap, name)
                 file = self.folder / f"{number:06d}.nii.gz"
-                write_nifti(file, found, one.volume)
+                write_on_volume(file, found, one.volume)
             except UserError as error:  # one volume must not end the work on the others
                 rows.append(Bad(name, error.what, error.fix))
                 continue

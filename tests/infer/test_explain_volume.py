@@ -19,7 +19,7 @@ from medvlp.config.preprocessing import StoredVolumeConfig, VolumePreprocessing
 from medvlp.errors import UserError
 from medvlp.infer.explain_volume import explain_volumes
 from medvlp.io import read_volume
-from medvlp.io.write_nifti import write_nifti
+from medvlp.io.nifti_writer import write_on_volume
 from medvlp.methods import METHODS
 from medvlp.methods._artifact import save_model
 from medvlp.methods.context import MethodContext
@@ -126,12 +126,12 @@ def test_values_return_to_the_file_index_by_index(tmp_path: Path) -> None:
     for axes, flips in (((0, 1, 2), (1, 1, 1)), ((1, 2, 0), (-1, 1, -1))):
         write(tmp_path / "x.nii", axes, flips)
         volume = read_volume(tmp_path / "x.nii")
-        write_nifti(tmp_path / "y.nii", volume.array, volume)
+        write_on_volume(tmp_path / "y.nii", volume.array, volume)
         np.testing.assert_array_equal(
             nibabel.load(tmp_path / "y.nii").get_fdata(), nibabel.load(tmp_path / "x.nii").get_fdata()
         )
     resampled = read_volume(tmp_path / "x.nii", StoredVolumeConfig(spacing_mm=(2.0, 2.0, 2.0)))
-    write_nifti(tmp_path / "z.nii", resampled.array, resampled)
+    write_on_volume(tmp_path / "z.nii", resampled.array, resampled)
     again = read_volume(tmp_path / "z.nii")
     np.testing.assert_allclose(again.affine, resampled.affine, atol=1e-4)
 
