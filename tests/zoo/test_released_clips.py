@@ -92,7 +92,7 @@ def test_one_file_alone_encodes_clips_and_says_that_it_has_no_texts(files: dict[
 
 
 def test_what_does_not_fit_is_said(files: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"unexplained \(2\).*text_projection"):
+    with pytest.raises(UserError, match="not a checkpoint of the format"):
         load_released(read_release("echoprime"), files["texts"], files["clips"])
     with pytest.raises(UserError, match="no text tower") as error:
         load_encoder(f"zoo:echoprime:{files['clips']}?tokenizer={tokenizer_folder(tmp_path)}")
