@@ -182,5 +182,7 @@ class StudyReader:
         learnt = None if side is None else getattr(side.method, "attention", None)
         if side is None or learnt is None:
             return unit(clips.mean(0, keepdim=True)).expand(len(self.sections), -1)
+        method: Any = side.method
         with torch.inference_mode():
-            return side.method.study_vectors(clips[None]).expand(len(self.sections), -1)  # type: ignore[attr-defined]
+            vectors: torch.Tensor = method.study_vectors(clips[None])
+            return vectors.expand(len(self.sections), -1)
