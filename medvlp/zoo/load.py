@@ -134,15 +134,15 @@ def _random(rest: str, stored: AnyStored | None, device: str, seed: int) -> Enco
     name, _, sides = rest.partition("@")
     side, slash, patch = sides.partition("/")
     if slash or name == SWIN:
-        taken: dict[str, Any] = {"size": (_side(side, rest, 96),) * 3}
-        of_vit = {"name": name, "patch": (_side(patch, rest, 16),) * 3}
+        taken: dict[str, Any] = {"size": (_side(side, rest, 96, 8),) * 3}
+        of_vit = {"name": name, "patch": (_side(patch, rest, 16, 1),) * 3}
         family = {"family": "swin"} if name == SWIN else {"family": "vit", **of_vit}
         volumes = VolumeTowerConfig.model_validate({"kind": "volume", "input": taken, **family})
         how: AnyPreprocessing = VolumePreprocessing(
             stored=stored if isinstance(stored, StoredVolumeConfig) else StoredVolumeConfig(), input=volumes.input
         )
         return _untrained(f"random:{rest}", volumes, how, {"tower": volumes.resolved()}, device, seed)
-    config = ImageTowerConfig(name=name, input=ModelInputConfig(size=_side(side, rest, 224), **RANDOM_NORM))
+    config = ImageTowerConfig(name=name, input=ModelInputConfig(size=_side(side, rest, 224, 16), **RANDOM_NORM))
     how = Preprocessing(
         stored=stored if isinstance(stored, StoredImageConfig) else StoredImageConfig(), input=config.input
     )
@@ -159,13 +159,13 @@ def _random_run(path: Path, device: str, seed: int) -> Encoder:
     return _untrained(f"random:{path.name}", config, preprocessing, {"tower": config.resolved()}, device, seed)
 
 
-def _side(text: str, rest: str, default: int) -> int:
+def _side(text: str, rest: str, default: int, least: int) -> int:
     """Return a number of pixels or voxels of a spec."""
     if text and not text.isdigit():
         raise UserError(f"The size '{text}' is no number.", f"random:{rest}", "Write e.g. random:resnet18@128.")
     side = int(text) if text else default
-    if not 2 <= side <= 2048:
-        raise UserError(f"The size {side} is not between 2 and 2048.", f"random:{rest}", "Write e.g. @224.")
+    if not least <= side <= 2048:
+        raise UserError(f"The size {side} is not between {least} and 2048.", f"random:{rest}", "Write e.g. @224.")
     return side
 
 

@@ -219,12 +219,14 @@ def load_released(release: Release, path: Path | str, text: Path | str | None = 
 
 
 class _NoDraws(TorchFunctionMode):
-    """Leaves tensors as they are where a constructor would draw random values: drawing takes longer than reading."""
+    """Draws no random values where a constructor would: drawing takes longer than reading."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func` unless it initialises or draws."""
         kwargs = kwargs or {}
-        if func in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
+        if func in _DRAWS:
+            return args[0].zero_()  # torch's trunc_normal_ draws again until all values lie in its range
+        if getattr(func, "__module__", "") == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
 

@@ -78,7 +78,7 @@ def test_settings_of_an_encoder_that_there_is_not_are_a_mistake(store: Path, tmp
 def test_the_forecast_counts_trials_and_validations(store: Path, tmp_path: Path) -> None:
     def hours(**changes: Any) -> float:
         schedule, plan = planned(store, tmp_path, **changes)
-        return Clock([], schedule, "cpu").seconds(plan["other"])[0]
+        return Clock([], schedule, "cpu", None).seconds(plan["other"])[0]
 
     once, grid = hours(), hours(tuning={"lr": [0.1, 0.2, 0.3], "batch_size": [2, 4], "trials": 4})
     looks = hours(fine_tune={**bench_store.TASK["fine_tune"], "validate_epochs": 2})

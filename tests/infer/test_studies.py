@@ -107,6 +107,7 @@ def test_loops_of_the_phantom_are_read_from_others(tmp_path: Path) -> None:
     assert reading.texts["report"] in known.texts["report"]
     one = reader.read(store, rows[:1], neighbours=1).answers["EF"]
     vector = encoder.embed_features(encoder.encode_rows(store, rows[:1]))
-    assert one == pytest.approx(measured[int((known.vectors @ vector[0]).argmax())])
+    likeness = (known.vectors @ vector[0]).numpy()  # of an untrained encoder nearly the same for all
+    assert min(abs(measured[likeness > likeness.max() - 1e-4] - one)) < 1e-3
     with pytest.raises(UserError, match="split 'nowhere'"):
         KnownStudies.of_store(encoder, store, split="nowhere")

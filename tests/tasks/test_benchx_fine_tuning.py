@@ -149,8 +149,9 @@ def test_the_unbounded_cosine_is_lambda_lr_step_by_step() -> None:
 class Rows(Loader):
     """Batches of numbered samples without pixels."""
 
-    def load(self, epoch: int, step: int, rows: np.ndarray) -> Batch:
-        return Batch(index=torch.from_numpy(rows.copy()), pixels=torch.zeros(len(rows), 1, 1, 1))
+    def made(self, epoch: int, rows: np.ndarray) -> tuple[Batch, np.ndarray]:
+        batch = Batch(index=torch.from_numpy(rows.copy()), pixels=torch.zeros(len(rows), 1, 1, 1))
+        return batch, np.zeros(len(rows), dtype=bool)
 
 
 class Pooling(nn.Module):

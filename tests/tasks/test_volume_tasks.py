@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from medvlp.config.prepare import PrepareConfig
-from medvlp.config.preprocessing import StoredVolumeConfig
+from medvlp.config.preprocessing import StoredVolumeConfig, VolumePreprocessing
 from medvlp.config.task import TaskConfig
 from medvlp.config.volumes import VolumeInputConfig, WindowConfig
-from medvlp.data.volume_views import part_of, respaced, stretched
+from medvlp.data.volume_views import part_of, stretched
 from medvlp.errors import UserError
 from medvlp.io import read_volume
 from medvlp.metrics.scoring import SCORINGS
@@ -236,28 +236,28 @@ def test_grounding_scores_are_those_of_scikit_learn() -> None:
 class Looking(Encoder):
     """An encoder of volumes that sees evidence where the voxels are dense."""
 
-    def __init__(self, inner: Any) -> None:
-        self.inner, self.kind = inner, "volume"
+    def __init__(self) -> None:
+        self.kind = "volume"
+        self.preprocessing = VolumePreprocessing(input=VolumeInputConfig(size=(32, 32, 32)))
 
     def check_store(self, store: Store) -> None:
         return None
-
-    def grid(self, *arguments: Any) -> Any:
-        return respaced((32, 32, 32), (1, 1, 1), (1, 1, 1))
-
-    def stored_voxels(self, store: Store, row: int) -> np.ndarray:
-        labels, names = store.read_labels(int(store.images["index"].iloc[row]))
-        return (labels == next(value for value, name in names.items() if name == "heart")).astype(np.int16)
 
     def token_heat_maps(self, pixels: np.ndarray, texts: Any) -> torch.Tensor:
         cubes = torch.from_numpy(pixels).double()[:, None]
         return nn.functional.avg_pool3d(cubes, 4).expand(-1, len(texts), -1, -1, -1)
 
 
-def test_maps_of_tokens_lie_where_they_were_seen(store: Store, encoder: Encoder) -> None:
+def heart_voxels(store: Store, row: int, _: Any) -> np.ndarray:
+    labels, names = store.read_labels(int(store.images["index"].iloc[row]))
+    return (labels == next(value for value, name in names.items() if name == "heart")).astype(np.int16)
+
+
+def test_maps_of_tokens_lie_where_they_were_seen(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvlp.tasks.volume_grounding.stored_input_voxels", heart_voxels)
     given = task("volume_grounding", labels=[HEART])
     samples = given.samples(store)
-    kept = given.fit(subject(store, Looking(encoder)), "zero_shot", samples["train"], samples["val"], 0).predict(
+    kept = given.fit(subject(store, Looking()), "zero_shot", samples["train"], samples["val"], 0).predict(
         samples["test"]
     )
     scores = {score.metric: score for score in SCORINGS.get("volume_grounding")().scores(kept, {})}
