@@ -2,7 +2,7 @@
 
 Guarantee: which images are shown depends on the store and the tasks alone; one image per patient, positives and
 negatives of every label in turn; of grounding and segmentation one image for each finding, of report generation a few
-studies.
+studies. Of a volume the middle axial slice is shown.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 from medvlp.bench.cells import as_json
 from medvlp.bench.chosen import MOST, choose
 from medvlp.store.files import write_atomic
+from medvlp.store.pictures import stored_images
 
 if TYPE_CHECKING:
-    from jaxtyping import Shaped
+    from jaxtyping import Int, Shaped
 
     from medvlp.store.array_store import Store
     from medvlp.tasks._study_images import StudyImages
@@ -45,10 +46,8 @@ def write_examples(stores: Sequence[tuple[Store, Sequence[Samples]]], folder: Pa
                 values = {name: None if np.isnan(value) else float(value) for name, value in known}
                 chosen.setdefault(int(samples.rows[position]), {}).update(values)
         rows = np.array(sorted(chosen), dtype=np.int64)
-        pixels = store.read(store.images["index"].to_numpy()[rows])
-        for row, image in zip(rows.tolist(), pixels, strict=True):
+        for row, name in zip(rows.tolist(), _write_images(store, rows, folder, scratch), strict=True):
             sample_id = str(store.images["image_id"].iloc[row])
-            name = _write_image(store.dataset, sample_id, image, folder, scratch)
             index.append({"sample_id": sample_id, "file": name, "dataset": store.dataset, "labels": chosen[row]})
     write_atomic(folder / "index.json", as_json(index).encode(), scratch)
 
@@ -69,10 +68,8 @@ def write_places(tasks: Sequence[tuple[str, Store, Samples]], folder: Path, scra
                 continue
             # Not the first in the order of ids, which may be one site or one patient.
             at = min(present, key=lambda i: hashlib.sha256(samples.sample_ids[i].encode()).digest())
-            pixels = store.read(store.images["index"].to_numpy()[samples.rows[[at]]])
-            sample_id = samples.sample_ids[at]
-            name = _write_image(store.dataset, sample_id, pixels[0], folder, scratch)
-            index.append({"task": task, "finding": finding, "sample_id": sample_id, "file": name})
+            (name,) = _write_images(store, samples.rows[[at]], folder, scratch)
+            index.append({"task": task, "finding": finding, "sample_id": samples.sample_ids[at], "file": name})
     write_atomic(folder / "places.json", as_json(index).encode(), scratch)
 
 
@@ -91,20 +88,18 @@ def write_studies(tasks: Sequence[tuple[str, Store, Samples, StudyImages]], fold
         for at in [at for at in order if first[samples.patient_ids[at]] == at][:STUDIES]:
             rows = images.of(samples.rows[[at]])[0]
             rows = rows[rows >= 0]
-            pixels = store.read(store.images["index"].to_numpy()[rows])
-            names = store.images["image_id"].astype(str).iloc[rows]
-            files = [
-                _write_image(store.dataset, name, image, folder, scratch)
-                for name, image in zip(names, pixels, strict=True)
-            ]
+            files = _write_images(store, rows, folder, scratch)
             index.append({"task": task, "sample_id": samples.sample_ids[at], "files": files})
     write_atomic(folder / "studies.json", as_json(index).encode(), scratch)
 
 
-def _write_image(dataset: str, sample_id: str, image: np.ndarray, folder: Path, scratch: Path) -> str:
-    name = f"{dataset}/{file_name(sample_id)}.png"
-    write_png(folder / name, image, scratch)
-    return name
+def _write_images(store: Store, rows: Int[np.ndarray, " m"], folder: Path, scratch: Path) -> list[str]:
+    """Write rows of the images table as `<dataset>/<image id>.png`, slices as `<image id>-axial.png`."""
+    ending = "-axial" if store.kind == "volume" else ""  # the name alone is that of all its slices
+    names = [f"{store.dataset}/{file_name(str(one))}{ending}.png" for one in store.images["image_id"].iloc[rows]]
+    for name, image in zip(names, stored_images(store, rows), strict=True):
+        write_png(folder / name, image, scratch)
+    return names
 
 
 def write_png(path: Path, image: Shaped[np.ndarray, "h w *c"], scratch: Path) -> None:

@@ -61,13 +61,14 @@ def _row(maps: HeatMaps, entry: dict[str, Any]) -> int | None:
     return next((i for i, key in enumerate(zip(maps.sample_ids, maps.findings, strict=True)) if key == wanted), None)
 
 
-def grey_picture(path: Path, side: int) -> Float[np.ndarray, "s s"] | None:
-    """Return an example image at another size, 0 black to 1 white; None where it cannot be read."""
+def grey_picture(path: Path, side: int) -> Float[np.ndarray, "p q"] | None:
+    """Return an example image, its longer side `side` pixels, 0 black to 1 white; None where it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX), dtype=np.float64) / 255
+            width, height = (max(1, round(length * side / max(image.size))) for length in image.size)
+            return np.asarray(image.convert("L").resize((width, height), Image.Resampling.BOX), dtype=np.float64) / 255
     except OSError as error:
         logger.warning("example image %s left out: %s", path.name, error)
         return None

@@ -129,7 +129,7 @@ def _write_examples(out: Path, scratch: Path, schedule: Schedule) -> None:
         if task.scoring in ("grounding", "segmentation"):
             places.append((task.config.name, schedule.suite.store_of(task.config), samples))
         store = schedule.suite.store_of(task.config)
-        if task.scoring == "report_generation" and store.kind == "image":
+        if task.scoring == "report_generation" and store.kind in ("image", "volume"):
             most = task.config.reports.max_images
             studies.append((task.config.name, store, samples, StudyImages(store, task.config.views, most)))
     stores = schedule.suite.stores

@@ -15,7 +15,7 @@ from medvlp.config.classification import ClassificationConfig
 from medvlp.config.questions import VqaConfig
 from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
-from medvlp.config.task import FineTuneConfig, LabelConfig
+from medvlp.config.task import FineTuneConfig, LabelConfig, check_fine_tuning
 from medvlp.config.train import RunConfig, TrackConfig
 from medvlp.config.volume_segmentation import VolumeSegmentationConfig
 
@@ -120,8 +120,7 @@ class FinetuneConfig(Config):
             for name in ("labels", "uncertain", "not_mentioned"):
                 if getattr(self.data, name) != FinetuneDataConfig.model_fields[name].default:
                     raise ValueError(f"data.{name} has no effect on {self._asked}")
-        if self.task in ("report_generation", "vqa") and self.train.augment.flip:
-            raise ValueError("train.augment.flip swaps the sides of an image, and a text names them: leave it out")
+        check_fine_tuning(self.task, self.train, "train")
         if self.vqa.question_text != "trained":
             raise ValueError(
                 "vqa.question_text must be trained: a model of one's own keeps no text side of its encoder"

@@ -11,12 +11,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from medvlp.config.base import Config, Positive
 from medvlp.config.classification import ClassificationConfig, TuningConfig
-from medvlp.config.data import AugmentConfig
+from medvlp.config.data import AnyAugmentConfig, AugmentConfig, VolumeAugmentConfig
 from medvlp.config.prompts import RetrievalConfig, ZeroShotConfig
 from medvlp.config.questions import VqaConfig
 from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
-from medvlp.config.tree import merge
+from medvlp.config.tree import overlay
 from medvlp.config.volume_segmentation import VolumeSegmentationConfig
 
 
@@ -82,7 +82,11 @@ class FineTuneConfig(Config):
     ema: float | None = Field(None, gt=0, lt=1, description="Decay of an averaged copy, which is validated and kept.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Of training; validation and use are in fp32.")
     input_size: int | None = Field(None, ge=16, le=2048, description="Side in pixels; None takes the encoder's own.")
-    augment: AugmentConfig = AugmentConfig()
+    augment: AnyAugmentConfig = Field(
+        AugmentConfig(),
+        description="Of images, or with kind: volume of volumes; it must fit the store. Left out, images are cropped, "
+        "brighter or darker, and volumes as they are.",
+    )
 
     @model_validator(mode="after")
     def _plateau_has_an_effect(self) -> FineTuneConfig:
@@ -107,6 +111,25 @@ class FineTuneConfig(Config):
         if self.augment.shuffle_sentences or self.augment.drop_words:
             raise ValueError("shuffle_sentences and drop_words change texts, and fine-tuning has none: leave them out")
         return self
+
+
+def check_fine_tuning(kind: str, how: FineTuneConfig, key: str) -> None:
+    """Raise `ValueError` where a fine-tuning does not fit its type of task.
+
+    Args:
+        kind: Type of the task.
+        how: The fine-tuning.
+        key: Its key in the configuration, for errors.
+    """
+    volumes = isinstance(how.augment, VolumeAugmentConfig)
+    if kind in ("report_generation", "vqa") and how.augment.mirrors:
+        raise ValueError(f"{key}.augment.flip swaps the sides of an image, and a text names them: leave it out")
+    if kind == "volume_segmentation" and how.input_size is not None:
+        raise ValueError(f"{key}.input_size is of pictures, and has no effect on volumes")
+    if kind == "volume_segmentation" and not volumes and how.augment != AugmentConfig():
+        raise ValueError(f"{key}.augment is of pictures, and the task of volumes: give kind: volume in it")
+    if kind == "segmentation" and volumes:
+        raise ValueError(f"{key}.augment is of volumes, and the task of pictures: leave its kind out")
 
 
 class GroundingConfig(Config):
@@ -174,8 +197,6 @@ class TaskConfig(Config):
         made = self.type == "vqa" and self.vqa.questions == "labels"
         if self.type in ("retrieval", "class_retrieval", "report_generation", "vqa") and self.labels and not made:
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
-        if self.type in ("report_generation", "vqa") and self.fine_tune.augment.flip:
-            raise ValueError("fine_tune.augment.flip swaps the sides of an image, and a text names them: leave it out")
         asking = "classification", "grounding", "segmentation", "volume_segmentation", "volume_grounding"
         if (made or self.type in asking) and not self.labels:
             raise ValueError("labels must name one label or more")
@@ -189,7 +210,7 @@ class TaskConfig(Config):
         own = next((self.per_encoder[name] for name in names if name in self.per_encoder), EncoderSettings())
         given = self.model_dump(exclude={"per_encoder"})
         for part in ("fine_tune", "classification"):
-            given[part] = merge(given[part], getattr(own, part))
+            given[part] = overlay(given[part], getattr(own, part))
         return self.model_validate(given)
 
     @model_validator(mode="after")
@@ -209,9 +230,7 @@ class TaskConfig(Config):
 
     @model_validator(mode="after")
     def _volumes_are_not_pictures(self) -> TaskConfig:
-        how = self.fine_tune
-        if self.type == "volume_segmentation" and (how.input_size, how.augment) != (None, AugmentConfig()):
-            raise ValueError("fine_tune.input_size and augment are of pictures, and have no effect on volumes")
+        check_fine_tuning(self.type, self.fine_tune, "fine_tune")
         return self
 
     @model_validator(mode="after")

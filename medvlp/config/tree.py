@@ -16,6 +16,8 @@ ALTERNATIVES = {
     "validate_epochs": ("validate_every",),
 }
 """Key -> keys beside it that it takes the place of when it is laid over them."""
+OF_A_KIND = "augment"
+"""Section that one of another `kind` takes the place of as a whole: none of its keys means the same there."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -68,15 +70,23 @@ def overlay(base: Tree, changes: Tree) -> Tree:
 
 
 def without_alternatives(base: Tree, changes: Tree) -> Tree:
-    """Return `base` without the keys whose place is taken by what is given in `changes`."""
+    """Return `base` without the keys whose place is taken by what is given in `changes`; see `OF_A_KIND`, too."""
     replaced = {other for key, value in changes.items() if value is not None for other in ALTERNATIVES.get(key, ())}
     return {
         key: without_alternatives(value, changes[key])
         if isinstance(value, dict) and isinstance(changes.get(key), dict)
         else value
         for key, value in base.items()
-        if key not in replaced
+        if key not in replaced and not (key == OF_A_KIND and _of_other_kinds(value, changes.get(key)))
     }
+
+
+def _of_other_kinds(one: Any, other: Any) -> bool:
+    """Return whether a section names another kind than the one that it is laid over, which is of images by default."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return False
+    kind = one.get("kind", "image")
+    return bool(other.get("kind", kind) != kind)
 
 
 def parse_override(text: str) -> Tree:

@@ -1,26 +1,29 @@
 """From rows of a store to what a tower takes, whatever the store holds: the road of every task.
 
-Guarantee: without augmentation the pixels are those that the encoder itself makes of the row; a volume is never
-augmented here, and a wish for it is refused.
+Guarantee: without augmentation the pixels are those that the encoder itself makes of the row. An augmentation of
+another kind than what the tower takes is refused.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medvlp.config.data import AugmentConfig
+from medvlp.config.data import AnyAugmentConfig, AugmentConfig, VolumeAugmentConfig
 from medvlp.config.volumes import VolumeInputConfig
+from medvlp.data.counter import IMAGE, uniforms
 from medvlp.data.loader import ImageLoader
 from medvlp.data.transforms import resize_pixels, to_tensor
-from medvlp.data.volume_input import stored_input_voxels
+from medvlp.data.volume_augment import NUMBERS, check_turns, planned
+from medvlp.data.volume_input import grid_of, stored_input_voxels
 from medvlp.errors import UserError
 from medvlp.types import Batch
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
 
     from medvlp.config.preprocessing import AnyInput
     from medvlp.store.array_store import Store
@@ -56,18 +59,55 @@ def check_side(taken: AnyInput, side: int | None) -> None:
         )
 
 
+def fitting_augmentation(
+    augment: AnyAugmentConfig, taken: AnyInput, where: object
+) -> AugmentConfig | VolumeAugmentConfig:
+    """Return the augmentation of the kind of what a tower takes: of volumes none at all where none is given.
+
+    Args:
+        augment: As it is configured.
+        taken: What the tower takes.
+        where: What is named if the two do not fit.
+
+    Raises:
+        UserError: It is of pictures and the tower takes volumes, or the reverse, or its quarter turns need squares.
+    """
+    if not isinstance(taken, VolumeInputConfig):
+        if isinstance(augment, VolumeAugmentConfig):
+            fix = "Leave it out, or give one of pictures, without its kind."
+            raise UserError("The section augment is of volumes, and the store holds pictures.", where, fix)
+        return augment
+    if isinstance(augment, VolumeAugmentConfig):
+        check_turns(augment, [taken.size], "augment")
+        return augment
+    if augment != AugmentConfig():
+        fix = "Leave it out, or set augment.kind=volume beside keys of volumes."
+        raise UserError("The section augment is of pictures, and the store holds volumes.", where, fix)
+    return VolumeAugmentConfig()
+
+
+def input_spacing(store: Store, row: int, taken: VolumeInputConfig) -> Float[np.ndarray, " 3"]:
+    """Return the distance in mm of the voxels of the model input of a row of the images table; NaN where unknown."""
+    index = int(store.images["index"].iloc[row])
+    spacing = store.spacing_mm(index)
+    step = np.array(grid_of(store.shape(index), spacing, taken, store.path).step)
+    return step * np.array(spacing or (np.nan,) * 3)
+
+
 class InputLoader(ImageLoader):
     """Batches of images, or of volumes where `taken` is their input.
+
+    Volumes are changed by `medvlp.data.volume_augment.on_device`; here it is only drawn what is done to them.
 
     Args:
         store: Prepared store.
         rows: Samples, `[n]`: positions in the images table, unless a subclass shows others.
         taken: What the tower takes.
-        augment: Strength of the changes of images; None is evaluation.
+        augment: Strength of the changes; None is evaluation.
         **options: As for `Loader`.
 
     Raises:
-        UserError: Volumes are to be augmented.
+        UserError: The augmentation is not of the kind that the tower takes.
     """
 
     def __init__(
@@ -76,27 +116,34 @@ class InputLoader(ImageLoader):
         rows: Int[np.ndarray, " n"],
         *,
         taken: AnyInput,
-        augment: AugmentConfig | None,
+        augment: AnyAugmentConfig | None,
         **options: Any,
     ) -> None:
-        volumes = isinstance(taken, VolumeInputConfig)
-        if volumes and augment not in (None, AugmentConfig()):
-            raise UserError(
-                "fine_tune.augment is of pictures, and the store holds volumes.", store.path, "Leave it out."
-            )
+        own = None if augment is None else fitting_augmentation(augment, taken, store.path)
+        self.changes = own if isinstance(own, VolumeAugmentConfig) else None
+        of_images = AugmentConfig() if isinstance(own, VolumeAugmentConfig) else own
         side = 0 if isinstance(taken.size, tuple) else taken.size
-        super().__init__(store, rows, input_size=side, augment=augment, **options)
+        super().__init__(store, rows, input_size=side, augment=of_images, **options)
         self.taken, self.of = taken, store
 
     def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
         """Make one batch; called from worker threads."""
-        return self.batch(rows, self.seen(epoch, rows, rows))
+        pixels, extra = self.seen(epoch, rows, rows)
+        return replace(self.batch(rows, pixels), extra=extra)
 
     def seen(
         self, epoch: int, images: Int[np.ndarray, " b"], keys: Int[np.ndarray, " b"]
-    ) -> Int[torch.Tensor, "b c *s"]:
-        """Return a reading of rows of the images table; `keys` decide its augmentation."""
-        if isinstance(self.taken, VolumeInputConfig):
-            pixels = read_inputs(self.of, images, self.taken)
-            return pixels.pin_memory() if self.pin_memory else pixels
-        return self.reading(self.stored(images), epoch, keys, self.input_size)[0]
+    ) -> tuple[Int[torch.Tensor, "b c *s"], dict[str, torch.Tensor]]:
+        """Return a reading of rows of the images table, and of volumes the entries of `Batch.extra` that change it.
+
+        `keys` decide what is changed.
+        """
+        if not isinstance(self.taken, VolumeInputConfig):
+            return self.reading(self.stored(images), epoch, keys, self.input_size)[0], {}
+        pixels = read_inputs(self.of, images, self.taken)
+        extra: dict[str, torch.Tensor] = {}
+        if self.changes is not None and self.changes.moves:
+            spacing = np.stack([input_spacing(self.of, int(row), self.taken) for row in images])
+            u = uniforms(IMAGE, self.seed, epoch, keys, NUMBERS)
+            extra = planned(self.changes, u, self.taken.size, spacing, self.taken.outside)
+        return pixels.pin_memory() if self.pin_memory else pixels, extra

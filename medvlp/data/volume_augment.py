@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medvlp.errors import UserError
+
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Bool, Float, Int, Int16, Integer
@@ -67,6 +69,53 @@ def draw_changes(
     return matrices, values
 
 
+def planned(
+    config: VolumeAugmentConfig,
+    u: Float[np.ndarray, "*n 12"],
+    size: tuple[int, int, int],
+    spacing_mm: Float[np.ndarray, "*n 3"],
+    outside: int,
+    end: str = "",
+) -> dict[str, torch.Tensor]:
+    """Return what is drawn as `Batch.extra` carries it, empty where nothing is ever done; see `draw_changes`.
+
+    Args:
+        config: As for `draw_changes`.
+        u: As for `draw_changes`.
+        size: As for `draw_changes`.
+        spacing_mm: As for `draw_changes`.
+        outside: As for `draw_changes`.
+        end: Of the keys: empty, or `_I` of view I.
+    """
+    import torch
+
+    if not config.moves:
+        return {}
+    matrices, values = draw_changes(config, u.reshape(-1, NUMBERS), size, spacing_mm.reshape(-1, 3), outside)
+    shape = u.shape[:-1]
+    return {
+        GRID + end: torch.from_numpy(matrices.reshape(*shape, 4, 4)),
+        VALUES + end: torch.from_numpy(values.reshape(*shape, 5)),
+    }
+
+
+def check_turns(config: VolumeAugmentConfig | None, sizes: Sequence[tuple[int, int, int]], key: str) -> None:
+    """Raise `UserError` where quarter turns are to be made of volumes that are no squares in the axial plane.
+
+    Args:
+        config: Strength of the changes, or None.
+        sizes: Voxels of the volumes along d, h, w.
+        key: Of the augmentation in the configuration.
+    """
+    uneven = [size for size in sizes if size[1] != size[2]]
+    if config is not None and config.rot90 and uneven:
+        raise UserError(
+            f"Quarter turns need squares in the axial plane, and the volumes have {uneven[0]} voxels.",
+            f"{key}.rot90",
+            f"Set {key}.rot90=false, or a model input with equal h and w.",
+        )
+
+
 def flips(config: VolumeAugmentConfig, u: Float[np.ndarray, "n 12"]) -> Bool[np.ndarray, "n 3"]:
     """Return along which axes each sample is mirrored."""
     return (u[:, :3] < 0.5) & np.array([axis in config.flip for axis in "dhw"])
@@ -103,7 +152,8 @@ def on_device(batch: Batch, device: torch.device | str) -> Batch:
         return moved
     matrices, values = plans[""]
     pixels, views, extra = changed(moved.pixels, matrices, values), list(moved.views), moved.extra
-    extra["affine"] = extra["affine"] @ matrices.to(device)
+    if "affine" in extra:
+        extra["affine"] = extra["affine"] @ matrices.to(device)
     if "organs" in extra:
         extra["organs"] = _resampled(extra["organs"], matrices, 0, nearest=True)
     for number, end in enumerate(ends[1:]):

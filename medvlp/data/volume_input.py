@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from medvlp.store.array_store import Store
 
 
+def fits(intensity: str, config: VolumeInputConfig) -> bool:
+    """Return whether a model input takes numbers of this meaning: that of its windows, or any where it has none."""
+    return not config.windows or intensity == config.intensity
+
+
 def with_meaning(volume: Volume, config: VolumeInputConfig, where: object = "the volume") -> Volume:
     """Return a volume whose numbers mean what the model input takes.
 
@@ -41,7 +46,7 @@ def with_meaning(volume: Volume, config: VolumeInputConfig, where: object = "the
     wanted, said = config.intensity, volume.provenance.get("intensity_source")
     if wanted == Intensity.HU and said == "nobody" and looks_like_hu(volume.array):
         return replace(volume, intensity=Intensity.HU, provenance={**volume.provenance, "intensity_source": "values"})
-    if config.windows and volume.intensity != wanted:
+    if not fits(volume.intensity, config):
         raise UserError(
             f"The volume is in {volume.intensity}, the model takes {wanted}.",
             where,
@@ -88,7 +93,7 @@ def stored_input_voxels(store: Store, row: int, config: VolumeInputConfig) -> In
     """
     facts = store.images.iloc[row]
     index = int(facts["index"])
-    if config.windows and facts["intensity"] != config.intensity:
+    if not fits(facts["intensity"], config):
         raise UserError(
             f"The volume {facts['image_id']} is in {facts['intensity']}, the model takes {config.intensity}.",
             store.path,

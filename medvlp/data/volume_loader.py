@@ -16,7 +16,8 @@ import numpy as np
 from medvlp.data.counter import CROP, IMAGE, VIEW, uniforms
 from medvlp.data.demands import VolumeView
 from medvlp.data.loader import Loader
-from medvlp.data.volume_augment import GRID, NUMBERS, VALUES, affine_inside, cut_inside, draw_changes, flips
+from medvlp.data.volume_augment import NUMBERS, affine_inside, check_turns, cut_inside, flips, planned
+from medvlp.data.volume_input import fits
 from medvlp.data.volume_views import Grid, input_grid, read_view, respaced, whole
 from medvlp.errors import UserError
 from medvlp.store.manifest import UNITS
@@ -84,12 +85,7 @@ class VolumeLoader(Loader):
             if view.kind == "inside" and any(one > whole for one, whole in zip(view.size, self.size, strict=True)):
                 raise ValueError(f"crops of {view.size} voxels do not lie inside {self.size}")
         turned = [self.size, *(view.size for view in self.views if view.kind == "local")]
-        if self.augment is not None and self.augment.rot90 and any(size[1] != size[2] for size in turned):
-            raise UserError(
-                f"Quarter turns need squares in the axial plane, and the volumes have {self.size} voxels.",
-                "data.augment.rot90",
-                "Set data.augment.rot90=false, or a method.image.input.size with equal h and w.",
-            )
+        check_turns(self.augment, turned, "data.augment")
 
     def made(self, epoch: int, rows: Int[np.ndarray, " b"]) -> tuple[Batch, Bool[np.ndarray, " b"]]:
         """Return a batch of these volumes, and which of them `on_device` will mirror."""
@@ -103,9 +99,9 @@ class VolumeLoader(Loader):
         extra = {"affine": torch.from_numpy(affines)}
         drawn = uniforms(IMAGE, self.seed, epoch, rows, NUMBERS)
         mirrored = np.zeros(len(rows), dtype=bool)
-        if self.augment is not None and self.augment.moves:
+        if self.augment is not None:
             mirrored = flips(self.augment, drawn).sum(axis=1) % 2 == 1
-            self._draw(extra, "", drawn, self.size)
+            extra |= self._drawn(extra["affine"], drawn, self.size)
         views = tuple(self._view(number, epoch, rows, pixels, drawn, extra) for number in range(len(self.views)))
         if self.organs:
             organs = self._empty(len(rows), *self.size, kind=torch.uint8)
@@ -168,23 +164,22 @@ class VolumeLoader(Loader):
                 crops.numpy()[i, k, 0] = self._read(index, crop)
                 affines[i, k] = self._affine(index, crop)
         extra |= {"start" + end: torch.from_numpy(begins), "affine" + end: torch.from_numpy(affines)}
-        if self.augment is not None and self.augment.moves:
+        if self.augment is not None:
             u[..., 3:6] = drawn[:, None, :3]  # all views of a volume are mirrored together, as its text is
-            self._draw(extra, end, u[..., 3:], view.size)
+            extra |= self._drawn(extra["affine" + end], u[..., 3:], view.size, end)
         return crops
 
-    def _draw(
-        self, extra: dict[str, torch.Tensor], end: str, u: Float[np.ndarray, "*n numbers"], size: tuple[int, int, int]
-    ) -> None:
-        """Add what `on_device` is to do to `extra`."""
-        import torch
-
+    def _drawn(
+        self,
+        affines: Float[torch.Tensor, "*n 4 4"],
+        u: Float[np.ndarray, "*n numbers"],
+        size: tuple[int, int, int],
+        end: str = "",
+    ) -> dict[str, torch.Tensor]:
+        """Return what `on_device` is to do, as entries of `Batch.extra`."""
         assert self.augment is not None
-        affines = extra["affine" + end].numpy()
-        spacing = np.linalg.norm(affines[..., :3, :3], axis=-2).reshape(-1, 3)
-        matrices, values = draw_changes(self.augment, u.reshape(-1, NUMBERS), size, spacing, self.config.outside)
-        extra[GRID + end] = torch.from_numpy(matrices.reshape(*u.shape[:-1], 4, 4))
-        extra[VALUES + end] = torch.from_numpy(values.reshape(*u.shape[:-1], 5))
+        spacing = np.linalg.norm(affines.numpy()[..., :3, :3], axis=-2)
+        return planned(self.augment, u, size, spacing, self.config.outside, end)
 
     def _read(self, index: int, grid: Grid, *, labels: bool = False) -> Shaped[np.ndarray, "d h w"]:
         read = self.store.crop_labels if labels else self.store.crop
@@ -257,7 +252,7 @@ def check_volumes(store: Store, rows: Int[np.ndarray, " n"], config: VolumeInput
             f"Volumes are needed, and the store holds {UNITS[store.kind]}.", store.path, "Use a store of volumes."
         )
     used = store.images.iloc[rows]
-    other = used[used["intensity"] != config.intensity]
+    other = used[[not fits(intensity, config) for intensity in used["intensity"]]]
     if len(other):
         raise UserError(
             f"{len(other)} of {len(used)} volumes are not in {config.intensity}, as the windows are: "

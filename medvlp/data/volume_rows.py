@@ -1,6 +1,7 @@
 """Batches of volumes that are read one by one: what fine-tuning on a store of volumes trains on.
 
-Guarantee: order and places are functions of (seed, epoch, sample), as in every `Loader`.
+Guarantee: order, places and changes are functions of (seed, epoch, sample), as in every `Loader`. Changes are drawn
+here and made by `medvlp.data.volume_augment.on_device`, of voxels and of their classes.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvlp.data.counter import IMAGE, uniforms
 from medvlp.data.loader import Loader
+from medvlp.data.volume_augment import NUMBERS, flips, planned
 from medvlp.types import Batch
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int, Int16, UInt8
+    from jaxtyping import Bool, Float, Int, Int16, UInt8
 
-VALUES = "values"
+    from medvlp.config.data import VolumeAugmentConfig
+
+CLASSES = "organs"
 """Key in `Batch.extra`: uint8 `[b d h w]`, the class of each voxel."""
-Read = Callable[[int, int], "tuple[Int16[np.ndarray, 'd h w'], UInt8[np.ndarray, 'd h w'] | None]"]
-"""Epoch and row of the images table -> voxels of the model input, and their classes where they are asked for."""
+Read = Callable[[int, int], "tuple[Int16[np.ndarray, 'd h w'], UInt8[np.ndarray, 'd h w'], Float[np.ndarray, ' 3']]"]
+"""Epoch and row of the images table -> voxels of the model input, their classes, and their distance in mm or NaN."""
 
 
 class VolumeRowLoader(Loader):
@@ -28,22 +33,27 @@ class VolumeRowLoader(Loader):
     Args:
         rows: Positions in the images table, `[n]`.
         read: Returns one volume; called from threads.
-        training: Another order in each epoch.
+        augment: Strength of the changes.
+        outside: Value of what comes from outside a volume.
         **options: As for `Loader`.
     """
 
-    def __init__(self, rows: Int[np.ndarray, " n"], *, read: Read, training: bool, **options: Any) -> None:
-        super().__init__(rows, training=training, **options)
-        self.read = read
+    def __init__(
+        self, rows: Int[np.ndarray, " n"], *, read: Read, augment: VolumeAugmentConfig, outside: int, **options: Any
+    ) -> None:
+        super().__init__(rows, training=True, **options)
+        self.read, self.augment, self.outside = read, augment, outside
 
     def made(self, epoch: int, rows: Int[np.ndarray, " b"]) -> tuple[Batch, Bool[np.ndarray, " b"]]:
-        """Return a batch of these rows, none of them mirrored; called from worker threads."""
+        """Return a batch of these rows, and which of them `on_device` will mirror; called from worker threads."""
         import torch
 
-        found = [self.read(epoch, int(row)) for row in rows]
-        pixels = torch.from_numpy(np.stack([voxels for voxels, _ in found])[:, None])
-        batch = Batch(index=torch.from_numpy(rows.copy()), pixels=pixels.pin_memory() if self.pin_memory else pixels)
-        classes = [values for _, values in found if values is not None]
-        if classes:
-            batch.extra[VALUES] = torch.from_numpy(np.stack(classes))
-        return batch, np.zeros(len(rows), dtype=bool)
+        voxels, classes, spacing = (
+            np.stack(parts) for parts in zip(*(self.read(epoch, int(row)) for row in rows), strict=True)
+        )
+        pixels = torch.from_numpy(voxels[:, None])
+        u = uniforms(IMAGE, self.seed, epoch, rows, NUMBERS)
+        size: Any = voxels.shape[1:]
+        extra = {CLASSES: torch.from_numpy(classes)} | planned(self.augment, u, size, spacing, self.outside)
+        batch = Batch(torch.from_numpy(rows.copy()), pixels.pin_memory() if self.pin_memory else pixels, extra=extra)
+        return batch, flips(self.augment, u).sum(axis=1) % 2 == 1

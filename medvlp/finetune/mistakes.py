@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from medvlp.finetune.pictures import as_shown, axial, grey, stored_images
+from medvlp.store.pictures import as_shown, axial, grey, stored_images
 from medvlp.html import data_uri
 from medvlp.html.numbers import decimal
 from medvlp.html.pictures import edge

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.bench.report_texts import differences, pieces
-from medvlp.finetune.pictures import grey, stored_images
+from medvlp.store.pictures import grey, stored_images
 from medvlp.html import data_uri
 from medvlp.metrics.clinical.findings import label_table
 from medvlp.metrics.scoring import SCORINGS

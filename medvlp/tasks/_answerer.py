@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from medvlp.config.volumes import VolumeInputConfig
-from medvlp.data.inputs import InputLoader
+from medvlp.data.inputs import InputLoader, fitting_augmentation
 from medvlp.data.transforms import normalise
+from medvlp.data.volume_augment import on_device
 from medvlp.errors import UserError
 from medvlp.models.fusion import Fusion, FusionSizes
 from medvlp.tasks._fine_tune import Term, Tunable
-from medvlp.tasks._report_writer import AS_THEY_ARE, MOST_KEPT, frozen_tokens, sized_tower
+from medvlp.tasks._report_writer import MOST_KEPT, as_they_are, frozen_tokens, sized_tower
 from medvlp.tasks._study_images import TokenCache
 from medvlp.text.vocabulary import WordVocabulary
 from medvlp.types import Batch, Features
@@ -28,7 +29,7 @@ from medvlp.types import Batch, Features
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    from medvlp.config.data import AugmentConfig
+    from medvlp.config.data import AnyAugmentConfig
     from medvlp.config.questions import VqaConfig
     from medvlp.config.task import TaskConfig
     from medvlp.store.array_store import Store
@@ -200,10 +201,10 @@ class QuestionLoader(InputLoader):
 
     def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
         """Make one batch; called from worker threads."""
-        pixels = torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
+        pixels, extra = torch.zeros((0, 1, 1, 1), dtype=torch.uint8), {}
         if self.with_pixels:
-            pixels = self.seen(epoch, self.images[rows], rows)
-        return self.batch(rows, pixels)
+            pixels, extra = self.seen(epoch, self.images[rows], rows)
+        return replace(self.batch(rows, pixels), extra=extra)
 
 
 class AnswererTuning(Tunable):
@@ -330,7 +331,7 @@ class AnswererTuning(Tunable):
             tokens = torch.from_numpy(self.kept(images)).to(self.device)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.network.frozen):
-                tokens = network.get_submodule("tower")(normalise(batch.pixels.to(self.device), self.input)).tokens
+                tokens = network.get_submodule("tower")(normalise(on_device(batch, self.device).pixels, self.input)).tokens
         return network.answer(tokens, *self.wordings(texts, self.device))  # type: ignore[operator]
 
     def _table(self, train: Samples) -> tuple[Questions, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
@@ -340,7 +341,7 @@ class AnswererTuning(Tunable):
         pairs = zip(questions.closed, questions.answers, strict=True)
         return questions, train.rows, np.array([place[pair] for pair in pairs], dtype=np.int64)
 
-    def _loader(self, samples: Samples, seed: int, augment: AugmentConfig | None) -> QuestionLoader:
+    def _loader(self, samples: Samples, seed: int, augment: AnyAugmentConfig | None) -> QuestionLoader:
         return QuestionLoader(
             self.store,
             samples.rows,
@@ -356,7 +357,7 @@ class AnswererTuning(Tunable):
         """Return where tokens are kept; None where tower or images change, or where they are too many."""
         make = frozen_tokens(network.tower, self.store, self.input, self.how.batch_size, self.device)
         shape = make(np.zeros(1, dtype=np.int64)).shape[1:]
-        changed = self.how.augment != AS_THEY_ARE and not isinstance(self.input, VolumeInputConfig)
+        changed = not as_they_are(fitting_augmentation(self.how.augment, self.input, self.store.path))
         if not network.frozen or changed or images * math.prod(shape) * 4 > MOST_KEPT:
             return None
         return TokenCache(len(self.store.images), (shape[0], shape[1]), make)

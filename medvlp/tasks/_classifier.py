@@ -15,7 +15,8 @@ from torch import nn
 
 from medvlp.data.inputs import InputLoader
 from medvlp.data.transforms import normalise
-from medvlp.tasks._fine_tune import DivergedError, Term, Tunable
+from medvlp.data.volume_augment import on_device
+from medvlp.tasks._fine_tune import DivergedError, Term, Tunable, check_sides
 from medvlp.tasks.base import Samples
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class ClassifierTuning(Tunable):
         config = task.fine_tune
         self.batch_size, self.num_workers = config.batch_size, num_workers
         self.input = model_input(task, encoder.preprocessing.input)
+        check_sides(task)
         self.loader = InputLoader(
             store,
             train.rows,
@@ -117,7 +119,7 @@ class ClassifierTuning(Tunable):
     def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
         """Return the binary cross-entropy averaged over known labels, and their number."""
         labels = self._labels[batch.index].to(self.device)
-        logits = network(normalise(batch.pixels.to(self.device), self.input))
+        logits = network(normalise(on_device(batch, self.device).pixels, self.input))
         return {"bce": (masked_bce(logits, labels), (~labels.isnan()).sum())}
 
     def validate(self, network: nn.Module) -> float:

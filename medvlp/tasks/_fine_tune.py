@@ -29,12 +29,13 @@ from medvlp.data.counter import MODEL, hash_key
 from medvlp.errors import UserError
 from medvlp.models.average import Average
 from medvlp.progress import progress_bar
+from medvlp.text.sides import mirrored_order
 from medvlp.track.window import GRADIENT, NotFiniteError, Window
 from medvlp.train.checkpoint import Checkpoint, load_newest, save_checkpoint
 from medvlp.train.optim import load_optimizer_tensors, optimizer_tensors
 
 if TYPE_CHECKING:
-    from medvlp.config.task import FineTuneConfig, PlateauConfig
+    from medvlp.config.task import FineTuneConfig, PlateauConfig, TaskConfig
     from medvlp.data.loader import Loader
     from medvlp.types import Batch
 
@@ -101,6 +102,20 @@ class Keeping:
     log: Callable[[dict[str, float], int], None]
     asked: threading.Event
     least_seconds: float = 0.0
+
+
+def check_sides(task: TaskConfig) -> None:
+    """Raise `UserError` where images are mirrored and a label names a side: they then show the other one."""
+    if not task.fine_tune.augment.mirrors:
+        return
+    names = (name for label in task.labels for name in (label.name, label.positive, *label.regions))
+    sided = next((name for name in names if mirrored_order([name]) == [None]), None)
+    if sided is not None:
+        raise UserError(
+            f"augment.flip swaps the sides of an image, and the label '{sided}' names one.",
+            f"task {task.name}",
+            "Leave augment.flip out.",
+        )
 
 
 @contextmanager

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from medvlp.config.data import AugmentConfig
+from medvlp.config.data import AnyAugmentConfig, AugmentConfig, VolumeAugmentConfig
 from medvlp.data.inputs import check_side, read_inputs
 from medvlp.data.transforms import normalise
+from medvlp.data.volume_augment import on_device
 from medvlp.objectives.captioning import captioning
 from medvlp.tasks._fine_tune import Term, Tunable
 from medvlp.tasks._study_images import REAL, StudyImages, StudyLoader, TokenCache, joined
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     References = Callable[[Int[np.ndarray, "b"]], list[str]]
 
 AS_THEY_ARE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), brightness=0.0, contrast=0.0)
-"""Training images without any change."""
+"""Training images without any change; see `as_they_are`."""
 MOST_KEPT = 16 * 2**30
 """Bytes of visual tokens kept for the training images of a task; more are computed again in every epoch."""
 LONGEST = 4
@@ -118,7 +119,7 @@ class ReportTuning(Tunable):
         self.device, self.num_workers = encoder.device, num_workers
         self.input = model_input(task, encoder.preprocessing.input)
         self.images = StudyImages(store, task.views, self.config.max_images)
-        self.kept = self._cache(network, len(train)) if self.how.augment == AS_THEY_ARE else None
+        self.kept = self._cache(network, len(train)) if as_they_are(self.how.augment) else None
         self.loader = self._loader(train.rows, seed, self.how.augment)
         learnt = np.concatenate([train.rows, val.rows])
         self._place = {row: place for place, row in enumerate(learnt.tolist())}
@@ -132,7 +133,7 @@ class ReportTuning(Tunable):
             return None
         return TokenCache(len(self.store.images), (shape[0], shape[1]), make)
 
-    def _loader(self, rows: Int[np.ndarray, " n"], seed: int, augment: AugmentConfig | None) -> StudyLoader:
+    def _loader(self, rows: Int[np.ndarray, " n"], seed: int, augment: AnyAugmentConfig | None) -> StudyLoader:
         return StudyLoader(
             self.store,
             rows,
@@ -152,7 +153,7 @@ class ReportTuning(Tunable):
             tokens = torch.from_numpy(self.kept(shown[real.numpy()])).to(self.device)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.network.frozen):
-                tokens = network.get_submodule("tower")(normalise(batch.pixels.to(self.device), self.input)).tokens
+                tokens = network.get_submodule("tower")(normalise(on_device(batch, self.device).pixels, self.input)).tokens
         visual = joined(tokens, real.to(self.device))
         if self.prompts is None or self.config.experts is None:
             return visual
@@ -207,6 +208,11 @@ def model_input(task: TaskConfig, given: ModelInputConfig) -> ModelInputConfig:
         if values is not None:
             changes[name] = values if given.channels == 3 else (sum(values) / len(values),)
     return given.model_copy(update=changes)
+
+
+def as_they_are(augment: AnyAugmentConfig) -> bool:
+    """Return whether training images or volumes are shown without any change."""
+    return not augment.moves if isinstance(augment, VolumeAugmentConfig) else augment == AS_THEY_ARE
 
 
 def sized_tower(encoder: Encoder, side: int | None) -> Any:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from medvlp.config.data import AugmentConfig
 from medvlp.data.masked_images import MASKS, MaskLoader
 from medvlp.data.transforms import normalise, resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.objectives.dense import exclusive_loss, overlapping_loss
-from medvlp.tasks._fine_tune import Term, Tunable
+from medvlp.tasks._fine_tune import Term, Tunable, check_sides
 from medvlp.tasks.base import Samples
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class SegmenterTuning(Tunable):
             )
         self._known = torch.zeros((int(train.rows.max()) + 1, train.labels.shape[1]), dtype=torch.bool)
         self._known[torch.from_numpy(train.rows)] = torch.from_numpy(~np.isnan(train.labels))
+        check_sides(task)
         self.loader = MaskLoader(
             store,
             train.rows,
@@ -156,6 +158,7 @@ class SegmenterTuning(Tunable):
         """Return the augmentation; where windows slide, one covers as much of the stored square in training, too."""
         if self.config.inference == "whole":
             return how.augment
+        assert isinstance(how.augment, AugmentConfig)
         share = (self.input.size / self.store.size) ** 2
         low, high = how.augment.crop_scale
         return how.augment.model_copy(update={"crop_scale": (low * share, high * share)})

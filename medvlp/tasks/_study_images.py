@@ -88,8 +88,12 @@ class StudyLoader(InputLoader):
         shown = self.images.of(rows)
         real = shown >= 0
         each = shown[real]
-        pixels = self.seen(epoch, each, each) if self.with_pixels else torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
-        return Batch(index=torch.from_numpy(rows.copy()), pixels=pixels, extra={REAL: torch.from_numpy(real)})
+        extra = {REAL: torch.from_numpy(real)}
+        pixels = torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
+        if self.with_pixels:
+            pixels, changes = self.seen(epoch, each, each)
+            extra |= changes
+        return Batch(index=torch.from_numpy(rows.copy()), pixels=pixels, extra=extra)
 
 
 def joined(tokens: Float[torch.Tensor, "m p d"], real: Bool[torch.Tensor, "b v"]) -> Visual:

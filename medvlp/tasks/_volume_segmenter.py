@@ -15,13 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from medvlp.config.data import VolumeAugmentConfig
 from medvlp.data.counter import CROP, uniforms
+from medvlp.data.inputs import fitting_augmentation
 from medvlp.data.transforms import normalise
-from medvlp.data.volume_rows import VALUES, VolumeRowLoader
+from medvlp.data.volume_augment import on_device
+from medvlp.data.volume_input import fits
+from medvlp.data.volume_rows import CLASSES, VolumeRowLoader
 from medvlp.data.volume_views import Grid, Part, part_of, put_back, read_view, respaced, stretched
 from medvlp.errors import UserError
 from medvlp.objectives.dense import exclusive_loss
-from medvlp.tasks._fine_tune import Term, Tunable
+from medvlp.tasks._fine_tune import Term, Tunable, check_sides
 from medvlp.tasks.base import Samples
 
 if TYPE_CHECKING:
@@ -48,8 +52,8 @@ class VolumeSegmenterTuning(Tunable):
         regions: Classes of voxels by rows of the images table.
         train: Training samples.
         val: Validation samples.
-        task: Losses, windows, batch size.
-        seed: Seed of order and places.
+        task: Losses, windows, batch size, augmentation.
+        seed: Seed of order, places and augmentation.
         num_workers: Threads of the loader.
     """
 
@@ -70,10 +74,14 @@ class VolumeSegmenterTuning(Tunable):
         self.network, self.name, self.store, self.val, self.seed = network, encoder.name, store, val, seed
         self.regions, self.config, self.device = regions, task.volume_segmentation, encoder.device
         self.input = model_input(task, encoder.preprocessing.input)
+        check_sides(task)
+        augment = fitting_augmentation(task.fine_tune.augment, self.input, store.path)
+        assert isinstance(augment, VolumeAugmentConfig)
         self.loader = VolumeRowLoader(
             train.rows,
             read=self._window,
-            training=True,
+            augment=augment,
+            outside=self.input.outside,
             batch_size=task.fine_tune.batch_size,
             seed=seed,
             num_workers=num_workers,
@@ -81,8 +89,9 @@ class VolumeSegmenterTuning(Tunable):
 
     def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
         """Return the loss over background and labels, and the number of volumes."""
-        values = batch.extra[VALUES].to(self.device).flatten(1)
-        logits = network(normalise(batch.pixels.to(self.device), self.input)).flatten(2)
+        batch = on_device(batch, self.device)
+        values = batch.extra[CLASSES].flatten(1)
+        logits = network(normalise(batch.pixels, self.input)).flatten(2)
         labels = torch.arange(1, logits.shape[1], device=self.device)
         masks = (values[:, None] == labels[:, None]).to(torch.uint8)
         weights = {"cross_entropy": self.config.cross_entropy, "dice": self.config.dice}
@@ -113,17 +122,20 @@ class VolumeSegmenterTuning(Tunable):
                 ),
             )
 
-    def _window(self, epoch: int, row: int) -> tuple[Int16[np.ndarray, "d h w"], UInt8[np.ndarray, "d h w"]]:
-        """Return a training window and the classes of its voxels."""
+    def _window(
+        self, epoch: int, row: int
+    ) -> tuple[Int16[np.ndarray, "d h w"], UInt8[np.ndarray, "d h w"], Float[np.ndarray, " 3"]]:
+        """Return a training window, the classes of its voxels, and their distance in mm."""
         facts = self.store.images.iloc[row]
         index = int(facts["index"])
-        shape = self.store.shape(index)
-        grid = cover(shape, self.store.spacing_mm(index), self.input, facts["image_id"])
+        shape, spacing = self.store.shape(index), self.store.spacing_mm(index)
+        grid = cover(shape, spacing, self.input, facts["image_id"])
         classes = self.regions.classes(row)
         if self.input.spacing_mm is not None:
             grid = grid.crop(self._place(epoch, row, grid, classes), self.input.size)
         voxels = read_view(partial(self.store.crop, index), shape, grid, self.input.outside)
-        return voxels, read_view(part_of(classes), shape, grid, 0, labels=True)
+        distance = np.array(grid.step) * np.array(spacing or (np.nan,) * 3)
+        return voxels, read_view(part_of(classes), shape, grid, 0, labels=True), distance
 
     def _place(self, epoch: int, row: int, grid: Grid, classes: UInt8[np.ndarray, "d h w"]) -> list[int]:
         """Return the first voxel of a window: around a labelled voxel in some of the windows, else anywhere."""
@@ -176,7 +188,7 @@ def segment(
     Raises:
         UserError: The volume has other numbers than the network takes, no spacing, or the logits are not finite.
     """
-    if volume.intensity != taken.intensity:
+    if not fits(volume.intensity, taken):
         what = f"The volume is in {volume.intensity}, the network takes {taken.intensity}."
         raise UserError(what, where, "Convert it, or name what its numbers mean when it is read.")
     shape = volume.array.shape

@@ -3,7 +3,7 @@
 Guarantee: gradients are those of the whole batch at once, up to rounding; with dropout, those of the masks that each
 part drew, the same ones in both passes. The towers run twice: first without a graph, for one vector of each sample;
 then part by part with one, once the loss has said the gradient of every vector. A loss that needs more of a sample than
-vectors, or a tower that normalises over the batch, is refused.
+vectors, or a tower that normalises over the batch or whose codes follow it, is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from medvlp.errors import UserError
 from medvlp.methods.base import Method
+from medvlp.models.quantiser import Quantiser
 from medvlp.types import Batch, TextBatch
 
 if TYPE_CHECKING:
@@ -72,9 +73,9 @@ class GradCache:
         """Return the losses of a whole batch; call under `autocast`.
 
         Raises:
-            UserError: They need more than vectors, or a tower normalises over the batch.
+            UserError: They need more than vectors, or a tower normalises over the batch or moves its codes by it.
         """
-        self._check_norms()
+        self._check_towers()
         self._passes.clear()
         with self._in_place_of_towers():
             return self.method(batch)
@@ -107,7 +108,7 @@ class GradCache:
         for gradient in gradients:
             gradient /= dist.get_world_size()
 
-    def _check_norms(self) -> None:
+    def _check_towers(self) -> None:
         for name in _PARTS:
             part = getattr(self.method, name, None)
             for module in part.modules() if isinstance(part, nn.Module) else ():
@@ -116,6 +117,13 @@ class GradCache:
                         f"method.{name} normalises over the batch, which a gradient cache splits.",
                         KEY,
                         "Use a tower and a projection without batch normalisation, or leave it out.",
+                    )
+                if isinstance(module, Quantiser) and module.training:
+                    raise UserError(
+                        f"method.{name} has a quantiser, whose codes move in every forward pass; a gradient cache "
+                        "makes two of each sample, and the second would meet other codes.",
+                        KEY,
+                        "Use a tower without a quantiser, or leave it out.",
                     )
 
     @contextmanager

@@ -17,6 +17,9 @@ from browser import WIDTHS, open_page, overflow
 from PIL import Image
 
 from medvlp.bench.report import write_report
+from medvlp.bench.report_data import Results
+from medvlp.bench.report_places import grey_picture
+from medvlp.bench.report_texts import report_texts
 from medvlp.bench.report_volumes import _map_layer
 from medvlp.bench.results import finished_cells
 from medvlp.bench.runner import BenchSummary, run_suite
@@ -24,6 +27,7 @@ from medvlp.bench.volume_examples import COLUMNS, as_tiles, sheet
 from medvlp.config.prepare import PrepareConfig
 from medvlp.config.suite import SuiteConfig
 from medvlp.config.train import TrackConfig
+from medvlp.metrics import report_generation
 from medvlp.metrics.scoring import SCORINGS
 from medvlp.sources.phantom.layouts.write import write_layout
 from medvlp.store.array_store import Store
@@ -50,6 +54,13 @@ FINDING: dict[str, Any] = {
     "labels": [{"name": "Cardiomegaly", "positive": "Cardiomegaly"}],
     "linear_probe_c": [0.01, 1.0],
 }
+TEXTS: dict[str, Any] = {
+    "kind": "task",
+    "name": "texts",
+    "version": 1,
+    "type": "report_generation",
+    "dataset": "phantom_ct",
+}
 VIT = "random:vit_tiny_patch16_224@32/16"
 
 
@@ -59,20 +70,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, Ben
     write_layout("phantom_ct", folder / "raw", 40, seed=1, size=32)
     config = PrepareConfig(source="phantom_ct", root=folder / "raw", out=folder / "store", num_workers=1)
     store = Store.open(prepare(config).store)
-    for task in (ORGANS, FINDING):
+    for task in (ORGANS, FINDING, TEXTS):
         (folder / f"{task['name']}.yaml").write_text(yaml.safe_dump(task))
     entries = [
         {"task": str(folder / "organs.yaml"), "protocols": ["frozen"]},
         {"task": str(folder / "finding.yaml"), "protocols": ["linear_probe"]},
+        {"task": str(folder / "texts.yaml"), "protocols": ["knn"]},
     ]
     baselines = ["random", "metadata", "majority"]
     suite = SuiteConfig.model_validate(
         {"name": "s", "version": 1, "entries": entries, "bootstrap_resamples": 40, "baselines": baselines}
     )
     track = TrackConfig(mlflow=False)
-    done = run_suite(
-        suite, stores=[store.path], encoders=[VIT], out=folder / "out", track=track, device="cpu", audit=False
-    )
+    others = tuple(name for name in report_generation.WORDS if name != "meteor")  # its tables take seconds to read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_generation, "computable", lambda: others)
+        done = run_suite(
+            suite, stores=[store.path], encoders=[VIT], out=folder / "out", track=track, device="cpu", audit=False
+        )
     return folder / "out", store, done
 
 
@@ -80,7 +95,8 @@ def test_every_number_follows_from_the_kept_masks(finished: tuple[Path, Store, B
     out, _, summary = finished
     assert summary.failed == 0
     found = {(cell.record["task"], cell.record["encoder"]) for cell in finished_cells(out)}
-    assert found == {("organs", VIT), *(("finding", name) for name in (VIT, "metadata", "majority"))}
+    each = [(task, name) for task in ("finding", "texts") for name in (VIT, "metadata", "majority")]
+    assert found == {("organs", VIT), *each}
     for cell in finished_cells(out):
         if cell.record["task"] != "organs":
             continue
@@ -110,6 +126,39 @@ def test_examples_are_the_slices_of_the_store(finished: tuple[Path, Store, Bench
     seen = array[entry["slices"][at], ::-1, ::-1]
     small = np.asarray(Image.fromarray(seen.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
     assert np.corrcoef(tile.ravel(), np.clip(small, -1000, 1000).ravel())[0, 1] > 0.98
+
+
+def test_reports_stand_beside_the_middle_slices_of_their_volumes(
+    finished: tuple[Path, Store, BenchSummary], tmp_path: Path
+) -> None:
+    out, store, _ = finished
+    entries = json.loads((out / "examples" / "studies.json").read_text())
+    assert entries
+    studies = store.samples().set_index("study_id")["image_id"]
+    for entry in entries:
+        (file,) = entry["files"]
+        row = store.images["image_id"].tolist().index(studies[entry["sample_id"]])
+        volume = store.read_volume(int(store.images["index"].iloc[row]))
+        picture = np.asarray(Image.open(out / "examples" / file)).astype(float)
+        seen = volume.array[len(volume.array) // 2, ::-1, ::-1].astype(np.float32)
+        small = np.asarray(Image.fromarray(seen).resize(picture.shape[::-1], Image.Resampling.BILINEAR))
+        assert np.corrcoef(picture.ravel(), np.clip(small, -1000, 1000).ravel())[0, 1] > 0.98
+    slices = {entry["file"] for entry in json.loads((out / "examples" / "volumes.json").read_text())}
+    assert not slices & {file for entry in entries for file in entry["files"]}
+    shown = list(report_texts(Results.read(out)))
+    assert len(shown) == len(entries)
+    assert all(len(study["pictures"]) == 1 and len(study["texts"]) == 3 for study in shown)
+    write_report(out, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert all(study["pictures"][0] in text for study in shown)
+
+
+def test_a_picture_keeps_its_proportions(tmp_path: Path) -> None:
+    Image.fromarray(np.repeat(np.arange(40, dtype=np.uint8)[:, None], 80, 1)).save(tmp_path / "x.png")
+    grey = grey_picture(tmp_path / "x.png", 60)
+    assert grey is not None
+    assert grey.shape == (30, 60)
+    assert (np.diff(grey[:, 0]) > 0).all()
 
 
 def test_a_map_is_drawn_where_it_lies() -> None:
