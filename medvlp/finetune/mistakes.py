@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from medvlp.store.pictures import as_shown, axial, grey, stored_images
 from medvlp.html import data_uri
 from medvlp.html.numbers import decimal
 from medvlp.html.pictures import edge
 from medvlp.metrics.segmentation import SegmentationScoring
 from medvlp.metrics.subgroups import NOT_KNOWN
 from medvlp.metrics.volume_segmentation import VolumeSegmentationScoring
+from medvlp.store.pictures import as_shown, axial, grey, stored_images
 from medvlp.tasks._questions import questions_of
 from medvlp.tasks.segmentation import Outlines
 from medvlp.tasks.volume_segmentation import VolumeOutlines

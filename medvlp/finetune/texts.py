@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.bench.report_texts import differences, pieces
-from medvlp.store.pictures import grey, stored_images
 from medvlp.html import data_uri
 from medvlp.metrics.clinical.findings import label_table
 from medvlp.metrics.scoring import SCORINGS
+from medvlp.store.pictures import grey, stored_images
 from medvlp.tasks._study_images import StudyImages
 from medvlp.tasks.report_generation import Reports
 from medvlp.text.labeler import FINDINGS

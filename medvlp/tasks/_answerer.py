@@ -331,7 +331,9 @@ class AnswererTuning(Tunable):
             tokens = torch.from_numpy(self.kept(images)).to(self.device)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.network.frozen):
-                tokens = network.get_submodule("tower")(normalise(on_device(batch, self.device).pixels, self.input)).tokens
+                tokens = network.get_submodule("tower")(
+                    normalise(on_device(batch, self.device).pixels, self.input)
+                ).tokens
         return network.answer(tokens, *self.wordings(texts, self.device))  # type: ignore[operator]
 
     def _table(self, train: Samples) -> tuple[Questions, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:

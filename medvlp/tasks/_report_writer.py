@@ -153,7 +153,9 @@ class ReportTuning(Tunable):
             tokens = torch.from_numpy(self.kept(shown[real.numpy()])).to(self.device)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.network.frozen):
-                tokens = network.get_submodule("tower")(normalise(on_device(batch, self.device).pixels, self.input)).tokens
+                tokens = network.get_submodule("tower")(
+                    normalise(on_device(batch, self.device).pixels, self.input)
+                ).tokens
         visual = joined(tokens, real.to(self.device))
         if self.prompts is None or self.config.experts is None:
             return visual

@@ -18,6 +18,7 @@ from made_dicom import random_slices, write_series
 from medvlp.config.data import VolumeAugmentConfig
 from medvlp.config.volumes import VolumeInputConfig
 from medvlp.data import VolumeLoader
+from medvlp.data.volume_input import stored_input_voxels
 from medvlp.errors import UserError
 from medvlp.io import read_volume
 from medvlp.store.array_store import Store
@@ -99,8 +100,17 @@ def test_three_slices_lie_in_air_at_a_spacing_and_are_stretched_without(store: S
 def test_another_modality_is_refused_before_the_first_batch(store: Store) -> None:
     with pytest.raises(UserError, match=r"1 of 2 volumes are not in hu, as the windows are: mr is in stored"):
         loader(store, [0, 1])
-    (batch,) = loader(store, [1], config=VolumeInputConfig(size=SIZE, intensity="stored", windows=())).epoch(0)
+    (batch,) = loader(store, [1], config=VolumeInputConfig(size=SIZE, intensity="stored")).epoch(0)
     assert batch.pixels.dtype == torch.int16
+
+
+def test_without_windows_numbers_of_any_meaning_are_taken_by_loader_and_encoder(store: Store) -> None:
+    taken = VolumeInputConfig(size=SIZE, windows=())
+    (batch,) = loader(store, [0, 1], config=taken, augment=None, batch_size=2).epoch(0)
+    for row in (0, 1):
+        assert np.array_equal(batch.pixels[row, 0], stored_input_voxels(store, row, taken))
+    with pytest.raises(UserError, match="mr is in stored, the model takes hu"):
+        stored_input_voxels(store, 1, VolumeInputConfig(size=SIZE))
 
 
 def test_a_volume_that_free_memory_does_not_hold_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from medvlp.config.data import AugmentConfig, VolumeAugmentConfig
+from medvlp.config.finetune import FinetuneConfig
+from medvlp.config.load import load_config
 from medvlp.config.prepare import PrepareConfig
 from medvlp.config.preprocessing import StoredVolumeConfig, VolumePreprocessing
 from medvlp.config.task import TaskConfig
 from medvlp.config.volumes import VolumeInputConfig, WindowConfig
+from medvlp.data.volume_augment import on_device
+from medvlp.data.volume_rows import CLASSES
 from medvlp.data.volume_views import part_of, stretched
 from medvlp.errors import UserError
 from medvlp.io import read_volume
@@ -24,6 +30,7 @@ from medvlp.sources.phantom.layouts.write import write_layout
 from medvlp.store.array_store import Store
 from medvlp.store.prepare import prepare
 from medvlp.tasks import TASKS
+from medvlp.tasks._fine_tune import seeded
 from medvlp.tasks._volume_segmenter import found_classes, segment
 from medvlp.tasks.base import Subject
 from medvlp.tasks.volume_segmentation import VolumeOutlines
@@ -207,10 +214,92 @@ def test_findings_are_fine_tuned_on_volumes(store: Store, encoder: Encoder) -> N
     scores = head.predict(samples["test"]).scores
     assert scores.shape == (len(samples["test"]), 1)
     assert ((scores > 0) & (scores < 1)).all()
-    for wrong, message in (({"augment": {"flip": True}}, r"fine_tune\.augment"), ({"input_size": 64}, "input_size")):
+    for wrong, message in (({"augment": {"flip": True}}, "augment is of pictures"), ({"input_size": 64}, "input_size")):
         other = task("classification", labels=[label], fine_tune=how | wrong)
         with pytest.raises(UserError, match=message):
             other.fit(subject(store, encoder), "fine_tune", train, train, 0)
+
+
+MOVED = {"kind": "volume", "flip": ["h"], "rot90": True, "shift": 100, "noise": 50}
+
+
+def test_a_classifier_is_trained_on_changed_volumes_and_asked_on_plain_ones(store: Store, encoder: Encoder) -> None:
+    label = {"name": "Cardiomegaly", "positive": "Cardiomegaly"}
+    found = {}
+    for name, augment in (("plain", {}), ("kind", {"kind": "volume"}), ("moved", MOVED), ("again", MOVED)):
+        how = {"steps": 2, "batch_size": 4, "validate_every": 2, "warmup_steps": 1, "augment": augment}
+        given = task("classification", labels=[label], fine_tune=how)
+        samples = given.samples(store)
+        known = samples["train"].labels[:, 0]
+        train = samples["train"].take(np.concatenate([np.flatnonzero(known == value)[:4] for value in (0, 1)]))
+        found[name] = given.fit(subject(store, encoder), "fine_tune", train, train, 0).predict(samples["test"]).scores
+    assert np.array_equal(found["plain"], found["kind"])
+    assert np.array_equal(found["moved"], found["again"])
+    assert not np.array_equal(found["plain"], found["moved"])
+
+
+def test_a_segmenter_is_trained_on_changed_volumes_and_their_classes(store: Store, encoder: Encoder) -> None:
+    augment = {"kind": "volume", "flip": ["d", "h", "w"]}
+    fine_tune = SHORT | {"augment": augment, "batch_size": 4}
+    given = task(labels=[HEART], fine_tune=fine_tune)
+    samples = given.samples(store)
+    train = samples["train"].take(np.arange(4))
+    tunable = given.tunable(encoder, store, train, train, 5)
+    (batch,) = tunable.loader.epoch(0)
+    seen = on_device(batch, "cpu")
+    moved = 0
+    for row, pixels, classes in zip(seen.index.tolist(), seen.pixels[:, 0], seen.extra[CLASSES], strict=True):
+        voxels, values, _ = tunable._window(0, row)
+        ways = list(itertools.product((1, -1), repeat=3))
+        (way,) = [(d, h, w) for d, h, w in ways if np.array_equal(voxels[::d, ::h, ::w], pixels)]
+        assert np.array_equal(values[:: way[0], :: way[1], :: way[2]], classes)
+        assert (values == 1).any()
+        moved += way != (1, 1, 1)
+    assert moved
+    found = []
+    for how in (augment, augment, {}):
+        given = task(labels=[HEART], fine_tune=SHORT | {"augment": how})
+        head = given.fit(subject(store, encoder), "frozen", train, samples["val"], 3)
+        found.append(head.best_params["history"])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fine_tune", "message"),
+    [
+        ("report_generation", {"augment": {"kind": "volume", "flip": ["w"]}}, "a text names them"),
+        ("vqa", {"augment": {"kind": "volume", "flip": ["d"]}}, "a text names them"),
+        ("volume_segmentation", {"augment": {"flip": True}}, "is of pictures, and the task of volumes"),
+        ("segmentation", {"augment": {"kind": "volume"}}, "is of volumes, and the task of pictures"),
+    ],
+)
+def test_an_augmentation_that_does_not_fit_the_task_is_refused(kind: str, fine_tune: Any, message: str) -> None:
+    labels = [] if kind in ("report_generation", "vqa") else [HEART]
+    with pytest.raises(ValueError, match=message):
+        task(kind, fine_tune=fine_tune, labels=labels)
+
+
+def test_labels_that_name_a_side_are_not_mirrored(store: Store, encoder: Encoder) -> None:
+    for augment in ({"kind": "volume", "flip": ["h"]}, {"kind": "volume", "rot90": True}):
+        given = task(fine_tune=SHORT | {"augment": augment})
+        samples = given.samples(store)
+        if "flip" not in augment:
+            given.tunable(encoder, store, samples["train"], samples["val"], 0)
+            continue
+        with pytest.raises(UserError, match="the label 'right lung' names one"):
+            given.tunable(encoder, store, samples["train"], samples["val"], 0)
+
+
+def test_another_kind_of_augmentation_takes_the_place_of_the_tasks() -> None:
+    label = {"name": "Cardiomegaly", "positive": "Cardiomegaly"}
+    own = {"fine_tune": {"augment": {"kind": "volume", "noise": 5}}}
+    given = task("classification", labels=[label], per_encoder={"x": own}).config
+    assert given.settings_of("x").fine_tune.augment == VolumeAugmentConfig(noise=5)
+    assert given.settings_of("y").fine_tune.augment == AugmentConfig()
+    tree = ["run.dir=r", "data.store=s", "encoder=e", "train.augment.noise=5", "train.augment.kind=volume"]
+    found = load_config("configs/finetune/classification.yaml", tree, FinetuneConfig)
+    assert found.train.augment == VolumeAugmentConfig(noise=5)
 
 
 def test_retrieval_searches_among_a_number_of_studies(store: Store) -> None:
@@ -273,6 +362,29 @@ def test_reports_and_questions_are_answered_from_volumes(store: Store, encoder: 
     samples = vqa.samples(store)
     kept = vqa.fit(subject(store, encoder), "frozen", samples["train"], samples["val"], 0).predict(samples["test"])
     assert len(kept.sample_ids) == len(samples["test"])
+
+
+@pytest.mark.parametrize("kind", ["vqa", "report_generation"])
+def test_answers_and_reports_are_learnt_from_changed_volumes(store: Store, encoder: Encoder, kind: str) -> None:
+    labels = [{"name": name, "positive": name} for name in ("Cardiomegaly", "Pleural effusion")]
+    fields: dict[str, Any] = {"labels": labels, "vqa": {"questions": "labels", "width": 16, "heads": 2, "layers": 1}}
+    if kind == "report_generation":
+        fields = {"reports": {"decoder": {"width": 16, "hidden": 16, "layers": 1, "heads": 2, "memory_heads": 2}}}
+    losses, kept = {}, {}
+    for name, augment in (("plain", {}), ("kind", {"kind": "volume"}), ("moved", MOVED | {"flip": []})):
+        how = {"batch_size": 4, "freeze_encoder": True, "augment": augment}
+        given = task(kind, fine_tune=how, **fields)
+        samples = given.samples(store)
+        with seeded(1, "cpu"):
+            tunable = given.tunable(encoder, store, samples["train"], samples["val"], 3)
+        tunable.network.eval()
+        batch = next(iter(tunable.loader.epoch(0)))
+        ((losses[name], _),) = tunable.terms(tunable.network, batch).values()
+        kept[name] = tunable.kept
+    assert losses["plain"].item() == pytest.approx(losses["kind"].item(), rel=1e-5)
+    assert losses["plain"].item() != pytest.approx(losses["moved"].item(), rel=1e-5)
+    assert kept["moved"] is None
+    assert kept["kind"] is not None, "volumes that do not change pass a frozen encoder once"
 
 
 @pytest.mark.data

@@ -144,6 +144,18 @@ def test_towers_that_normalise_over_the_batch_are_refused() -> None:
         TrainConfig(grad_cache=4, accumulate=2, batch_size=64)
 
 
+def test_towers_whose_codes_follow_the_batch_are_refused_while_they_do() -> None:
+    small = {"dim": 16, "spatial_depth": 1, "temporal_depth": 1, "heads": 2, "head_dim": 8, "codes": 8}
+    tower = {"kind": "volume", "family": "ctvit", "patch": [8, 8, 8], "args": small, "input": {"size": [16, 16, 16]}}
+    model, given = method("clip", image=tower).train(), batch(volumes=True)
+    with pytest.raises(UserError, match="image_encoder has a quantiser"):
+        found(model, given, 4)
+    plain = method("clip", image={**tower, "args": {**small, "codes": None}}).train()
+    check_equal(found(plain, given, 4)[1], found(plain, given, None)[1], 1e-5)
+    still = method("clip", image={**tower, "freeze": True}).train()
+    check_equal(found(still, given, 4)[1], found(still, given, None)[1], 1e-5)
+
+
 @pytest.mark.slow
 def test_ranks_find_the_gradients_of_one_process(tmp_path: Path) -> None:
     _, wanted = found(method("clip").train(), batch(), None)
