@@ -85,7 +85,7 @@ class FineTuneConfig(Config):
     augment: AnyAugmentConfig = Field(
         AugmentConfig(),
         description="Of images, or with kind: volume of volumes; it must fit the store. Left out, images are cropped, "
-        "brighter or darker, and volumes as they are.",
+        "brighter or darker, and volumes as they are. Without flip where a label or a text names a side.",
     )
 
     @model_validator(mode="after")
