@@ -252,8 +252,8 @@ def _task_text(name: str, task: dict[str, Any]) -> str:
     if task.get("type") == "image_retrieval":
         return about + (
             "Every image looks for images of other patients that have a finding "
-            f"({', '.join(label['name'] for label in task.get('labels', []))}). Overlap@k is the mean over the first k of "
-            "the findings of both images over those of either; an image without a finding overlaps with none. Equal "
+            f"({', '.join(label['name'] for label in task.get('labels', []))}). Overlap@k is the mean over the first k "
+            "of the findings of both images over those of either; an image without a finding overlaps with none. Equal "
             "similarities count by expectation, as in random order; chance is a random order of all."
         )
     if task.get("type") == "grounding":

@@ -1,8 +1,8 @@
 """Scores of retrieval of images by images: how far the findings of the first K found are those of the query.
 
 Guarantee: without ties, and where each image has a patient of its own, the overlap is CT-CLIP's (arXiv 2403.17834) but
-that a query is not in its own gallery: `ct_clip.overlap_at`. Images of the query's patient are no candidates. Ties count
-by expectation, so that vectors without any difference get exactly what chance gives.
+that a query is not in its own gallery: `ct_clip.overlap_at`. Images of the query's patient are no candidates. Ties
+count by expectation, so that vectors without any difference get exactly what chance gives.
 """
 
 from __future__ import annotations

@@ -73,9 +73,7 @@ def test_the_whole_suite_from_raw_layouts_to_a_page(tmp_path: Path) -> None:
     assert planned.returncode == 0, planned.stdout + planned.stderr
     out = tmp_path / "out"
     options = ("--out", out, "--no-mlflow", "--jobs", "2", "--fraction", "1.0", "--draw", "0")
-    done = subprocess.run(
-        command("run", tmp_path, *options), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
-    )
+    done = subprocess.run(command("run", tmp_path, *options), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "heat maps" not in done.stderr
     results = Results.read(out)

@@ -70,7 +70,7 @@ def test_ties_are_the_mean_over_all_orders() -> None:
         found = expected_mean(similarity, values, k)
         for row in range(4):
             there = np.flatnonzero(np.isfinite(similarity[row])).tolist()
-            orders = [sorted(order, key=lambda i: -similarity[row, i])[:k] for order in permutations(there)]  # noqa: B023
+            orders = [sorted(order, key=lambda i: -similarity[row, i])[:k] for order in permutations(there)]
             assert found[row] == pytest.approx(np.mean([values[row, order].mean() for order in orders]))
 
 
