@@ -176,7 +176,14 @@ class TaskConfig(Config):
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
         if self.type in ("report_generation", "vqa") and self.fine_tune.augment.flip:
             raise ValueError("fine_tune.augment.flip swaps the sides of an image, and a text names them: leave it out")
-        asking = "classification", "grounding", "segmentation", "volume_segmentation", "volume_grounding"
+        asking = (
+            "classification",
+            "grounding",
+            "segmentation",
+            "volume_segmentation",
+            "volume_grounding",
+            "image_retrieval",
+        )
         if (made or self.type in asking) and not self.labels:
             raise ValueError("labels must name one label or more")
         return self
@@ -230,6 +237,8 @@ class TaskConfig(Config):
         for section, kind in of_one_type:
             if self.type != kind and getattr(self, section) != type(self).model_fields[section].default:
                 raise ValueError(f"{section} has no effect on {self.type}: leave it out")
+        if self.type == "image_retrieval" and self.retrieval != type(self).model_fields["retrieval"].default:
+            raise ValueError("retrieval has no effect on image_retrieval, which compares no texts: leave it out")
         if self.retrieval.pool is not None and self.type != "retrieval":
             raise ValueError(f"retrieval.pool has no effect on {self.type}: leave it out")
         of_classes = (self.retrieval.subset, self.retrieval.classes, self.retrieval.legacy_one_way)
