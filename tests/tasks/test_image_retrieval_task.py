@@ -18,13 +18,13 @@ from medvlp.store.prepare import prepare
 from medvlp.tasks import TASKS
 from medvlp.tasks.base import Subject
 
-FINDINGS = ("Cardiomegaly", "Lung nodule", "Pleural effusion")
+FINDINGS = ("Cardiomegaly", "Lung nodule", "Pleural effusion", "Emphysema", "Atelectasis", "Consolidation")
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder, options = tmp_path_factory.mktemp("ct_rate"), {"version": "v2"}
-    write_layout("ct_rate", folder / "raw", 16, seed=5, size=32, options=options)
+    write_layout("ct_rate", folder / "raw", 30, seed=5, size=32, options=options)
     how = PrepareConfig(source="ct_rate", root=folder / "raw", out=folder / "store", options=options, num_workers=1)
     return Store.open(prepare(how).store)
 
