@@ -53,17 +53,17 @@ class FoundByImages:
         import pandas as pd
 
         own = {"sample_id": list(self.sample_ids), "patient_id": list(self.patient_ids)}
-        labels = {f"label:{name}": self.labels[:, k] for k, name in enumerate(self.findings)}
+        labels = {f"finding:{name}": self.labels[:, k] for k, name in enumerate(self.findings)}
         return pd.DataFrame(own | labels | {"vector": list(self.vectors.astype(np.float32))})
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> FoundByImages:
         """Inverse of `to_frame`."""
-        columns = [name for name in frame if name.startswith("label:")]
+        columns = [name for name in frame if name.startswith("finding:")]
         return cls(
             frame["sample_id"].tolist(),
             frame["patient_id"].tolist(),
-            [name.removeprefix("label:") for name in columns],
+            [name.removeprefix("finding:") for name in columns],
             frame[columns].to_numpy(dtype=np.float64),
             np.array(frame["vector"].tolist(), dtype=np.float32).reshape(len(frame), -1),
         )

@@ -105,7 +105,7 @@ def _no_volume_of_the_own_patient(out: Path, results: Results) -> None:
     """The miniature has two reconstructions of many scans, so that this rule decides its numbers."""
     cell = next(g.cells[0] for g in results.groups if g.setting.task == "ct_rate_volume_to_volume" and g.cells)
     frame = pd.read_parquet(cell.folder / "predictions.parquet")
-    labels = frame.filter(like="label:").to_numpy() == 1
+    labels = frame.filter(like="finding:").to_numpy() == 1
     vectors = np.array(frame["vector"].tolist(), dtype=np.float64)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert frame["patient_id"].duplicated().any()
