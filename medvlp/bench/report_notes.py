@@ -249,6 +249,13 @@ def _task_text(name: str, task: dict[str, Any]) -> str:
             "the images of its study; equal wordings are right answers to each other. Equal similarities count by "
             "expectation, as in random order. Recall@k is the share of queries with a right answer among the first k."
         )
+    if task.get("type") == "image_retrieval":
+        return about + (
+            "Every image looks for images of other patients that have a finding "
+            f"({', '.join(label['name'] for label in task.get('labels', []))}). Overlap@k is the mean over the first k "
+            "of the findings of both images over those of either; an image without a finding overlaps with none. Equal "
+            "similarities count by expectation, as in random order; chance is a random order of all."
+        )
     if task.get("type") == "grounding":
         target = task.get("grounding", {}).get("target", "boxes")
         return about + (

@@ -197,7 +197,14 @@ class TaskConfig(Config):
         made = self.type == "vqa" and self.vqa.questions == "labels"
         if self.type in ("retrieval", "class_retrieval", "report_generation", "vqa") and self.labels and not made:
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
-        asking = "classification", "grounding", "segmentation", "volume_segmentation", "volume_grounding"
+        asking = (
+            "classification",
+            "grounding",
+            "segmentation",
+            "volume_segmentation",
+            "volume_grounding",
+            "image_retrieval",
+        )
         if (made or self.type in asking) and not self.labels:
             raise ValueError("labels must name one label or more")
         return self
@@ -249,6 +256,8 @@ class TaskConfig(Config):
         for section, kind in of_one_type:
             if self.type != kind and getattr(self, section) != type(self).model_fields[section].default:
                 raise ValueError(f"{section} has no effect on {self.type}: leave it out")
+        if self.type == "image_retrieval" and self.retrieval != type(self).model_fields["retrieval"].default:
+            raise ValueError("retrieval has no effect on image_retrieval, which compares no texts: leave it out")
         if self.retrieval.pool is not None and self.type != "retrieval":
             raise ValueError(f"retrieval.pool has no effect on {self.type}: leave it out")
         of_classes = (self.retrieval.subset, self.retrieval.classes, self.retrieval.legacy_one_way)

@@ -198,7 +198,7 @@ class Classification(Task):
         else:
             scorer, best = linear_probe(*arguments, self.config.linear_probe_c)
             directions = scorer.directions(features.shape[1])
-            maps = None if subject.load_encoder is None else partial(_probe_maps, subject, directions)
+            maps = None if subject.load_encoder is None else _probe_maps(subject, directions)
 
         def score(samples: Samples) -> np.ndarray:
             return np.round(scorer(np.asarray(features[samples.rows])), PROBABILITY_DECIMALS)
@@ -263,19 +263,21 @@ class Classification(Task):
         return Head.of_scores(score, maps=None if encoder.heat_map_kind is None else _maps_of(store, evidence))
 
 
-def _maps_of(store: Store, evidence: Callable[[np.ndarray], np.ndarray]) -> Callable[[Samples], np.ndarray]:
-    """Return a function from samples to heat maps, from one of stored squares."""
+def _maps_of(store: Store, evidence: Callable[[np.ndarray], np.ndarray]) -> Callable[[Samples], np.ndarray] | None:
+    """Return a function from samples to heat maps, from one of stored squares; None where the store has no squares."""
+    if store.kind != "image":
+        return None
     places = store.images["index"].to_numpy()
     return lambda samples: evidence(store.read(places[samples.rows]))
 
 
-def _probe_maps(
-    subject: Subject, directions: Float[np.ndarray, "k d"], samples: Samples
-) -> Float[np.ndarray, "b k g w"]:
+def _probe_maps(subject: Subject, directions: Float[np.ndarray, "k d"]) -> Callable[[Samples], np.ndarray] | None:
     from medvlp.tasks._evidence import probe_evidence
 
-    encoder = encoder_of(subject, "linear_probe")
-    return _maps_of(subject.store, lambda pixels: probe_evidence(encoder, pixels, directions))(samples)
+    # The encoder is loaded when maps are asked for: a probe needs its features alone.
+    return _maps_of(
+        subject.store, lambda pixels: probe_evidence(encoder_of(subject, "linear_probe"), pixels, directions)
+    )
 
 
 def _most_similar(encoder: Encoder, features: Features, prompts: list[list[str]]) -> Float[np.ndarray, "b k"]:
