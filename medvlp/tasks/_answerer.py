@@ -201,7 +201,8 @@ class QuestionLoader(InputLoader):
 
     def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
         """Make one batch; called from worker threads."""
-        pixels, extra = torch.zeros((0, 1, 1, 1), dtype=torch.uint8), {}
+        pixels: torch.Tensor = torch.zeros((0, 1, 1, 1), dtype=torch.uint8)
+        extra: dict[str, torch.Tensor] = {}
         if self.with_pixels:
             pixels, extra = self.seen(epoch, self.images[rows], rows)
         return replace(self.batch(rows, pixels), extra=extra)

@@ -59,7 +59,7 @@ class FoundByImages:
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> FoundByImages:
         """Inverse of `to_frame`."""
-        columns = [name for name in frame if name.startswith("finding:")]
+        columns = [name for name in map(str, frame.columns) if name.startswith("finding:")]
         return cls(
             frame["sample_id"].tolist(),
             frame["patient_id"].tolist(),
@@ -88,7 +88,7 @@ class ImageRetrieval(Task):
         labels[np.isnan(labels).any(axis=1)] = np.nan
         found = by_split(store, frame, self.config, [label.name for label in self.config.labels], labels)
         test = found["test"]
-        if len({test.patient_ids[row] for row in np.flatnonzero((test.labels == 1).any(axis=1))}) < 2:
+        if len({test.patient_ids[row] for row in np.flatnonzero((test.labels == 1).any(axis=1)).tolist()}) < 2:
             raise UserError(
                 "The split 'test' does not have two patients with a finding.",
                 f"task {self.config.name}, data set {self.config.dataset}",
