@@ -100,6 +100,7 @@ def _wrong_answers(test: Replies, outcome: Outcome, store: Store, task: TaskConf
         chosen += [row for row in order if first.get(test.patient_ids[row]) == row][:each]
     if not chosen or outcome.rows is None:
         return []
+    chosen = chosen[:MOST]
     images = stored_images(store, outcome.rows[chosen])
     return [
         {
@@ -110,7 +111,7 @@ def _wrong_answers(test: Replies, outcome: Outcome, store: Store, task: TaskConf
             "about": _about(outcome.groups, row),
             "image": data_uri(grey(image)),
         }
-        for row, image in zip(chosen[:MOST], images, strict=False)
+        for row, image in zip(chosen, images, strict=True)
     ]
 
 
