@@ -13,12 +13,29 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from medvlp.config.base import Config, Fraction, Positive
 from medvlp.config.towers import kind_of
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 class TextAugmentConfig(Config):
     """Random changes of a text."""
 
     shuffle_sentences: bool = False
+    keep_sentences: tuple[Share, Share] = Field(
+        (1.0, 1.0), description="Share of its sentences that the augmented text keeps, between these; at least one."
+    )
     drop_words: float = Field(0.0, ge=0, lt=1, description="Probability that a word of the augmented text is dropped.")
+
+    @property
+    def changes_text(self) -> bool:
+        """Whether anything is done to a text."""
+        return self.shuffle_sentences or self.drop_words > 0 or self.keep_sentences != (1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _low_before_high(self) -> TextAugmentConfig:
+        low, high = self.keep_sentences
+        if low > high:
+            raise ValueError(f"keep_sentences begins at {low} and ends at {high}")
+        return self
 
 
 class AugmentConfig(TextAugmentConfig):

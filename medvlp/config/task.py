@@ -108,8 +108,10 @@ class FineTuneConfig(Config):
 
     @model_validator(mode="after")
     def _no_text(self) -> FineTuneConfig:
-        if self.augment.shuffle_sentences or self.augment.drop_words:
-            raise ValueError("shuffle_sentences and drop_words change texts, and fine-tuning has none: leave them out")
+        if self.augment.changes_text:
+            raise ValueError(
+                "shuffle_sentences, keep_sentences and drop_words change texts; fine-tuning has none: leave them out"
+            )
         return self
 
 

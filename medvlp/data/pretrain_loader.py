@@ -143,7 +143,7 @@ class PretrainLoader(Loader):
         sampled = demands.sample_sentences
         batch.text = table.sampled(chosen, self.seed, epoch, keys) if sampled else table.batch(chosen)
         changes = self.text_changes
-        if changes is not None and (changes.shuffle_sentences or changes.drop_words):
+        if changes is not None and changes.changes_text:
             batch.text_augmented = table.augmented(chosen, changes, self.seed, epoch, keys)
         if demands.hidden_share:
             table.hide(batch.text, demands.hidden_share, demands.hide_concepts, self.seed, epoch, keys)

@@ -163,6 +163,12 @@ def load_data(
     label_names, labels = image_labels(store, data.labels, to_findings=unpaired)
     if demands.labels and (labels is None or not (labels[train] == 1).any()):
         raise UserError("The method needs labels, the store has none.", data.store, "Use a store with labels.")
+    if unpaired and data.augment.keep_sentences != (1.0, 1.0):
+        raise UserError(
+            "The method reads texts by their findings, and a part of a text has not all of them.",
+            "data.augment.keep_sentences",
+            "Leave it out.",
+        )
     bank = None if data.knowledge is None else KnowledgeBank.open(data.knowledge)
     paired, sentences, told = None, None, None
     if demands.reports and demands.paired:

@@ -130,9 +130,7 @@ class TokenTable:
         from medvlp.text.augment import augment_text
 
         changed = [
-            augment_text(
-                self.texts[row], generator(TEXT, seed, epoch, int(key)), augment.shuffle_sentences, augment.drop_words
-            )
+            augment_text(self.texts[row], generator(TEXT, seed, epoch, int(key)), augment)
             for row, key in zip(rows, keys, strict=True)
         ]
         text = self.of_texts(changed)

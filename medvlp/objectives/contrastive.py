@@ -69,29 +69,35 @@ def info_nce(
 
 def shared_text_nce(
     image: Float[torch.Tensor, "b d"],
-    text: Float[torch.Tensor, "b d"],
-    same: Int[torch.Tensor, " b"],
+    text: Float[torch.Tensor, "b*k d"],
+    same: Int[torch.Tensor, " b*k"],
     scale: Scalar,
     image_weight: float = 0.5,
 ) -> tuple[Scalar, Scalar]:
-    """`info_nce` where pairs may share a text: all pairs of one text are each other's positives, never negatives.
+    """`info_nce` where an image may have several texts and share them: what is equal is positive, never negative.
 
-    The mean of `-log softmax` over the positives of a row, as in `multi_positive_nce`, in both directions. Without
-    shared texts it is `info_nce`.
+    The mean of `-log softmax` over the positives of a row, as in `multi_positive_nce`, in both directions. With one
+    text an image, and none shared, it is `info_nce`.
 
     Args:
         image: Projected images, of any length.
-        text: Projected texts, of any length; row i belongs to image i.
+        text: Projected texts, of any length; rows i * k to (i + 1) * k - 1 belong to image i.
         same: Equal numbers mean equal texts, on all ranks; see `text_numbers`.
         scale: Factor of the cosines.
         image_weight: Weight of image to text; text to image has the rest.
     """
-    _check_pairs("shared_text_nce", image, text)
-    counts = [row[0] for row in gather_counts([len(image)], image.device)]
-    positives = same[:, None] == gather_with_gradient(same, counts)
-    by_image, count = multi_positive_nce(image, gather_with_gradient(text, counts), positives, scale)
-    by_text, _ = multi_positive_nce(text, gather_with_gradient(image, counts), positives, scale)
-    return image_weight * by_image + (1 - image_weight) * by_text, 2 * count
+    if len(text) != len(same) or (len(text) % len(image) if len(image) else len(text)):
+        raise ValueError(f"{len(image)} images have {len(text)} texts with {len(same)} numbers")
+    images = [row[0] for row in gather_counts([len(image)], image.device)]
+    texts = [row[0] for row in gather_counts([len(text)], image.device)]
+    everyones = gather_with_gradient(same, texts)
+    own = everyones.reshape(sum(images), -1) if len(everyones) else everyones[:, None]
+    first = sum(images[: rank()])
+    of_image = (own[first : first + len(image), :, None] == everyones).any(1)
+    of_text = (same[:, None, None] == own).any(2)
+    by_image, image_count = multi_positive_nce(image, gather_with_gradient(text, texts), of_image, scale)
+    by_text, text_count = multi_positive_nce(text, gather_with_gradient(image, images), of_text, scale)
+    return image_weight * by_image + (1 - image_weight) * by_text, image_count + text_count
 
 
 def text_numbers(texts: Sequence[str], device: torch.device | str = "cpu") -> Int[torch.Tensor, " b"]:

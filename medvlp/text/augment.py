@@ -1,19 +1,25 @@
-"""Text augmentation in the manner of EDA (Wei and Zou, 2019): shuffled sentences, dropped words.
+"""Text augmentation in the manner of EDA (Wei and Zou, 2019): shuffled sentences, dropped sentences and words.
 
-Guarantee: every word that the labeler reads stays, and stays in its order within its sentence: findings, places,
-states, sides, negation, doubt and the words that end a clause. Only filling words are dropped. Headings stay in front
-of their sections.
+Guarantee: a sentence stays as a whole or goes as a whole. Every word that the labeler reads stays in it, and in its
+order: findings, places, states, sides, negation, doubt and the words that end a clause. Only filling words are dropped.
+Headings stay in front of their sections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medvlp.text.sections import find_sections, split_sentences
 from medvlp.text.statements import kept_spans
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+    from medvlp.config.data import TextAugmentConfig
 
 
 @lru_cache(maxsize=1 << 16)
@@ -31,27 +37,39 @@ def _words(sentence: str) -> tuple[tuple[str, bool], ...]:
     return tuple(result)
 
 
-def augment_text(text: str, rng: np.random.Generator, shuffle_sentences: bool, drop_words: float) -> str:
-    """Return another wording of a text that says the same.
+def augment_text(text: str, rng: np.random.Generator, changes: TextAugmentConfig) -> str:
+    """Return another wording of a text that says the same, or with `keep_sentences` a part of it.
 
     Args:
         text: A sentence, several, or a report with headings; sentences change places only within their section.
         rng: Source of randomness; one draw decides, so that equal generators give equal texts.
-        shuffle_sentences: Whether the sentences of each section are put in random order.
-        drop_words: Probability with which each filling word is dropped; a sentence keeps at least one word.
+        changes: What is done. A text keeps at least one sentence, a sentence at least one word.
     """
-    if not shuffle_sentences and drop_words == 0:
+    if not changes.changes_text:
         return text
+    sections = find_sections(text)
+    told = [split_sentences(text[section.start : section.end]) for section in sections]
+    kept = iter(_kept(sum(map(len, told)), rng, changes.keep_sentences))
     parts = []
-    for section in find_sections(text):
-        sentences = split_sentences(text[section.start : section.end])
-        if shuffle_sentences:
+    for section, of_section in zip(sections, told, strict=True):
+        sentences = [sentence for sentence in of_section if next(kept)]
+        if of_section and not sentences:
+            continue
+        if changes.shuffle_sentences:
             sentences = [s if s[-1] in ".!?:;" else f"{s}." for s in sentences]  # else two would become one
             sentences = [sentences[k] for k in rng.permutation(len(sentences))]
-        if drop_words > 0:
-            sentences = [_drop(sentence, rng, drop_words) for sentence in sentences]
+        if changes.drop_words > 0:
+            sentences = [_drop(sentence, rng, changes.drop_words) for sentence in sentences]
         parts.append(" ".join([text[section.heading_start : section.start].strip(), *sentences]).strip())
     return "\n".join(part for part in parts if part)
+
+
+def _kept(count: int, rng: np.random.Generator, share: tuple[float, float]) -> Bool[np.ndarray, " n"]:
+    """Return which of the sentences of a text stay."""
+    if share == (1.0, 1.0):
+        return np.ones(count, bool)
+    number = max(1, round(rng.uniform(*share) * count))
+    return rng.permutation(count) < number
 
 
 def _drop(sentence: str, rng: np.random.Generator, probability: float) -> str:

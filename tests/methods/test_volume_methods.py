@@ -253,6 +253,8 @@ def test_fvlm_asks_the_organ_that_a_prompt_names(ct_store: Path, tmp_path: Path)
         ("fvlm", {"method.options.levels": [2, 9]}, "levels are"),
         ("ct_clip", {"method.objectives.info_nce.epsilon": 1e-20}, "no effect"),
         ("ct_clip", {"method.objectives.info_nce.scale.rule": "raw"}, "rule is 'raw'"),
+        ("ct_clip", {"method.options.sentences": 0}, "sentences is 0"),
+        ("ct_clip", {"method.options.sentences": 4, "method.options.text_unit": "report"}, "single sentences"),
         ("radclip", {"method.options.freeze_text_projection": True}, "is frozen"),
         ("merlin", {"method.options.shared_texts": "both"}, "shared_texts is 'both'"),
     ],

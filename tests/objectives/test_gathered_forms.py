@@ -16,7 +16,18 @@ from medvlp.objectives.organ_contrast import organ_contrast
 from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
 ROWS, SIZE = 8, 2
-NAMES = ("sigmoid", "book", "gathered", "groups", "hardest_groups", "concepts", "prefixes", "shared", "organs")
+NAMES = (
+    "sigmoid",
+    "book",
+    "gathered",
+    "groups",
+    "hardest_groups",
+    "concepts",
+    "prefixes",
+    "shared",
+    "several",
+    "organs",
+)
 SPLITS = {"even": [2, 2, 2, 2], "uneven": [4, 0, 2, 2]}
 RELATED = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 1]]).bool()
 
@@ -63,6 +74,10 @@ class Towers(nn.Module):
     def _shared(self, data, image, text, scale):
         return shared_text_nce(image, text, data["wordings"], scale)
 
+    def _several(self, data, image, text, scale):
+        texts, numbers = self.text(data["tokens"][:, :2]).flatten(0, 1), data["several"].flatten()
+        return shared_text_nce(image, texts, numbers, scale)
+
     def _organs(self, data, image, text, scale):
         sides = self.image(data["patches"]), self.text(data["tokens"][:, :3])
         flags = data["organs"]
@@ -86,6 +101,7 @@ def batch() -> dict[str, torch.Tensor]:
         "spans": spans,
         "positives": torch.rand(ROWS, ROWS, generator=generator) < 0.3,
         "wordings": torch.tensor([1, 2, 1, 3, 2, 4, 1, 5]),
+        "several": torch.tensor([[1, 2], [2, 3], [4, 4], [5, 1], [6, 7], [7, 3], [8, 1], [9, 9]]),
         "organs": torch.randint(0, 2, (ROWS, 3, 4), generator=generator) * torch.tensor([1, 1, 1, 3])
         + torch.arange(ROWS)[:, None, None] % 4 * torch.tensor([0, 0, 0, 1]),
     }

@@ -197,6 +197,33 @@ def test_pairs_of_one_text_are_no_negatives() -> None:
     torch.testing.assert_close(alone, info_nce(*arguments, torch.tensor(5.0, dtype=torch.float64))[0])
 
 
+def test_an_image_has_several_texts_and_all_that_are_equal_are_its_positives() -> None:
+    """Against loops: what either side of a pair says of the other, by the words of both images."""
+    rng = np.random.default_rng(4)
+    words = ["a b", "c", "c", "d", "e", "e", "f", "a B"]  # two of each of four images
+    image, text = rng.normal(size=(4, 6)), rng.normal(size=(8, 6))
+    numbers = text_numbers(words)
+    unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (image, text)]
+    logits = 3 * unit[0] @ unit[1].T
+    own = [{word.lower() for word in words[2 * i : 2 * i + 2]} for i in range(4)]
+
+    def side(logits: np.ndarray, is_right: Any) -> float:
+        terms = []
+        for row, values in enumerate(logits):
+            logs = values - np.log(np.exp(values).sum())
+            terms.append(-np.mean([logs[column] for column in range(len(values)) if is_right(row, column)]))
+        return float(np.mean(terms))
+
+    expected = 0.25 * side(logits, lambda i, t: words[t].lower() in own[i])
+    expected += 0.75 * side(logits.T, lambda t, i: words[t].lower() in own[i])
+    given = torch.from_numpy(image), torch.from_numpy(text), numbers, torch.tensor(3.0, dtype=torch.float64)
+    value, count = shared_text_nce(*given, image_weight=0.25)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    assert count == 12
+    with pytest.raises(ValueError, match="4 images have 7 texts"):
+        shared_text_nce(given[0], given[1][:7], numbers[:7], given[3])
+
+
 @pytest.mark.parametrize("policy", ["exp", "multiply", "divide"])
 def test_a_scale_comes_back_from_beyond_its_bounds(policy: Any) -> None:
     number = torch.tensor(0.9, dtype=torch.float64, requires_grad=True)
