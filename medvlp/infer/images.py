@@ -71,14 +71,15 @@ def read_ahead(
         submitted = 0
         for start in range(0, len(files), batch_size):
             while submitted < min(len(files), start + 2 * batch_size):
-                ahead.append(pool.submit(_safely, read, files[submitted]))
+                ahead.append(pool.submit(safely, read, files[submitted]))
                 submitted += 1
             results = [(str(path), ahead.popleft().result()) for path in files[start : start + batch_size]]
             good = [(name, result) for name, result in results if not isinstance(result, Bad)]
             yield good, [result for _, result in results if isinstance(result, Bad)]
 
 
-def _safely(read: Callable[[F], T], path: F) -> T | Bad:
+def safely(read: Callable[[F], T], path: F) -> T | Bad:
+    """Return what `read` gives, or why it gives nothing."""
     try:
         return read(path)
     except UserError as error:

@@ -206,22 +206,19 @@ class ReportGeneration(Task):
 
     def rebuilt(self, tower: Any, dim: int, taken: ModelInputConfig, parts: Path) -> ReportWriter:
         """Return a writer for weights that were saved; see `Task.rebuilt`."""
-        import torch
-
         from medvlp.models.causal_decoder import CausalDecoder, shaped_model
-        from medvlp.tasks._report_writer import ReportWriter
+        from medvlp.tasks._report_writer import ReportWriter, token_shape
         from medvlp.text.vocabulary import load_tokens
 
         tokens = load_tokens(parts, tokeniser(self.config.reports.words))
         if self.config.fine_tune.input_size is not None:
             tower.set_input_size(self.config.fine_tune.input_size)
-        with torch.no_grad():
-            shown = tower.eval()(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
+        count, width = token_shape(tower, taken)
         decoder: ReportDecoder
         if (parts / DECODER).is_dir():
-            decoder = CausalDecoder(shown.shape[2], shaped_model(parts / DECODER), tokens)
+            decoder = CausalDecoder(width, shaped_model(parts / DECODER), tokens)
         else:
-            decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
+            decoder = self._decoder(width, count, tokens)
         return ReportWriter(tower, decoder, tokens, self.config.fine_tune.freeze_encoder)
 
     def images(self, store: Store, samples: Samples) -> Int[np.ndarray, " m"]:
@@ -242,17 +239,17 @@ class ReportGeneration(Task):
             LikelihoodReportTuning,
             ReportTuning,
             ReportWriter,
-            frozen_tokens,
             model_input,
             sized_tower,
+            token_shape,
         )
 
         told, prompts = self._references(store), self._prompts(store, encoder.device)
         tokens = self._tokens([*told(train.rows), *(prompts(train.rows) if prompts else ())])
         taken = model_input(self.config, encoder.preprocessing.input)
         tower = sized_tower(encoder, self.config.fine_tune.input_size)
-        shown = frozen_tokens(tower, store, taken, 1, encoder.device)(train.rows[:1])
-        decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
+        count, width = token_shape(tower, taken)
+        decoder = self._decoder(width, count, tokens)
         network = ReportWriter(tower, decoder, tokens, self.config.fine_tune.freeze_encoder)
         kind = ReportTuning if self.config.reports.select == "bleu_4" else LikelihoodReportTuning
         network.to(encoder.device)

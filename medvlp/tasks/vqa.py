@@ -275,20 +275,18 @@ class Vqa(Task):
 
     def rebuilt(self, tower: Any, dim: int, taken: ModelInputConfig, parts: Path) -> Answerer:
         """Return an answerer for weights that were saved; see `Task.rebuilt`."""
-        import torch
-
         from medvlp.tasks._answerer import answerer
+        from medvlp.tasks._report_writer import token_shape
         from medvlp.text.report_words import sentence_text
         from medvlp.text.vocabulary import WordVocabulary, load_tokens
 
         if self.config.fine_tune.input_size is not None:
             tower.set_input_size(self.config.fine_tune.input_size)
-        with torch.no_grad():
-            shown = tower.eval()(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
         words = load_tokens(parts, sentence_text)
         assert isinstance(words, WordVocabulary)
         frozen = self.config.fine_tune.freeze_encoder
-        return answerer(tower, self.config.vqa, (shown.shape[2], None), words, read_learnt(parts), frozen)
+        width = token_shape(tower, taken)[1]
+        return answerer(tower, self.config.vqa, (width, None), words, read_learnt(parts), frozen)
 
     def _nearest(self, subject: Subject, of: Any, learnt: Learnt, train: Samples, val: Samples) -> Head:
         """Vote among the training images of the most similar question; the number of neighbours is chosen on val."""

@@ -216,14 +216,3 @@ def test_what_is_no_expert_is_refused(store: Store, encoder: Encoder, run: Path,
     expert.check_store(store.image_config.model_copy(update={"size": 512}))
 
 
-def test_fine_tuning_for_use_takes_no_experts(store: Store, run: Path, tmp_path: Path) -> None:
-    tree = {
-        "kind": "finetune",
-        "task": "report_generation",
-        "encoder": "random:resnet10t@32",
-        "run": {"dir": str(tmp_path / "x")},
-        "data": {"store": str(store.path)},
-        "reports": experts(run),
-    }
-    with pytest.raises(ValueError, match="benchmark"):
-        FinetuneConfig.model_validate(tree)
