@@ -222,6 +222,9 @@ def _with_experts(task: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not experts:
         return task
     places = [folder / EXPERTS / str(number) for number in range(len(experts["use"]))]
+    for one, place in zip(experts["use"], places, strict=True):
+        if one["name"] == "tuned" and not place.is_dir():
+            raise UserError("The model of an expert is missing.", place, _COPY)
     use = [one | ({"run": place} if place.is_dir() else {}) for one, place in zip(experts["use"], places, strict=True)]
     return task | {"reports": task["reports"] | {"experts": experts | {"use": use}}}
 

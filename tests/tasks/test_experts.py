@@ -191,8 +191,7 @@ def test_a_writer_learns_with_experts_and_its_cells_are_others(store: Store, enc
     [
         ({"decoder": {"kind": "memory"}}, "experts speak to a language model"),
         ({"experts": {"use": []}}, "at least 1 item"),
-        ({"experts": {"use": [{}]}}, "needs run"),
-        ({"experts": {"use": [{"run": "x", "options": {"a": 1}}]}}, "takes no options"),
+        ({"experts": {"use": [{"run": "x", "options": {"a": 1}}]}}, "takes run, and no options"),
     ],
 )
 def test_bad_settings_are_named(run: Path, change: dict[str, Any], message: str) -> None:
@@ -209,10 +208,10 @@ def test_what_is_no_expert_is_refused(store: Store, encoder: Encoder, run: Path,
     with pytest.raises(UserError, match="no expert named 'tunde'") as error:
         build_experts(ReportsConfig.model_validate(unknown).experts, torch.device("cpu"))
     assert "tuned" in error.value.what + error.value.fix
+    with pytest.raises(UserError, match="names no fine-tuned model"):
+        task({"decoder": CAUSAL, "experts": {"use": [{}]}}).settings("frozen")
     expert = EXPERTS.get("tuned")(ExpertConfig(run=run), torch.device("cpu"))
     other = store.image_config.model_copy(update={"aspect": "crop"})
     with pytest.raises(UserError, match="aspect is crop, was pad"):
         expert.check_store(other)
     expert.check_store(store.image_config.model_copy(update={"size": 512}))
-
-
