@@ -18,6 +18,7 @@ from medvlp.config.reports import ExpertConfig, ReportsConfig
 from medvlp.errors import UserError
 from medvlp.finetune.run import finetune
 from medvlp.infer.predict import predict
+from medvlp.metrics import report_generation
 from medvlp.models.causal_decoder import CausalDecoder, fresh_model
 from medvlp.models.report_decoder import Visual
 from medvlp.store.array_store import Store
@@ -215,3 +216,29 @@ def test_what_is_no_expert_is_refused(store: Store, encoder: Encoder, run: Path,
     with pytest.raises(UserError, match="aspect is crop, was pad"):
         expert.check_store(other)
     expert.check_store(store.image_config.model_copy(update={"size": 512}))
+
+
+def test_a_writer_for_use_keeps_its_experts(store: Store, run: Path, folder: Path, tmp_path: Path) -> None:
+    reports = experts(run) | {"max_images": 1, "min_count": 1, "max_tokens": 16, "beams": 1}
+    given = {"steps": 8, "batch_size": 8, "lr": 0.01, "freeze_encoder": True}
+    tree = {
+        "kind": "finetune",
+        "task": "report_generation",
+        "encoder": "random:resnet10t@32",
+        "run": {"dir": str(tmp_path / "writer")},
+        "data": {"store": str(store.path), "num_workers": 0},
+        "reports": reports,
+        "train": given,
+        "bootstrap_resamples": 20,
+        "device": "cpu",
+        "track": {"mlflow": False},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_generation, "computable", lambda: ("bleu_1", "bleu_4"))
+        finetune(FinetuneConfig.model_validate(tree))
+    kept = pd.read_parquet(tmp_path / "writer" / "predictions" / "test.parquet").set_index("sample_id")["generated"]
+    images = store.images.sort_values("image_id").drop_duplicates("study_id").set_index("study_id").loc[kept.index]
+    done = predict(tmp_path / "writer", [folder / "raw" / path for path in images["path"]], tmp_path / "out.csv")
+    assert done.predicted == len(kept)
+    written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert written["report"].tolist() == kept.tolist()
