@@ -18,6 +18,9 @@ from made_dicom import random_slices, write_series
 from safetensors.torch import load_file
 
 from medvlp.config.finetune import FinetuneConfig
+from medvlp.config.load import load_config
+from medvlp.config.volumes import VolumeInputConfig
+from medvlp.data.inputs import fitting_augmentation
 from medvlp.errors import UserError
 from medvlp.finetune.run import finetune
 from medvlp.finetune.splits import SplitStore, learnt_by_experts
@@ -27,6 +30,7 @@ from medvlp.store.array_store import Store
 from medvlp.tasks._experts.tuned import TunedExpert
 from medvlp.tasks._experts.words import structure_in_words
 from medvlp.tasks._fine_tune import FineTuning
+from medvlp.tasks._report_writer import as_they_are
 from medvlp.tasks._tuned import load_tuned
 from medvlp.types import Intensity, Volume
 
@@ -256,3 +260,10 @@ def test_structures_in_words() -> None:
     tiny = np.zeros_like(mask)
     tiny[5, 5, 4] = True
     assert structure_in_words("x", tiny, volume) == "Expert: x less than 1 ml, middle centre of the volume."
+
+
+@pytest.mark.parametrize("name", ["volume_report_generation", "volume_vqa"])
+def test_shipped_configurations_show_volumes_as_they_are(name: str, tmp_path: Path) -> None:
+    given = ["encoder=random:vit_tiny_patch16_224@16/8", f"data.store={tmp_path}", f"run.dir={tmp_path / 'run'}"]
+    found = load_config(f"configs/finetune/{name}.yaml", given, FinetuneConfig)
+    assert as_they_are(fitting_augmentation(found.train.augment, VolumeInputConfig(), ""))
