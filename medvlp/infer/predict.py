@@ -8,10 +8,9 @@ those that the model was trained on (see `admission`), gets no answer.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import medvlp
 from medvlp.data.transforms import resize_pixels, to_tensor
 from medvlp.errors import UserError
-from medvlp.infer.images import Bad, list_files, read_ahead, write_quarantine
+from medvlp.infer.images import Bad, list_files, read_ahead, whole_table, write_quarantine
 from medvlp.infer.predict_volumes import LabelMaps, VolumeProbabilities
 from medvlp.infer.seen import Seen, see, see_volume
 from medvlp.infer.volumes import VolumeFiles, list_volumes
@@ -118,9 +117,7 @@ def predict(
     files, bad = list_volumes(paths) if volumes else list_files(paths)
     if not files and not bad:
         raise UserError("There is no image to answer.", "paths", "Give DICOM, PNG or JPEG files, or folders of them.")
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_table(out) as part:
         with nullcontext() if masks is None else atomic_folder(masks) as scratch:
             read = partial(see_volume, model=model, intensity=intensity) if volumes else partial(see, model=model)
             if texts:
@@ -134,14 +131,6 @@ def predict(
         _write_table(rows, part, out.suffix.lower())
         about = json.dumps(_about(model, len(rows), len(bad)), indent=2, ensure_ascii=False) + "\n"
         out.with_name(f"{out.name}.json").write_text(about, encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        raise UserError(
-            f"The table cannot be written: {error.strerror or error}.", out, "Free space, or another place."
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     units = UNITS[model.preprocessing.kind]
     what = "studies" if texts else units if asked is None else f"questions about {units}"
     return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started, what)

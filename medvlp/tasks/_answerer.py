@@ -18,9 +18,8 @@ from torch import nn
 from medvlp.data.inputs import InputLoader, fitting_augmentation
 from medvlp.data.transforms import normalise
 from medvlp.data.volume_augment import on_device
-from medvlp.errors import UserError
 from medvlp.models.fusion import Fusion, FusionSizes
-from medvlp.tasks._fine_tune import Term, Tunable
+from medvlp.tasks._fine_tune import Term, Tunable, check_finite
 from medvlp.tasks._report_writer import MOST_KEPT, as_they_are, frozen_tokens, sized_tower, token_shape
 from medvlp.tasks._study_images import TokenCache
 from medvlp.text.vocabulary import WordVocabulary
@@ -316,12 +315,7 @@ class AnswererTuning(Tunable):
             at = batch.index.numpy()
             closed = [questions.closed[i] for i in at]
             logits = self._logits(network, batch, [questions.texts[i] for i in at], samples.rows[at])
-            if not bool(torch.isfinite(logits).all()):
-                raise UserError(
-                    "The network gives numbers that are not finite.",
-                    self.name,
-                    "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
-                )
+            check_finite(logits, self.name)
             found += self.network.named(logits, closed)
         return found
 

@@ -25,7 +25,7 @@ from medvlp.data.volume_rows import CLASSES, VolumeRowLoader
 from medvlp.data.volume_views import Grid, Part, part_of, put_back, read_view, respaced, stretched
 from medvlp.errors import UserError
 from medvlp.objectives.dense import exclusive_loss
-from medvlp.tasks._fine_tune import Term, Tunable, check_sides
+from medvlp.tasks._fine_tune import Term, Tunable, check_finite, check_sides
 from medvlp.tasks.base import Samples
 
 if TYPE_CHECKING:
@@ -240,12 +240,7 @@ def found_classes(
             device="cpu",  # a whole body with all classes need not fit the memory of a GPU
         )
     assert isinstance(logits, torch.Tensor)
-    if not torch.isfinite(logits).all():
-        raise UserError(
-            "The network gives numbers that are not finite.",
-            "volume_segmentation",
-            "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
-        )
+    check_finite(logits, "volume_segmentation")
     return _largest(logits[0].float().cpu().numpy(), grid, shape)
 
 

@@ -19,7 +19,7 @@ from medvlp.data.texts import report_text
 from medvlp.errors import UserError
 from medvlp.tasks._samples import by_split, fraction_subset
 from medvlp.tasks._study_images import StudyImages
-from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task
 from medvlp.text.labeler import FINDINGS
 from medvlp.text.report_words import tokeniser
 
@@ -184,14 +184,9 @@ class ReportGeneration(Task):
         """
         if protocol == "knn":
             return self._nearest(subject, train)
-        from medvlp.tasks._fine_tune import fine_tuned, seeded
-
-        encoder, task = encoder_of(subject, protocol), self._by(protocol)
-        with seeded(seed, str(encoder.device)):
-            tunable = task.tunable(encoder, subject.store, train, val, seed)
-            tuning, chosen = fine_tuned(tunable, task.config.fine_tune, seed, subject.checkpoints)
-        facts = {"tokens": tunable.network.tokens.size, "tokens_hash": tunable.network.tokens.hash}
-        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen | facts)
+        tunable, head = self._trained(subject, protocol, train, val, seed)
+        tokens = tunable.network.tokens
+        return replace(head, best_params=head.best_params | {"tokens": tokens.size, "tokens_hash": tokens.hash})
 
     def kept(self, tunable: ReportTuning, network: nn.Module, samples: Samples) -> Reports:
         """Return generated reports beside the references; see `Task.kept`."""
@@ -225,11 +220,6 @@ class ReportGeneration(Task):
         """Return the rows of all images that are shown of the studies."""
         shown = StudyImages(store, self.config.views, self.config.reports.max_images).of(samples.rows)
         return shown[shown >= 0]
-
-    def _by(self, protocol: str) -> ReportGeneration:
-        """Return the task with its encoder frozen or not, as a protocol has it."""
-        how = self.config.fine_tune.model_copy(update={"freeze_encoder": protocol == FROZEN})
-        return ReportGeneration(self.config.model_copy(update={"fine_tune": how}))
 
     def tunable(
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
