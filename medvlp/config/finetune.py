@@ -125,8 +125,6 @@ class FinetuneConfig(Config):
             raise ValueError(
                 "vqa.question_text must be trained: a model of one's own keeps no text side of its encoder"
             )
-        if self.reports.experts is not None:
-            raise ValueError("reports.experts works in the benchmark alone: a saved model does not hold its experts")
         if self.classification.legacy_scores:
             raise ValueError("classification.legacy_scores belongs to tasks of the benchmark: leave it out")
         return self

@@ -56,13 +56,13 @@ class ExpertConfig(Config):
     """A model of its own whose findings enter the prompt of the decoder."""
 
     name: str = Field("tuned", description="Kind of expert; tuned is any fine-tuned classification or segmentation.")
-    run: Path | None = Field(None, exclude=True, description="tuned: folder of a fine-tuning.")
+    run: Path | None = Field(None, exclude=True, description="tuned: folder of a fine-tuning, which is needed.")
     options: dict[str, Any] = Field(default_factory=dict, description="Of a kind that a package adds.")
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> ExpertConfig:
-        if self.name == "tuned" and (self.run is None or self.options):
-            raise ValueError("an expert of the kind tuned needs run and takes no options")
+        if self.name == "tuned" and self.options:  # `run` is missing in what is kept, as other paths are
+            raise ValueError("an expert of the kind tuned takes run, and no options")
         return self
 
 

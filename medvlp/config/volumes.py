@@ -72,10 +72,15 @@ class VolumeInputConfig(Config):
     windows: Windows = Field(
         (WindowConfig(centre=0, width=2000),),
         description="One channel each: a name of PRESETS (lung, mediastinum, ...), or centre and width. Empty is one "
-        "channel from the lowest to the highest value of each volume.",
+        "channel from the lowest to the highest value of each volume, or crop of it.",
     )
     intensity: Literal["hu", "stored"] = Field("hu", description="What the numbers of windows and volumes mean.")
-    outside: int = Field(-1024, ge=-32768, le=32767, description="Value of what lies outside the volume: air.")
+    outside: int = Field(
+        -1024,
+        ge=-32768,
+        le=32767,
+        description="Value of what lies outside the volume: air; without windows, the nearest one of the volume.",
+    )
     mean: tuple[float, ...] = Field((0.5,), description="One for all channels, or one for each.")
     std: tuple[float, ...] = Field((0.5,), description="One for all channels, or one for each.")
 

@@ -17,7 +17,7 @@ from medvlp.data.counter import IMAGE, uniforms
 from medvlp.data.loader import ImageLoader
 from medvlp.data.transforms import resize_pixels, to_tensor
 from medvlp.data.volume_augment import NUMBERS, check_turns, planned
-from medvlp.data.volume_input import grid_of, stored_input_voxels
+from medvlp.data.volume_input import grid_of, outside_of, stored_input_voxels
 from medvlp.errors import UserError
 from medvlp.types import Batch
 
@@ -145,5 +145,6 @@ class InputLoader(ImageLoader):
         if self.changes is not None and self.changes.moves:
             spacing = np.stack([input_spacing(self.of, int(row), self.taken) for row in images])
             u = uniforms(IMAGE, self.seed, epoch, keys, NUMBERS)
-            extra = planned(self.changes, u, self.taken.size, spacing, self.taken.outside)
+            outside = outside_of(pixels.numpy()[:, 0], self.taken)
+            extra = planned(self.changes, u, self.taken.size, spacing, outside)
         return pixels.pin_memory() if self.pin_memory else pixels, extra

@@ -38,7 +38,7 @@ def draw_changes(
     u: Float[np.ndarray, "n 12"],
     size: tuple[int, int, int],
     spacing_mm: Float[np.ndarray, "n 3"],
-    outside: int,
+    outside: int | Int[np.ndarray, " n"],
 ) -> tuple[Float[np.ndarray, "n 4 4"], Float[np.ndarray, "n 5"]]:
     """Return what `on_device` does to volumes, see `GRID` and `VALUES`.
 
@@ -47,7 +47,7 @@ def draw_changes(
         u: Numbers in [0, 1); the first three decide the flips.
         size: Voxels along d, h, w.
         spacing_mm: Distance of the voxels, NaN where nobody says: then rotation is one of voxels.
-        outside: Value of what comes from outside the volume.
+        outside: Value of what comes from outside the volume, one or one for each.
     """
     n, strength = len(u), np.array(config.rotate_degrees)
     signs = np.where(flips(config, u), -1.0, 1.0)
@@ -74,7 +74,7 @@ def planned(
     u: Float[np.ndarray, "*n 12"],
     size: tuple[int, int, int],
     spacing_mm: Float[np.ndarray, "*n 3"],
-    outside: int,
+    outside: int | Int[np.ndarray, "*n"],
     end: str = "",
 ) -> dict[str, torch.Tensor]:
     """Return what is drawn as `Batch.extra` carries it, empty where nothing is ever done; see `draw_changes`.
@@ -91,8 +91,9 @@ def planned(
 
     if not config.moves:
         return {}
-    matrices, values = draw_changes(config, u.reshape(-1, NUMBERS), size, spacing_mm.reshape(-1, 3), outside)
     shape = u.shape[:-1]
+    filled = np.broadcast_to(outside, shape).reshape(-1)
+    matrices, values = draw_changes(config, u.reshape(-1, NUMBERS), size, spacing_mm.reshape(-1, 3), filled)
     return {
         GRID + end: torch.from_numpy(matrices.reshape(*shape, 4, 4)),
         VALUES + end: torch.from_numpy(values.reshape(*shape, 5)),
@@ -155,7 +156,7 @@ def on_device(batch: Batch, device: torch.device | str) -> Batch:
     if "affine" in extra:
         extra["affine"] = extra["affine"] @ matrices.to(device)
     if "organs" in extra:
-        extra["organs"] = _resampled(extra["organs"], matrices, 0, nearest=True)
+        extra["organs"] = _resampled(extra["organs"], matrices, matrices.new_zeros(len(matrices)), nearest=True)
     for number, end in enumerate(ends[1:]):
         if end in plans:
             views[number] = changed(views[number], *plans[end])
@@ -199,7 +200,7 @@ def changed(
     import torch
 
     flat, plans = voxels.reshape(-1, *voxels.shape[-3:]), values.reshape(-1, 5)
-    out = _resampled(flat, matrices.reshape(-1, 4, 4), int(plans[0, 4]))
+    out = _resampled(flat, matrices.reshape(-1, 4, 4), plans[:, 4])
     for own, (factor, summand, noise, key, _) in zip(out, plans.tolist(), strict=True):
         if (factor, summand, noise) == (1, 0, 0):
             continue
@@ -218,7 +219,7 @@ def _as_stored(made: Float[torch.Tensor, "*s"]) -> Float[torch.Tensor, "*s"]:
 def _resampled(
     voxels: Integer[torch.Tensor, "n d h w"],
     matrices: Float[torch.Tensor, "n 4 4"],
-    outside: int,
+    outside: Float[torch.Tensor, " n"],
     *,
     nearest: bool = False,
 ) -> Integer[torch.Tensor, "n d h w"]:
@@ -236,7 +237,7 @@ def _resampled(
     step = max(1, CHUNK_VOXELS // voxels[0].numel())
     for first in range(0, len(mixed), step):
         some = mixed[first : first + step]
-        out[some] = _interpolated(voxels[some], matrices[some], outside, nearest).to(out.dtype)
+        out[some] = _interpolated(voxels[some], matrices[some], outside[some], nearest).to(out.dtype)
     return out
 
 
@@ -248,7 +249,10 @@ def _turned(voxels: Integer[torch.Tensor, "d h w"], axes: Float[np.ndarray, "3 3
 
 
 def _interpolated(
-    voxels: Integer[torch.Tensor, "n d h w"], matrices: Float[torch.Tensor, "n 4 4"], outside: int, nearest: bool
+    voxels: Integer[torch.Tensor, "n d h w"],
+    matrices: Float[torch.Tensor, "n 4 4"],
+    outside: Float[torch.Tensor, " n"],
+    nearest: bool,
 ) -> Float[torch.Tensor, "n d h w"]:
     """Return volumes by trilinear interpolation, or with the nearest values."""
     import torch
@@ -261,5 +265,6 @@ def _interpolated(
     theta = (torch.linalg.inv(half) @ matrices @ half)[:, order][:, :, order][:, :3]
     grid = functional.affine_grid(theta.float().to(voxels.device), [len(voxels), 1, *voxels.shape[-3:]], True)
     mode = "nearest" if nearest else "bilinear"
-    made = functional.grid_sample(voxels[:, None].float() - outside, grid, mode, "zeros", True)[:, 0]
-    return _as_stored(made + outside)
+    filling = outside.float().view(-1, 1, 1, 1).to(voxels.device)
+    made = functional.grid_sample((voxels.float() - filling)[:, None], grid, mode, "zeros", True)[:, 0]
+    return _as_stored(made + filling)

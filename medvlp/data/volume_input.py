@@ -1,7 +1,8 @@
 """From a volume, read from a file or kept in a store, to the voxels of a model input.
 
 Guarantee: both roads give the same voxels. Numbers of another meaning than the windows', and volumes without spacing
-where one is needed, are refused, never guessed.
+where one is needed, are refused, never guessed. Where the range of a volume's own values is its window, what is filled
+in outside of it lies in this range: padding never changes what tissue is mapped to.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from medvlp.data.volume_views import Grid, input_grid, part_of, read_view
+from medvlp.data.volume_views import Grid, Part, input_grid, part_of, read_view
 from medvlp.errors import UserError
 from medvlp.io.intensity import looks_like_hu
 from medvlp.types import Intensity, Volume
@@ -82,7 +83,7 @@ def input_voxels(volume: Volume, config: VolumeInputConfig, where: object = "the
     """Return the voxels of the model input of a volume; see `with_meaning` and `grid_of` for errors."""
     volume = with_meaning(volume, config, where)
     shape = volume.array.shape
-    return read_view(part_of(volume.array), shape, grid_of(shape, volume.spacing_mm, config, where), config.outside)
+    return input_view(part_of(volume.array), shape, grid_of(shape, volume.spacing_mm, config, where), config)
 
 
 def stored_input_voxels(store: Store, row: int, config: VolumeInputConfig) -> Int16[np.ndarray, "d h w"]:
@@ -101,4 +102,18 @@ def stored_input_voxels(store: Store, row: int, config: VolumeInputConfig) -> In
         )
     shape = store.shape(index)
     grid = grid_of(shape, store.spacing_mm(index), config, facts["image_id"])
-    return read_view(partial(store.crop, index), shape, grid, config.outside)
+    return input_view(partial(store.crop, index), shape, grid, config)
+
+
+def input_view(part: Part, shape: Sequence[int], grid: Grid, config: VolumeInputConfig) -> Int16[np.ndarray, "d h w"]:
+    """Return the voxels of a view as a model input has them; see `read_view`."""
+    return read_view(part, shape, grid, config.outside, within=not config.windows)
+
+
+def outside_of(voxels: Int16[np.ndarray, "*n d h w"], config: VolumeInputConfig) -> int | Int16[np.ndarray, "*n"]:
+    """Return the value of what an augmentation brings in from outside, for each volume where it depends on it."""
+    import numpy as np
+
+    if config.windows:
+        return config.outside
+    return np.clip(config.outside, voxels.min(axis=(-3, -2, -1)), voxels.max(axis=(-3, -2, -1)))

@@ -9,6 +9,7 @@ name is never taken as absent.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from medvlp.data.counter import CROP, IMAGE, VIEW, uniforms
 from medvlp.data.demands import VolumeView
 from medvlp.data.loader import Loader
 from medvlp.data.volume_augment import NUMBERS, affine_inside, check_turns, cut_inside, flips, planned
-from medvlp.data.volume_input import fits
+from medvlp.data.volume_input import fits, input_view, outside_of
 from medvlp.data.volume_views import Grid, input_grid, read_view, respaced, whole
 from medvlp.errors import UserError
 from medvlp.store.manifest import UNITS
@@ -26,7 +27,7 @@ from medvlp.types import Batch
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Bool, Float, Int, Shaped, UInt8
+    from jaxtyping import Bool, Float, Int, Int16, Shaped, UInt8
 
     from medvlp.config.data import VolumeAugmentConfig
     from medvlp.config.volumes import VolumeInputConfig
@@ -101,7 +102,7 @@ class VolumeLoader(Loader):
         mirrored = np.zeros(len(rows), dtype=bool)
         if self.augment is not None:
             mirrored = flips(self.augment, drawn).sum(axis=1) % 2 == 1
-            extra |= self._drawn(extra["affine"], drawn, self.size)
+            extra |= self._drawn(pixels.numpy()[:, 0], extra["affine"], drawn, self.size)
         views = tuple(self._view(number, epoch, rows, pixels, drawn, extra) for number in range(len(self.views)))
         if self.organs:
             organs = self._empty(len(rows), *self.size, kind=torch.uint8)
@@ -166,11 +167,12 @@ class VolumeLoader(Loader):
         extra |= {"start" + end: torch.from_numpy(begins), "affine" + end: torch.from_numpy(affines)}
         if self.augment is not None:
             u[..., 3:6] = drawn[:, None, :3]  # all views of a volume are mirrored together, as its text is
-            extra |= self._drawn(extra["affine" + end], u[..., 3:], view.size, end)
+            extra |= self._drawn(crops.numpy()[:, :, 0], extra["affine" + end], u[..., 3:], view.size, end)
         return crops
 
     def _drawn(
         self,
+        voxels: Int16[np.ndarray, "*n d h w"],
         affines: Float[torch.Tensor, "*n 4 4"],
         u: Float[np.ndarray, "*n numbers"],
         size: tuple[int, int, int],
@@ -179,14 +181,13 @@ class VolumeLoader(Loader):
         """Return what `on_device` is to do, as entries of `Batch.extra`."""
         assert self.augment is not None
         spacing = np.linalg.norm(affines.numpy()[..., :3, :3], axis=-2)
-        return planned(self.augment, u, size, spacing, self.config.outside, end)
+        return planned(self.augment, u, size, spacing, outside_of(voxels, self.config), end)
 
     def _read(self, index: int, grid: Grid, *, labels: bool = False) -> Shaped[np.ndarray, "d h w"]:
-        read = self.store.crop_labels if labels else self.store.crop
-        outside = 0 if labels else self.config.outside
-        return read_view(
-            lambda start, size: read(index, start, size), self.store.shape(index), grid, outside, labels=labels
-        )
+        shape = self.store.shape(index)
+        if labels:
+            return read_view(partial(self.store.crop_labels, index), shape, grid, 0, labels=True)
+        return input_view(partial(self.store.crop, index), shape, grid, self.config)
 
     def _affine(self, index: int, grid: Grid) -> Float[np.ndarray, "4 4"]:
         affine = self.store.affine(index)

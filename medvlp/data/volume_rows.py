@@ -14,12 +14,14 @@ import numpy as np
 from medvlp.data.counter import IMAGE, uniforms
 from medvlp.data.loader import Loader
 from medvlp.data.volume_augment import NUMBERS, flips, planned
+from medvlp.data.volume_input import outside_of
 from medvlp.types import Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Int16, UInt8
 
     from medvlp.config.data import VolumeAugmentConfig
+    from medvlp.config.volumes import VolumeInputConfig
 
 CLASSES = "organs"
 """Key in `Batch.extra`: uint8 `[b d h w]`, the class of each voxel."""
@@ -34,15 +36,21 @@ class VolumeRowLoader(Loader):
         rows: Positions in the images table, `[n]`.
         read: Returns one volume; called from threads.
         augment: Strength of the changes.
-        outside: Value of what comes from outside a volume.
+        taken: The model input.
         **options: As for `Loader`.
     """
 
     def __init__(
-        self, rows: Int[np.ndarray, " n"], *, read: Read, augment: VolumeAugmentConfig, outside: int, **options: Any
+        self,
+        rows: Int[np.ndarray, " n"],
+        *,
+        read: Read,
+        augment: VolumeAugmentConfig,
+        taken: VolumeInputConfig,
+        **options: Any,
     ) -> None:
         super().__init__(rows, training=True, **options)
-        self.read, self.augment, self.outside = read, augment, outside
+        self.read, self.augment, self.taken = read, augment, taken
 
     def made(self, epoch: int, rows: Int[np.ndarray, " b"]) -> tuple[Batch, Bool[np.ndarray, " b"]]:
         """Return a batch of these rows, and which of them `on_device` will mirror; called from worker threads."""
@@ -54,6 +62,8 @@ class VolumeRowLoader(Loader):
         pixels = torch.from_numpy(voxels[:, None])
         u = uniforms(IMAGE, self.seed, epoch, rows, NUMBERS)
         size: Any = voxels.shape[1:]
-        extra = {CLASSES: torch.from_numpy(classes)} | planned(self.augment, u, size, spacing, self.outside)
+        extra = {CLASSES: torch.from_numpy(classes)} | planned(
+            self.augment, u, size, spacing, outside_of(voxels, self.taken)
+        )
         batch = Batch(torch.from_numpy(rows.copy()), pixels.pin_memory() if self.pin_memory else pixels, extra=extra)
         return batch, flips(self.augment, u).sum(axis=1) % 2 == 1

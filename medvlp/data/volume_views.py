@@ -189,7 +189,7 @@ def bounds(mask: Bool[np.ndarray, "d h w"]) -> tuple[Int[np.ndarray, " 3"], Int[
 
 
 def read_view(
-    part: Part, shape: Sequence[int], grid: Grid, outside: float, *, labels: bool = False
+    part: Part, shape: Sequence[int], grid: Grid, outside: float, *, labels: bool = False, within: bool = False
 ) -> Shaped[np.ndarray, "d h w"]:
     """Return the voxels of a view; integers stay integers.
 
@@ -199,6 +199,7 @@ def read_view(
         grid: The view.
         outside: Value of voxels whose centre lies outside the volume.
         labels: The values are labels: each voxel takes the nearest one.
+        within: `outside` is brought into the range of the values inside, so that it does not widen it.
     """
     axes = [_Axis.of(*values, labels=labels) for values in zip(shape, grid.size, grid.start, grid.step, strict=True)]
     lengths = [axis.held.stop - axis.held.start for axis in axes]
@@ -209,6 +210,8 @@ def read_view(
     inner = _sampled(block, axes)
     if lengths == list(grid.size):
         return inner
+    if within:
+        outside = min(max(outside, inner.min()), inner.max())
     out = np.full(grid.size, outside, dtype=inner.dtype)
     out[tuple(axis.held for axis in axes)] = inner
     return out

@@ -145,6 +145,9 @@ def _about_texts(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str
     yield f"reports have them, at most {how.max_tokens} tokens, by beam search ({how.beams} beams). The most frequent"
     metric = "finding_f1_micro"
     yield f"training report, written for every test study, would get {metric} {decimal(result['usual'].get(metric))}."
+    if how.experts is not None:
+        yield f"What {len(how.experts.use)} other models (`experts/`) find in each image is read beside it; an image on"
+        yield "which one of them fails has no part in the text."
 
 
 def _scores(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str]:

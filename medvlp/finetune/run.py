@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 
 from medvlp.bench.cells import as_json
@@ -26,10 +27,11 @@ from medvlp.finetune.notes import sentences
 from medvlp.finetune.outcome import Outcome, outcome_of
 from medvlp.finetune.report import write_report
 from medvlp.finetune.scope import scope_of
-from medvlp.finetune.splits import SplitStore, shared_pixels
+from medvlp.finetune.splits import SplitStore, learnt_by_experts, shared_pixels
 from medvlp.finetune.task import task_of
 from medvlp.models.device import resolve_device
 from medvlp.store.files import write_atomic
+from medvlp.tasks._experts.prompts import build_experts
 from medvlp.tasks._fine_tune import FineTuning, Keeping, seeded
 from medvlp.tasks._tuned import TunedModel, save_tuned
 from medvlp.tasks.report_generation import decoder_sha256
@@ -133,6 +135,8 @@ class _Run:
         self.notes += [*self.store.warnings, *shared_pixels(self.store, self.images)]
         device = resolve_device(config.device)
         self.encoder = load_encoder(config.encoder, stored=self.store.config, device=device, seed=config.run.seed)
+        self.experts = tuple(build_experts(self.task.config.reports.experts, self.encoder.device))
+        self.notes += learnt_by_experts(self.experts, self.store)
         self.record = self._record()
         if self.checkpoint is not None:
             self._check_same_data(self.checkpoint)
@@ -147,6 +151,7 @@ class _Run:
             "split_rule": store.split_rule,
             "task_hash": json_sha256(self.task.settings("fine_tune")),
             "samples": {name: _counted(samples, self.images[name]) for name, samples in self.samples.items()},
+            **({"experts": [expert.hash for expert in self.experts]} if self.experts else {}),
         } | run_record()
 
     def _check_same_data(self, checkpoint: Checkpoint) -> None:
@@ -229,6 +234,7 @@ class _Run:
             outcome.decisions,
             scope_of(self.store, self.images["train"]),
             {**self.record, "chosen": {name: chosen[name] for name in chosen if name != "history"}},
+            self.experts,
         )
         for name, kept in (("val", outcome.validation), ("test", outcome.test)):
             path = folder / PREDICTIONS / f"{name}.parquet"
@@ -251,9 +257,11 @@ def _check_kind(folder: Path) -> None:
 
 
 def _config_sha256(config: FinetuneConfig) -> str:
-    """Return the hash of a configuration, and of what lies in the decoder's folder, which it does not name."""
+    """Return the hash of a configuration, and of the decoder and experts in folders, which it does not name."""
     decoder = decoder_sha256(config.reports)
-    return config.sha256() if decoder is None else json_sha256([config.sha256(), decoder])
+    hashes = [] if decoder is None else [decoder]
+    hashes += [expert.hash for expert in build_experts(config.reports.experts, torch.device("cpu"))]
+    return json_sha256([config.sha256(), *hashes]) if hashes else config.sha256()
 
 
 def _counted(samples: Samples, images: np.ndarray) -> dict[str, Any]:

@@ -7,7 +7,7 @@ is set aside depends on the patients' ids, their labels and the seed alone; ever
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +15,14 @@ import pandas as pd
 
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
+from medvlp.tasks._experts.tuned import TunedExpert
 from medvlp.types import UNKNOWN_PATIENT
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from medvlp.config.finetune import FinetuneDataConfig
+    from medvlp.tasks._experts.base import Expert
 
 
 class SplitStore(Store):
@@ -88,6 +90,29 @@ def shared_pixels(store: Store, images: Mapping[str, Int[np.ndarray, " m"]]) -> 
     return [
         f"{shared} test images have the same pixels as images of training or validation: the scores are too good. "
         "`medvlp data audit` names them."
+    ]
+
+
+def learnt_by_experts(experts: Sequence[Expert], store: SplitStore) -> list[str]:
+    """Return a note where an expert may have learnt from what is tested: it was trained on the same data set.
+
+    Splits that the store itself has are the same for all who learn from it; patients that are set aside are not.
+    """
+    shared = [
+        number
+        for number, expert in enumerate(experts, start=1)
+        if isinstance(expert, TunedExpert)
+        and expert.model.record.get("dataset") == store.dataset
+        and not (
+            expert.model.record.get("store_hash") == store.hash
+            and expert.model.record.get("split_rule") == store.split_rule == SplitStore.split_rule
+        )
+    ]
+    if not shared:
+        return []
+    return [
+        f"Expert {', '.join(map(str, shared))} was trained on the same data set and may have learnt from its test "
+        "patients: the scores may be too good. Use a store that has splits of its own, for both."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Answers of a fine-tuned model to questions about image files: one row per image and question.
+"""Answers of a fine-tuned model to questions about image files or volumes: one row per image and question.
 
 Guarantee: an answer is one that training has seen, to a question whose sort is known: closed or open as the training
 questions of that wording were, or as the user says. A question of which the model knows no word gets no answer, and one
@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from medvlp.data.transforms import normalise, resize_pixels, to_tensor
+from medvlp.data.transforms import normalise
 from medvlp.errors import UserError
 from medvlp.infer.images import Bad
+from medvlp.infer.seen import Seen, SeenVolume, input_of
 from medvlp.tasks._answerer import Answerer
 from medvlp.tasks.vqa import wording
 
 if TYPE_CHECKING:
-    from medvlp.infer.predict import Seen
+    from jaxtyping import Int
+
     from medvlp.tasks._tuned import TunedModel
 
 QUESTION, CLOSED = "question", "closed"
@@ -93,29 +94,36 @@ class Replying:
     def __init__(self, model: TunedModel, asked: Sequence[Asked]) -> None:
         self.model, self.asked = model, asked
 
-    @torch.no_grad()
-    def __call__(self, seen: Sequence[tuple[str, Seen]], first: int) -> list[list[dict[str, Any]] | Bad]:
+    def __call__(self, seen: Sequence[tuple[str, Seen | SeenVolume]], first: int) -> list[list[dict[str, Any]] | Bad]:
         """Return for each image a row for each question."""
+        inputs = [input_of(name, one, self.model.preprocessing.input) for name, one in seen]
+        pixels = [own for own in inputs if not isinstance(own, Bad)]
+        found = iter(self._answers(torch.cat(pixels)) if pixels else [])
+        fix = "Check the image; report it if it is sound."
+        return [
+            own if isinstance(own, Bad) else next(found) or Bad(name, "The model gives no finite number for it.", fix)
+            for (name, _), own in zip(seen, inputs, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _answers(self, pixels: Int[torch.Tensor, "b c *s"]) -> list[list[dict[str, Any]]]:
+        """Return the rows of each image; none where a number is not finite."""
         network, taken, device = self.model.network, self.model.preprocessing.input, self.model.device
         assert isinstance(network, Answerer)
         assert network.words is not None
-        squares = resize_pixels(np.stack([image.square for _, image in seen]), taken.size)
-        tokens = network.tower(normalise(to_tensor(squares).to(device), taken)).tokens
+        tokens = network.tower(normalise(pixels.to(device), taken)).tokens
         finite = [bool(torch.isfinite(own).all()) for own in tokens]
         answers: list[list[str]] = []
         for one in self.asked:
-            ids, mask = network.words.encode([one.text] * len(seen), self.model.task.vqa.max_tokens)
+            ids, mask = network.words.encode([one.text] * len(pixels), self.model.task.vqa.max_tokens)
             logits = network.answer(
                 tokens.nan_to_num(), torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
             )
             finite = [good and bool(torch.isfinite(own).all()) for good, own in zip(finite, logits, strict=True)]
-            answers.append(network.named(logits.nan_to_num(), [one.closed] * len(seen)))
-        fix = "Check the image; report it if it is sound."
+            answers.append(network.named(logits.nan_to_num(), [one.closed] * len(pixels)))
         return [
-            [self._row(one, own[place]) for one, own in zip(self.asked, answers, strict=True)]
-            if finite[place]
-            else Bad(name, "The model gives no finite number for it.", fix)
-            for place, (name, _) in enumerate(seen)
+            [self._row(one, own[place]) for one, own in zip(self.asked, answers, strict=True)] if good else []
+            for place, good in enumerate(finite)
         ]
 
     @staticmethod

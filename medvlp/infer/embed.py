@@ -7,10 +7,8 @@ go on.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import medvlp
 from medvlp.errors import UserError
-from medvlp.infer.images import Bad, list_files, read_ahead, write_quarantine
+from medvlp.infer.images import Bad, list_files, read_ahead, whole_table, write_quarantine
 from medvlp.infer.volumes import VolumeFiles, list_volumes
 from medvlp.io.volume import read_volume
 from medvlp.progress import progress_bar
@@ -95,21 +93,11 @@ def embed(
         raise UserError("intensity has no effect on images.", encoder_spec, "Leave it out.")
     batch_size = batch_size or (VOLUMES if of_volumes else IMAGES)
     read = partial(_voxels, encoder, intensity) if of_volumes else encoder.preprocess
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_table(out) as part:
         embedded = _write(encoder, read, files, part, bad, batch_size, num_workers)
         quarantine = write_quarantine(out, bad)
         if not embedded:
             raise UserError(f"None of the {len(bad)} files could be read.", quarantine, "Read the reasons there.")
-        part.replace(out)
-    except OSError as error:
-        raise UserError(
-            f"The table cannot be written: {error.strerror or error}.", out, "Free space, or another place."
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     return EmbedSummary(
         out=out,
         encoder=encoder.name,

@@ -7,9 +7,11 @@ and next step, and never stops the others.
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -71,20 +73,42 @@ def read_ahead(
         submitted = 0
         for start in range(0, len(files), batch_size):
             while submitted < min(len(files), start + 2 * batch_size):
-                ahead.append(pool.submit(_safely, read, files[submitted]))
+                ahead.append(pool.submit(safely, read, files[submitted]))
                 submitted += 1
             results = [(str(path), ahead.popleft().result()) for path in files[start : start + batch_size]]
             good = [(name, result) for name, result in results if not isinstance(result, Bad)]
             yield good, [result for _, result in results if isinstance(result, Bad)]
 
 
-def _safely(read: Callable[[F], T], path: F) -> T | Bad:
+def safely(read: Callable[[F], T], path: F) -> T | Bad:
+    """Return what `read` gives, or why it gives nothing."""
     try:
         return read(path)
     except UserError as error:
         return Bad(str(path), error.what, error.fix)
     except Exception as error:  # one file must not end the work on the others, whatever a decoder does
         return Bad(str(path), f"{type(error).__name__}: {error}", "Check the file; report the message if it is sound.")
+
+
+@contextmanager
+def whole_table(out: Path) -> Iterator[Path]:
+    """Give a file that becomes `out` at the end; nothing of it is left after an error.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(out)
+    except OSError as error:
+        raise UserError(
+            f"The table cannot be written: {error.strerror or error}.", out, "Free space, or another place."
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def quarantine_of(out: Path) -> Path:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
 
     from medvlp.config.preprocessing import StoredImageConfig
-    from medvlp.infer.predict import Seen
+    from medvlp.infer.seen import Seen
     from medvlp.tasks._tuned import TunedModel
 
 INSIDE = 255

@@ -7,36 +7,29 @@ those that the model was trained on (see `admission`), gets no answer.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 import medvlp
 from medvlp.data.transforms import resize_pixels, to_tensor
 from medvlp.errors import UserError
-from medvlp.infer.admission import admit, check_content
-from medvlp.infer.images import Bad, list_files, read_ahead, write_quarantine
-from medvlp.infer.predict_volumes import LabelMaps, VolumeProbabilities, see_volume
+from medvlp.infer.images import Bad, list_files, read_ahead, whole_table, write_quarantine
+from medvlp.infer.predict_volumes import LabelMaps, VolumeProbabilities
+from medvlp.infer.seen import Seen, see, see_volume
 from medvlp.infer.volumes import VolumeFiles, list_volumes
-from medvlp.io import read_radiograph
-from medvlp.io.stored import to_stored
 from medvlp.progress import progress_bar
 from medvlp.store.files import atomic_folder
 from medvlp.store.manifest import UNITS
 from medvlp.tasks._classifier import logits_of
 from medvlp.tasks._tuned import TunedModel, calibrated, load_tuned
-
-if TYPE_CHECKING:
-    from jaxtyping import Shaped
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -53,18 +46,6 @@ class PredictSummary:
     seconds: float
     what: str = "images"
     """What has a row: images, studies, or questions about images."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One image as it is given to the model."""
-
-    square: Shaped[np.ndarray, "s s *c"]
-    size: tuple[int, int]
-    """Rows and columns of the file's image."""
-    spacing_mm: tuple[float, float] | None
-    digest: str
-    notes: list[str] = field(default_factory=list)
 
 
 Answer = dict[str, Any] | list[dict[str, Any]] | Bad
@@ -129,8 +110,6 @@ def predict(
     if study_by is not None and not texts:
         raise UserError("Images are answered one by one.", "--study-by", "Leave it out: it is for written reports.")
     volumes = model.preprocessing.kind == "volume"
-    if volumes and (texts or asked is not None):
-        raise UserError("Texts about volumes are not written for files.", "run", "Judge the task with `medvlp bench`.")
     if intensity != "auto" and not volumes:
         raise UserError("intensity has no effect on images.", "--intensity", "Leave it out.")
     batch_size = batch_size or (1 if volumes else 32)
@@ -138,41 +117,22 @@ def predict(
     files, bad = list_volumes(paths) if volumes else list_files(paths)
     if not files and not bad:
         raise UserError("There is no image to answer.", "paths", "Give DICOM, PNG or JPEG files, or folders of them.")
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_table(out) as part:
         with nullcontext() if masks is None else atomic_folder(masks) as scratch:
+            read = partial(see_volume, model=model, intensity=intensity) if volumes else partial(see, model=model)
             if texts:
-                rows = _reports(
-                    model,
-                    [file for file in files if isinstance(file, Path)],
-                    bad,
-                    study_by or "header",
-                    batch_size,
-                    num_workers,
-                )
+                rows = _reports(model, read, files, bad, study_by or "header", batch_size, num_workers)
             else:
                 answers = asked or _answers(model, scratch)
-                see_one = (
-                    partial(see_volume, model=model, intensity=intensity) if volumes else partial(see, model=model)
-                )
-                rows = _rows(see_one, answers, files, bad, batch_size, num_workers, UNITS[model.preprocessing.kind])
+                rows = _rows(read, answers, files, bad, batch_size, num_workers, UNITS[model.preprocessing.kind])
             quarantine = write_quarantine(out, bad)
             if not rows:
                 raise UserError(f"None of the {len(bad)} files got an answer.", quarantine, "Read the reasons there.")
         _write_table(rows, part, out.suffix.lower())
         about = json.dumps(_about(model, len(rows), len(bad)), indent=2, ensure_ascii=False) + "\n"
         out.with_name(f"{out.name}.json").write_text(about, encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        raise UserError(
-            f"The table cannot be written: {error.strerror or error}.", out, "Free space, or another place."
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-    of_images = UNITS[model.preprocessing.kind] if asked is None else "questions about images"
-    what = "studies" if texts else of_images
+    units = UNITS[model.preprocessing.kind]
+    what = "studies" if texts else units if asked is None else f"questions about {units}"
     return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started, what)
 
 
@@ -216,10 +176,10 @@ def _answers(model: TunedModel, folder: Path | None) -> Answers:
     return Masks(model, folder)
 
 
-def _reports(model: TunedModel, files: Sequence[Path], bad: list[Bad], *how: Any) -> list[dict[str, Any]]:
+def _reports(model: TunedModel, *how: Any) -> list[dict[str, Any]]:
     from medvlp.infer.reports import report_rows
 
-    return report_rows(model, files, bad, *how)
+    return report_rows(model, *how)
 
 
 def _rows(
@@ -249,22 +209,6 @@ def _rows(
                     rows.append({"path": name, **row, **told})
             advance(len(seen) + len(failed), refused=len(bad))
     return rows
-
-
-def see(path: Path, model: TunedModel) -> Seen:
-    """Read one file as the training images were read.
-
-    Raises:
-        UserError: It cannot be read, or is not of the kind of the training images.
-    """
-    config = model.preprocessing.stored
-    radiograph = read_radiograph(path, config)
-    notes = admit(path, radiograph, model.scope)
-    square = to_stored(radiograph, config)
-    check_content(square, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    height, width = radiograph.array.shape[:2]
-    return Seen(square, (height, width), radiograph.spacing_mm, digest, notes)
 
 
 class Probabilities:

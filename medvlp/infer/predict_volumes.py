@@ -6,63 +6,22 @@ its file, index by index and in the patient's coordinates, so that any viewer la
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from medvlp.data.volume_input import input_voxels, with_meaning
 from medvlp.errors import UserError
-from medvlp.infer.admission import admit_series, check_content
 from medvlp.infer.images import Bad
-from medvlp.infer.volumes import VolumeFiles
+from medvlp.infer.seen import SeenVolume, input_of
 from medvlp.io.nifti_writer import write_on_volume
-from medvlp.io.volume import read_volume
 from medvlp.tasks._classifier import logits_of
 from medvlp.tasks._tuned import calibrated
 
 if TYPE_CHECKING:
     from medvlp.tasks._tuned import TunedModel
     from medvlp.types import Volume
-
-
-@dataclass(frozen=True)
-class SeenVolume:
-    """One volume as it is given to the model."""
-
-    volume: Volume
-    digest: str
-    notes: list[str] = field(default_factory=list)
-
-
-def see_volume(scan: VolumeFiles, model: TunedModel, intensity: str = "auto") -> SeenVolume:
-    """Read one volume as the training volumes were read.
-
-    Args:
-        scan: Its files.
-        model: The model.
-        intensity: What numbers mean where the files do not say it.
-
-    Raises:
-        UserError: It cannot be read, or is not of the kind of the training volumes.
-    """
-    config = model.preprocessing.stored
-    if intensity != "auto":
-        config = config.model_copy(update={"intensity": intensity})
-    volume = read_volume(scan.path, config, files=scan.files)
-    notes = admit_series(scan.files[0] if scan.files else scan.path, model.scope)
-    volume = with_meaning(volume, model.preprocessing.input, scan)
-    if volume.provenance.get("intensity_source") == "values":
-        notes.append("taken as HU by its values")
-    check_content(volume.array, scan.path)
-    digest = hashlib.sha256()
-    for file in scan.files or (scan.path,):
-        digest.update(Path(file).read_bytes())
-    return SeenVolume(volume, digest.hexdigest(), notes)
 
 
 class VolumeProbabilities:
@@ -78,10 +37,9 @@ class VolumeProbabilities:
         model, taken = self.model, self.model.preprocessing.input
         found: list[dict[str, Any] | Bad] = []
         for name, one in seen:
-            try:
-                voxels = torch.from_numpy(input_voxels(one.volume, taken, name))[None, None]
-            except UserError as error:
-                found.append(Bad(name, error.what, error.fix))
+            voxels = input_of(name, one, taken)
+            if isinstance(voxels, Bad):
+                found.append(voxels)
                 continue
             (own,) = calibrated(model.decisions, logits_of(model.network, voxels, taken, model.device))
             found.append(probability_row(model, name, own))

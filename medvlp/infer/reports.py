@@ -1,60 +1,79 @@
-"""Reports of a fine-tuned writer for new studies: one row per study, from all its images together.
+"""Reports of a fine-tuned writer for new studies: one row per study, from all its images or volumes together.
 
-Guarantee: a text is written from images that could be read and are of the trained kind, and from nothing else; a study
-without one has no row. Every file is named once: in `paths` (its pixels were looked at), in `not_shown` (the model
-takes no more images of a study, or has this one already), or in the quarantine.
+Guarantee: a text is written from images that could be read and are of the trained kind, and from what the writer's
+experts find in them; a study without one has no row. An image of which an expert finds nothing (it fails) is set aside.
+Every file is named once: in `paths` (its pixels were looked at), in `not_shown` (the model takes no more images of a
+study, or has this one already), or in the quarantine.
 
 Images are one study where their headers have the same StudyInstanceUID, which is compared and never written, or, asked
-for, where they lie in one folder. A picture without a header is a study by itself unless folders are asked for: whose
-it is cannot be seen. Images of a study are taken in the order given, folders sorted.
+for, where they lie in one folder. A file without a header is a study by itself unless folders are asked for: whose it
+is cannot be seen. Images of a study are taken in the order given, folders sorted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
-from medvlp.data.transforms import normalise, resize_pixels, to_tensor
+from medvlp.data.transforms import normalise
 from medvlp.errors import UserError
-from medvlp.infer.images import Bad, read_ahead
-from medvlp.infer.predict import Seen, see
+from medvlp.infer.images import Bad, read_ahead, safely
+from medvlp.infer.seen import Seen, SeenVolume, input_of
+from medvlp.infer.volumes import VolumeFiles
 from medvlp.io import is_dicom_file
 from medvlp.progress import progress_bar
+from medvlp.tasks._experts.prompts import said_of
 from medvlp.tasks._report_writer import ReportWriter
 from medvlp.tasks._study_images import joined
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+
     from medvlp.tasks._tuned import TunedModel
+
+File = Path | VolumeFiles
 
 
 @dataclass(frozen=True)
 class NewStudy:
     """Files of one study; it is named by the first."""
 
-    files: tuple[Path, ...]
+    files: tuple[File, ...]
 
     def __str__(self) -> str:
         return str(self.files[0])
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a writer is shown of one file: input, and what experts say of it."""
+
+    name: str
+    pixels: Int[torch.Tensor, "1 c *s"]
+    prompt: str
+    digest: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class SeenStudy:
     """What is shown of a study, and what is not."""
 
-    shown: list[tuple[str, Seen]] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
     not_shown: list[str] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
 
 
 def report_rows(
     model: TunedModel,
-    files: Sequence[Path],
+    read: Callable[[Any], Seen | SeenVolume],
+    files: Sequence[File],
     bad: list[Bad],
     study_by: Literal["header", "folder"],
     batch_size: int,
@@ -67,7 +86,8 @@ def report_rows(
 
     Args:
         model: A writer of reports.
-        files: Image files.
+        read: Reads one file as the training images were read.
+        files: Image files, or volumes.
         bad: What got no answer.
         study_by: What makes images one study.
         batch_size: Studies at a time.
@@ -76,21 +96,17 @@ def report_rows(
     studies = [NewStudy(own) for own in _studies(files, study_by)]
     rows: list[dict[str, Any]] = []
     first_with: dict[tuple[str, ...], str] = {}
-
-    def read(study: NewStudy) -> SeenStudy:
-        return _see_study(study, model)
-
     with progress_bar("predict", len(studies), "studies") as advance:
-        for batch, failed in read_ahead(read, studies, batch_size, num_workers):
+        for batch, failed in read_ahead(_Looking(model, read), studies, batch_size, num_workers):
             bad.extend(failed)
             seen = [(name, study) for name, study in batch if study.shown]
             bad.extend(one for _, study in batch for one in study.bad)
             for (_, study), text in zip(seen, _texts(model, [study for _, study in seen]), strict=True):
-                paths = [name for name, _ in study.shown]
+                paths = [image.name for image in study.shown]
                 if isinstance(text, UserError):
                     bad.extend(Bad(name, text.what, text.fix) for name in [*paths, *study.not_shown])
                     continue
-                other = first_with.setdefault(tuple(sorted(image.digest for _, image in study.shown)), paths[0])
+                other = first_with.setdefault(tuple(sorted(image.digest for image in study.shown)), paths[0])
                 rows.append(
                     {
                         "path": paths[0],
@@ -105,47 +121,66 @@ def report_rows(
     return rows
 
 
-def _studies(files: Sequence[Path], study_by: Literal["header", "folder"]) -> list[tuple[Path, ...]]:
+def _studies(files: Sequence[File], study_by: Literal["header", "folder"]) -> list[tuple[File, ...]]:
     """Return the files of each study, studies in the order of their first files."""
-    found: dict[object, list[Path]] = {}
-    for path in files:
-        found.setdefault(path.parent if study_by == "folder" else _study_of(path), []).append(path)
+    found: dict[object, list[File]] = {}
+    for file in files:
+        path = file if isinstance(file, Path) else file.first
+        study = path.parent if study_by == "folder" else _study_of(path)
+        found.setdefault(file if study is None else study, []).append(file)
     return [tuple(own) for own in found.values()]
 
 
 def _study_of(path: Path) -> object:
-    """Return what is equal for the images of one study: its UID; the file itself where there is none."""
+    """Return what is equal for the images of one study: its UID; None where there is none."""
     from medvlp.io.dicom_header import read_header
 
     try:
-        return (is_dicom_file(path) and read_header(path).text("StudyInstanceUID")) or path
+        return (is_dicom_file(path) and read_header(path).text("StudyInstanceUID")) or None
     except Exception:  # whatever is wrong with the file is said when its pixels are read
-        return path
+        return None
 
 
-def _see_study(study: NewStudy, model: TunedModel) -> SeenStudy:
-    """Read the first images that can be shown, as many as the model takes."""
-    seen = SeenStudy()
-    for path in study.files:
-        if len(seen.shown) == model.task.reports.max_images:
-            seen.not_shown.append(str(path))
-            continue
-        try:
-            image = see(path, model)
-            if image.digest in (other.digest for _, other in seen.shown):
-                seen.not_shown.append(str(path))
+class _Looking:
+    """From the files of a study to what is shown of it: the first ones that can be, as many as the model takes."""
+
+    def __init__(self, model: TunedModel, read: Callable[[Any], Seen | SeenVolume]) -> None:
+        self.model, self.read = model, read
+        self.one_at_a_time = threading.Lock()  # experts share the device with the writer
+
+    def __call__(self, study: NewStudy) -> SeenStudy:
+        found = SeenStudy()
+        for file in study.files:
+            name = str(file)
+            if len(found.shown) == self.model.task.reports.max_images:
+                found.not_shown.append(name)
+                continue
+            seen = safely(self.read, file)
+            if isinstance(seen, Bad):
+                found.bad.append(seen)
+            elif seen.digest in (other.digest for other in found.shown):
+                found.not_shown.append(name)
             else:
-                seen.shown.append((str(path), image))
-        except UserError as error:
-            seen.bad.append(Bad(str(path), error.what, error.fix))
-        except Exception as error:  # one file must not end the work on the others, whatever a decoder does
-            fix = "Check the file; report the message if it is sound."
-            seen.bad.append(Bad(str(path), f"{type(error).__name__}: {error}", fix))
-    return seen
+                shown = self._shown(name, seen)
+                found.bad.append(shown) if isinstance(shown, Bad) else found.shown.append(shown)
+        return found
+
+    def _shown(self, name: str, seen: Seen | SeenVolume) -> Shown | Bad:
+        pixels = input_of(name, seen, self.model.preprocessing.input)
+        if isinstance(pixels, Bad):
+            return pixels
+        prompt = ""
+        if self.model.experts:
+            with self.one_at_a_time:
+                said = safely(lambda _: said_of(self.model.experts, [seen.stored])[0], name)
+            if isinstance(said, Bad):
+                return Bad(name, f"An expert of the writer fails on it: {said.reason}", said.fix)
+            prompt = said
+        return Shown(name, pixels, prompt, seen.digest, seen.notes)
 
 
 def _notes(study: SeenStudy) -> Iterator[str]:
-    yield from dict.fromkeys(note for _, image in study.shown for note in image.notes)
+    yield from dict.fromkeys(note for image in study.shown for note in image.notes)
     if study.bad:
         yield f"images of the study that could not be used: {len(study.bad)}"
     if study.not_shown:
@@ -159,13 +194,15 @@ def _texts(model: TunedModel, studies: Sequence[SeenStudy]) -> list[str | UserEr
         return []
     writer, taken, config = model.network, model.preprocessing.input, model.task.reports
     assert isinstance(writer, ReportWriter)
-    squares = [resize_pixels(image.square[None], taken.size)[0] for study in studies for _, image in study.shown]
-    pixels = to_tensor(np.stack(squares)).to(model.device)
+    pixels = torch.cat([image.pixels for study in studies for image in study.shown]).to(model.device)
     tokens = writer.tower(normalise(pixels, taken)).tokens.float()
     counts = torch.tensor([len(study.shown) for study in studies], device=model.device)
     real = torch.arange(config.max_images, device=model.device) < counts[:, None]
     finite = [bool(own.isfinite().all()) for own in tokens.split(counts.tolist())]
-    texts = writer.write(joined(tokens.nan_to_num(), real), config)
+    visual = joined(tokens.nan_to_num(), real)
+    if model.experts:
+        visual = writer.told(visual, [" ".join(image.prompt for image in study.shown) for study in studies], config)
+    texts = writer.write(visual, config)
     return [_said(text, good) for text, good in zip(texts, finite, strict=True)]
 
 

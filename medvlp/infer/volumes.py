@@ -33,6 +33,11 @@ class VolumeFiles:
     files: tuple[Path, ...] = ()
     part: int = 0
 
+    @property
+    def first(self) -> Path:
+        """The file, or the first one of the series."""
+        return self.files[0] if self.files else self.path
+
     def __str__(self) -> str:
         return f"{self.path}#{self.part}" if self.part else str(self.path)
 

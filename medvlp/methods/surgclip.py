@@ -19,7 +19,8 @@ from medvlp.methods._choices import TEXT_UNITS, chosen
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.objectives.contrastive import info_nce
-from medvlp.objectives.video_text import mean_of, mil_nce, two_view_nce
+from medvlp.objectives.video_text import mean_of, mil_nce
+from medvlp.objectives.volume_views import nt_xent
 from medvlp.types import Batch
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class SurgCLIP(Method):
             candidates, twice = self._candidates(batch), bool(self.config.options["legacy_positives_twice"])
             terms["mil_nce"] = mean_of([mil_nce(clip, candidates, twice) for clip in clips])
         if self.is_on("two_views"):
-            terms["two_views"] = two_view_nce(clips[1], clips[2], scale)
+            terms["two_views"] = nt_xent(clips[1], clips[2], scale)
         return self.weighted(terms)
 
     def _candidates(self, batch: Batch) -> Float[torch.Tensor, "b k d"]:

@@ -1,4 +1,4 @@
-"""Contrasts of clips and texts: MIL-NCE over several candidate texts, NT-Xent over two readings, and SurgVLP's sum.
+"""Contrasts of clips and texts: MIL-NCE over several candidate texts, and the terms of SurgVLP.
 
 Guarantee: products, logits and softmax are at least float32 also under autocast; each function returns `(value, count)`
 and on several ranks a value whose mean over the ranks is that of one process with the whole batch.
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from medvlp.objectives.contrastive import info_nce
 from medvlp.objectives.gather import gather_counts, gather_with_gradient, rank, world_size
-from medvlp.objectives.terms import at_least_float32, count_of, nothing, unit
+from medvlp.objectives.terms import at_least_float32, count_of, nothing
+from medvlp.objectives.volume_views import nt_xent
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,34 +57,6 @@ def mil_nce(
     return value, count_of(len(clip), clip)
 
 
-def two_view_nce(
-    first: Float[torch.Tensor, "b d"], second: Float[torch.Tensor, "b d"], scale: Scalar
-) -> tuple[Scalar, Scalar]:
-    """NT-Xent of SimCLR (arXiv 2002.05709): each reading against the other one of its sample, among all 2B - 1 others.
-
-    Args:
-        first: Projected first readings, of any length.
-        second: Projected second readings of the same samples.
-        scale: Factor of the cosines, 1/T.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"two_view_nce needs two readings of each sample, got {len(first)} and {len(second)}")
-    with torch.autocast(first.device.type, enabled=False):
-        first, second, scale = unit(first), unit(second), at_least_float32(scale)
-        counts = [row[0] for row in gather_counts([len(first)], first.device)]
-        total, offset = sum(counts), sum(counts[: rank()])
-        if total == 0:
-            return nothing(first, second, scale)
-        own = torch.arange(offset, offset + len(first), device=first.device)
-        everyone = [gather_with_gradient(view, counts) for view in (first, second)]
-        value = scale.new_zeros(())
-        for view, others, same in ((first, everyone[1], everyone[0]), (second, everyone[0], everyone[1])):
-            itself = own[:, None] == torch.arange(total, device=first.device)
-            logits = torch.cat([view @ others.T, (view @ same.T).masked_fill(itself, -torch.inf)], dim=1)
-            value = value + functional.cross_entropy(scale * logits, own, reduction="sum")
-    return value * (world_size() / (2 * total)), count_of(2 * len(first), first)
-
-
 def surgvlp(
     clips: Sequence[Float[torch.Tensor, "b d"]],
     text: Float[torch.Tensor, "b d"],
@@ -115,7 +87,7 @@ def surgvlp(
         "clip_text": mean_of([info_nce(clip, text, scale) for clip in clips]),
         "weighted": mean_of([info_nce(clip, text, scale, 1 - text_weight) for clip in clips]),
         "mil_nce": mean_of([mil_nce(clip, candidates, twice) for clip in clips]),
-        "two_views": two_view_nce(clips[1], clips[2], scale),
+        "two_views": nt_xent(clips[1], clips[2], scale),
     }
 
 

@@ -18,10 +18,9 @@ from torch import nn
 from medvlp.data.inputs import InputLoader, fitting_augmentation
 from medvlp.data.transforms import normalise
 from medvlp.data.volume_augment import on_device
-from medvlp.errors import UserError
 from medvlp.models.fusion import Fusion, FusionSizes
-from medvlp.tasks._fine_tune import Term, Tunable
-from medvlp.tasks._report_writer import MOST_KEPT, as_they_are, frozen_tokens, sized_tower
+from medvlp.tasks._fine_tune import Term, Tunable, check_finite
+from medvlp.tasks._report_writer import MOST_KEPT, as_they_are, frozen_tokens, sized_tower, token_shape
 from medvlp.tasks._study_images import TokenCache
 from medvlp.text.vocabulary import WordVocabulary
 from medvlp.types import Batch, Features
@@ -276,7 +275,7 @@ class AnswererTuning(Tunable):
         tower = sized_tower(encoder, config.fine_tune.input_size)
         size = config.fine_tune.input_size or encoder.preprocessing.input.size
         taken = encoder.preprocessing.input.model_copy(update={"size": size})
-        width = frozen_tokens(tower, store, taken, 1, encoder.device)(train.rows[:1]).shape[2]
+        width = token_shape(tower, taken)[1]
         of_text = None
         if words is None:
             first = wordings(questions(train.take(np.arange(1))).texts, encoder.device)[0]
@@ -316,12 +315,7 @@ class AnswererTuning(Tunable):
             at = batch.index.numpy()
             closed = [questions.closed[i] for i in at]
             logits = self._logits(network, batch, [questions.texts[i] for i in at], samples.rows[at])
-            if not bool(torch.isfinite(logits).all()):
-                raise UserError(
-                    "The network gives numbers that are not finite.",
-                    self.name,
-                    "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
-                )
+            check_finite(logits, self.name)
             found += self.network.named(logits, closed)
         return found
 
@@ -358,9 +352,9 @@ class AnswererTuning(Tunable):
 
     def _cache(self, network: Answerer, images: int) -> TokenCache | None:
         """Return where tokens are kept; None where tower or images change, or where they are too many."""
-        make = frozen_tokens(network.tower, self.store, self.input, self.how.batch_size, self.device)
-        shape = make(np.zeros(1, dtype=np.int64)).shape[1:]
+        shape = token_shape(network.tower, self.input)
         changed = not as_they_are(fitting_augmentation(self.how.augment, self.input, self.store.path))
         if not network.frozen or changed or images * math.prod(shape) * 4 > MOST_KEPT:
             return None
-        return TokenCache(len(self.store.images), (shape[0], shape[1]), make)
+        make = frozen_tokens(network.tower, self.store, self.input, self.how.batch_size, self.device)
+        return TokenCache(len(self.store.images), shape, make)

@@ -104,6 +104,21 @@ class Keeping:
     least_seconds: float = 0.0
 
 
+def check_finite(values: torch.Tensor, where: str) -> None:
+    """Raise `UserError` where what a network gives is not finite.
+
+    Args:
+        values: Its output.
+        where: What is named.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise UserError(
+            "The network gives numbers that are not finite.",
+            where,
+            "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
+        )
+
+
 def check_sides(task: TaskConfig) -> None:
     """Raise `UserError` where images are mirrored and a label names a side: they then show the other one."""
     if not task.fine_tune.augment.mirrors:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from medvlp.config.data import AnyAugmentConfig, AugmentConfig, VolumeAugmentConfig
-from medvlp.data.inputs import check_side, read_inputs
+from medvlp.data.inputs import check_side, fitting_augmentation, read_inputs
 from medvlp.data.transforms import normalise
 from medvlp.data.volume_augment import on_device
 from medvlp.objectives.captioning import captioning
@@ -30,7 +30,7 @@ from medvlp.text.report_words import tokeniser
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int
 
-    from medvlp.config.preprocessing import ModelInputConfig
+    from medvlp.config.preprocessing import AnyInput, ModelInputConfig
     from medvlp.config.reports import ReportsConfig
     from medvlp.config.task import TaskConfig
     from medvlp.models.report_decoder import ReportDecoder, Visual
@@ -73,6 +73,13 @@ class ReportWriter(nn.Module):
         super().train(mode)
         self.tower.train(mode and not self.frozen)
         return self
+
+    def told(self, visual: Visual, said: Sequence[str], config: ReportsConfig) -> Visual:
+        """Return what is shown together with what experts say of each study."""
+        assert config.experts is not None
+        encoded = self.tokens.encode(said, config.experts.max_tokens)
+        ids, mask = (torch.from_numpy(part).to(visual.tokens.device) for part in encoded)
+        return replace(visual, prompt=ids, prompt_mask=mask)
 
     @torch.no_grad()
     def write(self, visual: Visual, config: ReportsConfig) -> list[str]:
@@ -119,7 +126,8 @@ class ReportTuning(Tunable):
         self.device, self.num_workers = encoder.device, num_workers
         self.input = model_input(task, encoder.preprocessing.input)
         self.images = StudyImages(store, task.views, self.config.max_images)
-        self.kept = self._cache(network, len(train)) if as_they_are(self.how.augment) else None
+        plain = as_they_are(fitting_augmentation(self.how.augment, self.input, store.path))
+        self.kept = self._cache(network, len(train)) if plain else None
         self.loader = self._loader(train.rows, seed, self.how.augment)
         learnt = np.concatenate([train.rows, val.rows])
         self._place = {row: place for place, row in enumerate(learnt.tolist())}
@@ -127,11 +135,11 @@ class ReportTuning(Tunable):
 
     def _cache(self, network: ReportWriter, studies: int) -> TokenCache | None:
         """Return where tokens are kept; None where the tower changes, or where they are too many."""
-        make = frozen_tokens(network.tower, self.store, self.input, self.how.batch_size, self.device)
-        shape = make(np.zeros(1, dtype=np.int64)).shape[1:]
+        shape = token_shape(network.tower, self.input)
         if not network.frozen or studies * self.config.max_images * math.prod(shape) * 4 > MOST_KEPT:
             return None
-        return TokenCache(len(self.store.images), (shape[0], shape[1]), make)
+        make = frozen_tokens(network.tower, self.store, self.input, self.how.batch_size, self.device)
+        return TokenCache(len(self.store.images), shape, make)
 
     def _loader(self, rows: Int[np.ndarray, " n"], seed: int, augment: AnyAugmentConfig | None) -> StudyLoader:
         return StudyLoader(
@@ -157,11 +165,9 @@ class ReportTuning(Tunable):
                     normalise(on_device(batch, self.device).pixels, self.input)
                 ).tokens
         visual = joined(tokens, real.to(self.device))
-        if self.prompts is None or self.config.experts is None:
+        if self.prompts is None:
             return visual
-        said = self.network.tokens.encode(self.prompts(batch.index.numpy()), self.config.experts.max_tokens)
-        ids, mask = (torch.from_numpy(part).to(self.device) for part in said)
-        return replace(visual, prompt=ids, prompt_mask=mask)
+        return self.network.told(visual, self.prompts(batch.index.numpy()), self.config)
 
     def terms(self, network: nn.Module, batch: Batch) -> dict[str, Term]:
         """Return the cross-entropy of each word of the references given the words before it, and their number."""
@@ -228,6 +234,15 @@ def sized_tower(encoder: Encoder, side: int | None) -> Any:
     if side is not None:
         tower.set_input_size(side)
     return tower
+
+
+@torch.no_grad()
+def token_shape(tower: nn.Module, taken: AnyInput) -> tuple[int, int]:
+    """Return how many tokens a tower gives of one image or volume, and how wide they are."""
+    training, sides = tower.training, taken.size if isinstance(taken.size, tuple) else (taken.size,) * 2
+    shown = tower.eval()(torch.zeros(1, taken.channels, *sides, device=next(tower.parameters()).device)).tokens
+    tower.train(training)
+    return shown.shape[1], shown.shape[2]
 
 
 def frozen_tokens(

@@ -18,7 +18,7 @@ from medvlp.data.masked_images import MASKS, MaskLoader
 from medvlp.data.transforms import normalise, resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.objectives.dense import exclusive_loss, overlapping_loss
-from medvlp.tasks._fine_tune import Term, Tunable, check_sides
+from medvlp.tasks._fine_tune import Term, Tunable, check_finite, check_sides
 from medvlp.tasks.base import Samples
 
 if TYPE_CHECKING:
@@ -211,12 +211,7 @@ def predicted_masks(
     """
     network.eval()
     logits = _logits(network, stored, taken, config, device)
-    if not torch.isfinite(logits).all():
-        raise UserError(
-            "The network gives numbers that are not finite.",
-            "segmentation",
-            "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
-        )
+    check_finite(logits, "segmentation")
     if config.classes == "overlapping":
         return (logits > 0).cpu().numpy()
     classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, 1, 1)

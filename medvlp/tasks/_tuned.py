@@ -28,14 +28,19 @@ from medvlp.models.weights import check_keys, read_state, state_sha256
 from medvlp.store.files import atomic_folder
 from medvlp.tasks import TASKS
 from medvlp.tasks._answerer import Answerer
+from medvlp.tasks._experts.prompts import build_experts
 from medvlp.tasks._report_writer import ReportWriter
 from medvlp.zoo.rebuild import CONFIG, ENCODER, PREPROCESSING, rebuild_tower
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
+    from medvlp.tasks._experts.base import Expert
+
 FORMAT = 1
 HEAD, DECISIONS, CARD = "head.safetensors", "decisions.json", "model_card.md"
+EXPERTS = "experts"
+"""Folder of the models of a writer's experts, each under its number."""
 TOWER = "tower."
 _COPY = "Copy the model folder again."
 
@@ -81,6 +86,8 @@ class TunedModel:
     decisions: tuple[Decision, ...]
     scope: Scope
     record: dict[str, Any] = field(default_factory=dict)
+    experts: tuple[Expert, ...] = ()
+    """Of a writer of reports, in the order in which they speak."""
 
     @property
     def label_names(self) -> list[str]:
@@ -108,7 +115,8 @@ class TunedModel:
     @property
     def _words(self) -> dict[str, str]:
         if isinstance(self.network, ReportWriter):
-            return {"tokens": self.network.tokens.hash}
+            experts = {f"expert_{number}": one.hash for number, one in enumerate(self.experts)}
+            return {"tokens": self.network.tokens.hash, **experts}
         if isinstance(self.network, Answerer) and self.network.words is not None:
             learnt = self.network.learnt
             answers = json_sha256([learnt.closed, learnt.open, learnt.wordings])
@@ -144,9 +152,12 @@ def save_tuned(folder: Path, model: TunedModel, tower: dict[str, Any], dim: int,
         "scope": asdict(model.scope),
         "hash": model.hash,
         "record": model.record,
+        "experts": [expert.hash for expert in model.experts],
     }
     with atomic_folder(folder) as part:
         TASKS.get(model.task.type)(model.task).save_parts(model.network, part)
+        for number, expert in enumerate(model.experts):
+            expert.save(part / EXPERTS / str(number))
         (part / CONFIG).write_text(_json(described), encoding="utf-8")
         (part / DECISIONS).write_text(_json([asdict(one) for one in model.decisions]), encoding="utf-8")
         (part / PREPROCESSING).write_text(model.preprocessing.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -173,7 +184,7 @@ def load_tuned(path: Path, device: str = "cpu") -> TunedModel:
         fix = "Use the version of medvlp that wrote it, or fine-tune again."
         raise UserError(f"The model has format {described.get('format')!r}, this version reads {FORMAT}.", folder, fix)
     try:
-        task = TaskConfig.model_validate(described["task"])
+        task = TaskConfig.model_validate(_with_experts(described["task"], folder))
         preprocessing = read_preprocessing(_read_json(folder / PREPROCESSING))
         decisions = tuple(Decision(**one) for one in _read_json(folder / DECISIONS))
         scope = Scope(**{name: tuple(values) for name, values in described["scope"].items()})
@@ -187,7 +198,35 @@ def load_tuned(path: Path, device: str = "cpu") -> TunedModel:
     state = {TOWER + name: value for name, value in read_state(folder / ENCODER).items()} | read_state(folder / HEAD)
     check_keys(network.state_dict(), state, folder)
     network.load_state_dict(state, strict=True)
-    return TunedModel(task, network.to(where).eval(), preprocessing, decisions, scope, described["record"])
+    experts = tuple(build_experts(task.reports.experts, where))
+    if [expert.hash for expert in experts] != described.get("experts", []):
+        raise UserError("An expert of the model is not the one that it was trained with.", folder / EXPERTS, _COPY)
+    return TunedModel(task, network.to(where).eval(), preprocessing, decisions, scope, described["record"], experts)
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return the files of a model that says findings or outlines structures.
+
+    Args:
+        path: `run.dir` of a fine-tuning, or its `model/`.
+
+    Raises:
+        UserError: There is no model.
+    """
+    return [_find(Path(path)) / name for name in (CONFIG, PREPROCESSING, DECISIONS, CARD, ENCODER, HEAD)]
+
+
+def _with_experts(task: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the description of a task whose experts are those that lie in the model's folder."""
+    experts = task["reports"].get("experts")
+    if not experts:
+        return task
+    places = [folder / EXPERTS / str(number) for number in range(len(experts["use"]))]
+    for one, place in zip(experts["use"], places, strict=True):
+        if one["name"] == "tuned" and not place.is_dir():
+            raise UserError("The model of an expert is missing.", place, _COPY)
+    use = [one | ({"run": place} if place.is_dir() else {}) for one, place in zip(experts["use"], places, strict=True)]
+    return task | {"reports": task["reports"] | {"experts": experts | {"use": use}}}
 
 
 def _find(path: Path) -> Path:

@@ -7,6 +7,7 @@ windows are functions of (seed, epoch, row). Logits that are not finite are refu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -20,12 +21,12 @@ from medvlp.data.counter import CROP, uniforms
 from medvlp.data.inputs import fitting_augmentation
 from medvlp.data.transforms import normalise
 from medvlp.data.volume_augment import on_device
-from medvlp.data.volume_input import fits
+from medvlp.data.volume_input import fits, input_view
 from medvlp.data.volume_rows import CLASSES, VolumeRowLoader
 from medvlp.data.volume_views import Grid, Part, part_of, put_back, read_view, respaced, stretched
 from medvlp.errors import UserError
 from medvlp.objectives.dense import exclusive_loss
-from medvlp.tasks._fine_tune import Term, Tunable, check_sides
+from medvlp.tasks._fine_tune import Term, Tunable, check_finite, check_sides
 from medvlp.tasks.base import Samples
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from medvlp.zoo.volume_encoder import VolumeEncoder
 
 WINDOWS_AT_ONCE = 4
+BEYOND = -(2.0**15) - 1
+"""What no int16 voxel is: marks what a window has beyond its volume."""
 
 
 class VolumeSegmenterTuning(Tunable):
@@ -81,7 +84,7 @@ class VolumeSegmenterTuning(Tunable):
             train.rows,
             read=self._window,
             augment=augment,
-            outside=self.input.outside,
+            taken=self.input,
             batch_size=task.fine_tune.batch_size,
             seed=seed,
             num_workers=num_workers,
@@ -133,7 +136,7 @@ class VolumeSegmenterTuning(Tunable):
         classes = self.regions.classes(row)
         if self.input.spacing_mm is not None:
             grid = grid.crop(self._place(epoch, row, grid, classes), self.input.size)
-        voxels = read_view(partial(self.store.crop, index), shape, grid, self.input.outside)
+        voxels = input_view(partial(self.store.crop, index), shape, grid, self.input)
         distance = np.array(grid.step) * np.array(spacing or (np.nan,) * 3)
         return voxels, read_view(part_of(classes), shape, grid, 0, labels=True), distance
 
@@ -221,7 +224,7 @@ def found_classes(
         UserError: The logits are not finite.
     """
     network.eval()
-    voxels = torch.from_numpy(read_view(part, shape, grid, taken.outside))[None, None]
+    voxels = torch.from_numpy(input_view(part, shape, grid, taken))[None, None]
     if taken.spacing_mm is None:
         logits = network(normalise(voxels.to(device), taken))
     else:
@@ -232,21 +235,26 @@ def found_classes(
             voxels.float(),
             taken.size,
             WINDOWS_AT_ONCE,
-            lambda windows: network(normalise(windows.to(torch.int16), taken)),
+            lambda windows: network(normalise(_filled(windows, taken), taken)),
             overlap=overlap,
             mode="gaussian",
-            cval=taken.outside,
+            cval=BEYOND,
             sw_device=device,
             device="cpu",  # a whole body with all classes need not fit the memory of a GPU
         )
     assert isinstance(logits, torch.Tensor)
-    if not torch.isfinite(logits).all():
-        raise UserError(
-            "The network gives numbers that are not finite.",
-            "volume_segmentation",
-            "Check the weights of the encoder, lower the learning rate, or use precision fp32.",
-        )
+    check_finite(logits, "volume_segmentation")
     return _largest(logits[0].float().cpu().numpy(), grid, shape)
+
+
+def _filled(windows: Float[torch.Tensor, "n 1 d h w"], taken: VolumeInputConfig) -> Int16[torch.Tensor, "n 1 d h w"]:
+    """Return windows with what they have beyond the volume filled as `input_view` fills it."""
+    filling = torch.full_like(windows[:, :, :1, :1, :1], taken.outside)
+    beyond = windows == BEYOND
+    if not taken.windows:
+        lowest = windows.masked_fill(beyond, math.inf).amin(dim=(2, 3, 4), keepdim=True)
+        filling = filling.clamp(lowest, windows.amax(dim=(2, 3, 4), keepdim=True))
+    return torch.where(beyond, filling, windows).to(torch.int16)
 
 
 def _largest(logits: Float[np.ndarray, "k d h w"], grid: Grid, shape: Sequence[int]) -> UInt8[np.ndarray, "d h w"]:

@@ -279,3 +279,27 @@ class Task(ABC):
     @abstractmethod
     def fit(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> Head:
         """Fit a head; hyper-parameters are chosen on `val`."""
+
+    def _trained(self, subject: Subject, protocol: str, train: Samples, val: Samples, seed: int) -> tuple[Any, Head]:
+        """Train what `tunable` gives on the encoder, frozen or not, as the protocol has it.
+
+        Returns:
+            The task's side of the training, and the head.
+
+        Raises:
+            UserError: The subject is no encoder of what the store holds, or the loss is not finite.
+        """
+        from medvlp.tasks._fine_tune import fine_tuned, seeded
+
+        encoder = encoder_of(subject, protocol)
+        encoder.check_store(subject.store)
+        task = self._by(protocol)
+        with seeded(seed, str(encoder.device)):
+            tunable = task.tunable(encoder, subject.store, train, val, seed)
+            tuning, chosen = fine_tuned(tunable, task.config.fine_tune, seed, subject.checkpoints)
+        return tunable, Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
+
+    def _by(self, protocol: str) -> Self:
+        """Return the task with its encoder frozen or not, as a protocol has it."""
+        how = self.config.fine_tune.model_copy(update={"freeze_encoder": protocol == FROZEN})
+        return type(self)(self.config.model_copy(update={"fine_tune": how}))

@@ -19,7 +19,7 @@ from medvlp.data.texts import report_text
 from medvlp.errors import UserError
 from medvlp.tasks._samples import by_split, fraction_subset
 from medvlp.tasks._study_images import StudyImages
-from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task
 from medvlp.text.labeler import FINDINGS
 from medvlp.text.report_words import tokeniser
 
@@ -184,14 +184,9 @@ class ReportGeneration(Task):
         """
         if protocol == "knn":
             return self._nearest(subject, train)
-        from medvlp.tasks._fine_tune import fine_tuned, seeded
-
-        encoder, task = encoder_of(subject, protocol), self._by(protocol)
-        with seeded(seed, str(encoder.device)):
-            tunable = task.tunable(encoder, subject.store, train, val, seed)
-            tuning, chosen = fine_tuned(tunable, task.config.fine_tune, seed, subject.checkpoints)
-        facts = {"tokens": tunable.network.tokens.size, "tokens_hash": tunable.network.tokens.hash}
-        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen | facts)
+        tunable, head = self._trained(subject, protocol, train, val, seed)
+        tokens = tunable.network.tokens
+        return replace(head, best_params=head.best_params | {"tokens": tokens.size, "tokens_hash": tokens.hash})
 
     def kept(self, tunable: ReportTuning, network: nn.Module, samples: Samples) -> Reports:
         """Return generated reports beside the references; see `Task.kept`."""
@@ -206,33 +201,25 @@ class ReportGeneration(Task):
 
     def rebuilt(self, tower: Any, dim: int, taken: ModelInputConfig, parts: Path) -> ReportWriter:
         """Return a writer for weights that were saved; see `Task.rebuilt`."""
-        import torch
-
         from medvlp.models.causal_decoder import CausalDecoder, shaped_model
-        from medvlp.tasks._report_writer import ReportWriter
+        from medvlp.tasks._report_writer import ReportWriter, token_shape
         from medvlp.text.vocabulary import load_tokens
 
         tokens = load_tokens(parts, tokeniser(self.config.reports.words))
         if self.config.fine_tune.input_size is not None:
             tower.set_input_size(self.config.fine_tune.input_size)
-        with torch.no_grad():
-            shown = tower.eval()(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
+        count, width = token_shape(tower, taken)
         decoder: ReportDecoder
         if (parts / DECODER).is_dir():
-            decoder = CausalDecoder(shown.shape[2], shaped_model(parts / DECODER), tokens)
+            decoder = CausalDecoder(width, shaped_model(parts / DECODER), tokens)
         else:
-            decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
+            decoder = self._decoder(width, count, tokens)
         return ReportWriter(tower, decoder, tokens, self.config.fine_tune.freeze_encoder)
 
     def images(self, store: Store, samples: Samples) -> Int[np.ndarray, " m"]:
         """Return the rows of all images that are shown of the studies."""
         shown = StudyImages(store, self.config.views, self.config.reports.max_images).of(samples.rows)
         return shown[shown >= 0]
-
-    def _by(self, protocol: str) -> ReportGeneration:
-        """Return the task with its encoder frozen or not, as a protocol has it."""
-        how = self.config.fine_tune.model_copy(update={"freeze_encoder": protocol == FROZEN})
-        return ReportGeneration(self.config.model_copy(update={"fine_tune": how}))
 
     def tunable(
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
@@ -242,17 +229,17 @@ class ReportGeneration(Task):
             LikelihoodReportTuning,
             ReportTuning,
             ReportWriter,
-            frozen_tokens,
             model_input,
             sized_tower,
+            token_shape,
         )
 
         told, prompts = self._references(store), self._prompts(store, encoder.device)
         tokens = self._tokens([*told(train.rows), *(prompts(train.rows) if prompts else ())])
         taken = model_input(self.config, encoder.preprocessing.input)
         tower = sized_tower(encoder, self.config.fine_tune.input_size)
-        shown = frozen_tokens(tower, store, taken, 1, encoder.device)(train.rows[:1])
-        decoder = self._decoder(shown.shape[2], shown.shape[1], tokens)
+        count, width = token_shape(tower, taken)
+        decoder = self._decoder(width, count, tokens)
         network = ReportWriter(tower, decoder, tokens, self.config.fine_tune.freeze_encoder)
         kind = ReportTuning if self.config.reports.select == "bleu_4" else LikelihoodReportTuning
         network.to(encoder.device)

@@ -18,7 +18,7 @@ from medvlp.errors import UserError
 from medvlp.io.stored import stored_transform
 from medvlp.tasks._regions import RegionReader, masks_of, runs_of
 from medvlp.tasks._samples import by_split, collapse, label_subset
-from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,18 +173,7 @@ class Segmentation(Task):
         if subject.load_encoder is None:
             prior = _location_prior(regions, train, val)
             return Head(lambda samples: self._kept(subject.store, samples, regions, _same(prior, len(samples))))
-        from medvlp.tasks._fine_tune import fine_tuned, seeded
-
-        encoder, task = encoder_of(subject, protocol), self._by(protocol)
-        with seeded(seed, str(encoder.device)):
-            tunable = task.tunable(encoder, subject.store, train, val, seed)
-            tuning, chosen = fine_tuned(tunable, task.config.fine_tune, seed, subject.checkpoints)
-        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
-
-    def _by(self, protocol: str) -> Segmentation:
-        """Return the task with its encoder frozen or not, as a protocol has it."""
-        how = self.config.fine_tune.model_copy(update={"freeze_encoder": protocol == FROZEN})
-        return Segmentation(self.config.model_copy(update={"fine_tune": how}))
+        return self._trained(subject, protocol, train, val, seed)[1]
 
     def network(self, tower: nn.Module, dim: int, taken: ModelInputConfig) -> Segmenter:
         """Return the tower with a dense head; see `Task.network`.

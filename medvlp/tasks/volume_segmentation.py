@@ -19,7 +19,7 @@ from medvlp.errors import UserError
 from medvlp.tasks._regions import runs_of
 from medvlp.tasks._samples import by_split, label_subset
 from medvlp.tasks._volume_regions import VolumeRegions
-from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task
 from medvlp.types import UNKNOWN_PATIENT
 
 if TYPE_CHECKING:
@@ -171,25 +171,13 @@ class VolumeSegmentation(Task):
         Raises:
             UserError: No training volume shows a label; the subject is no encoder of volumes; the loss is not finite.
         """
-        from medvlp.tasks._fine_tune import fine_tuned, seeded
-
         if not (train.labels == 1).any():
             raise UserError(
                 f"None of the {len(train)} training volumes shows one of the labels.",
                 f"task {self.config.name}, {protocol}",
                 "Use a larger fraction.",
             )
-        encoder, task = encoder_of(subject, protocol), self._by(protocol)
-        encoder.check_store(subject.store)
-        with seeded(seed, str(encoder.device)):
-            tunable = task.tunable(encoder, subject.store, train, val, seed)
-            tuning, chosen = fine_tuned(tunable, task.config.fine_tune, seed, subject.checkpoints)
-        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen)
-
-    def _by(self, protocol: str) -> VolumeSegmentation:
-        """Return the task with its encoder frozen or not, as a protocol has it."""
-        how = self.config.fine_tune.model_copy(update={"freeze_encoder": protocol == FROZEN})
-        return VolumeSegmentation(self.config.model_copy(update={"fine_tune": how}))
+        return self._trained(subject, protocol, train, val, seed)[1]
 
     def network(self, tower: nn.Module, dim: int, taken: Any) -> VolumeSegmenter:
         """Return the tower with a dense head; see `Task.network`.

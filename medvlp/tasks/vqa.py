@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +20,7 @@ import numpy as np
 from medvlp.errors import UserError
 from medvlp.tasks._questions import questions_of
 from medvlp.tasks._samples import by_split, fraction_subset
-from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task, encoder_of
+from medvlp.tasks.base import FROZEN, SPLITS, Head, Samples, Subject, Task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,24 +219,15 @@ class Vqa(Task):
         Raises:
             UserError: The subject is no encoder, or its numbers are not finite.
         """
-        of = self.questions(subject.store)
-        learnt = Learnt.of(of(train))
         if protocol == "knn":
-            return self._nearest(subject, of, learnt, train, val)
-        from medvlp.tasks._fine_tune import fine_tuned, seeded
-
-        encoder = encoder_of(subject, protocol)
-        how = self.config.fine_tune.model_copy(update={"freeze_encoder": protocol == FROZEN})
-        task = Vqa(self.config.model_copy(update={"fine_tune": how}))
-        with seeded(seed, str(encoder.device)):
-            tunable = task.tunable(encoder, subject.store, train, val, seed)
-            tuning, chosen = fine_tuned(tunable, how, seed, subject.checkpoints)
+            return self._nearest(subject, train, val)
+        tunable, head = self._trained(subject, protocol, train, val, seed)
         facts = {
             "question_encoder": tunable.question_encoder,
-            "closed_answers": len(learnt.closed),
-            "open_answers": len(learnt.open),
+            "closed_answers": len(tunable.learnt.closed),
+            "open_answers": len(tunable.learnt.open),
         }
-        return Head(lambda samples: self.kept(tunable, tuning.network, samples), chosen | facts)
+        return replace(head, best_params=head.best_params | facts)
 
     def tunable(
         self, encoder: Encoder, store: Store, train: Samples, val: Samples, seed: int, num_workers: int = 1
@@ -275,23 +266,23 @@ class Vqa(Task):
 
     def rebuilt(self, tower: Any, dim: int, taken: ModelInputConfig, parts: Path) -> Answerer:
         """Return an answerer for weights that were saved; see `Task.rebuilt`."""
-        import torch
-
         from medvlp.tasks._answerer import answerer
+        from medvlp.tasks._report_writer import token_shape
         from medvlp.text.report_words import sentence_text
         from medvlp.text.vocabulary import WordVocabulary, load_tokens
 
         if self.config.fine_tune.input_size is not None:
             tower.set_input_size(self.config.fine_tune.input_size)
-        with torch.no_grad():
-            shown = tower.eval()(torch.zeros(1, taken.channels, taken.size, taken.size)).tokens
         words = load_tokens(parts, sentence_text)
         assert isinstance(words, WordVocabulary)
         frozen = self.config.fine_tune.freeze_encoder
-        return answerer(tower, self.config.vqa, (shown.shape[2], None), words, read_learnt(parts), frozen)
+        width = token_shape(tower, taken)[1]
+        return answerer(tower, self.config.vqa, (width, None), words, read_learnt(parts), frozen)
 
-    def _nearest(self, subject: Subject, of: Any, learnt: Learnt, train: Samples, val: Samples) -> Head:
+    def _nearest(self, subject: Subject, train: Samples, val: Samples) -> Head:
         """Vote among the training images of the most similar question; the number of neighbours is chosen on val."""
+        of = self.questions(subject.store)
+        learnt = Learnt.of(of(train))
         features = np.asarray(subject.load_features(), dtype=np.float64)
         centre, scale = features[train.rows].mean(axis=0), features[train.rows].std(axis=0)
         scaled = (features - centre) / np.where(scale == 0, 1.0, scale)

@@ -16,8 +16,8 @@ import torch
 
 from medvlp.config.preprocessing import VolumePreprocessing
 from medvlp.data.transforms import normalise
-from medvlp.data.volume_input import grid_of, input_voxels, stored_input_voxels, with_meaning
-from medvlp.data.volume_views import Grid, part_of, put_back, read_view
+from medvlp.data.volume_input import grid_of, input_view, input_voxels, stored_input_voxels, with_meaning
+from medvlp.data.volume_views import Grid, part_of, put_back
 from medvlp.errors import UserError
 from medvlp.io import read_volume
 from medvlp.types import Features, Volume
@@ -101,7 +101,7 @@ class VolumeEncoder(Encoder):
             volume = self.read(scan)
             shape, taken = volume.array.shape, self.preprocessing.input
             grid = grid_of(shape, volume.spacing_mm, taken, _named(scan))
-            voxels = read_view(part_of(volume.array), shape, grid, taken.outside)
+            voxels = input_view(part_of(volume.array), shape, grid, taken)
             maps = self.token_heat_maps(voxels[None], texts)[0].cpu().numpy()
             found.append(np.stack([on_volume(own, grid, shape) for own in maps]))
         return found

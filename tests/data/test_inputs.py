@@ -128,8 +128,8 @@ def test_classes_follow_their_voxels() -> None:
         def read(epoch: int, row: int) -> Any:
             return voxels[row], (voxels[row] > 0).astype(np.uint8), np.ones(3)
 
-        options: dict[str, Any] = {"batch_size": 6, "seed": 1, "num_workers": 0}
-        (batch,) = VolumeRowLoader(np.arange(6), read=read, augment=augment, outside=-1024, **options).epoch(0)
+        options: dict[str, Any] = {"batch_size": 6, "seed": 1, "num_workers": 0, "taken": VolumeInputConfig()}
+        (batch,) = VolumeRowLoader(np.arange(6), read=read, augment=augment, **options).epoch(0)
         return on_device(batch, "cpu"), batch.index
 
     changed, index = rows(volumes, EXACT)

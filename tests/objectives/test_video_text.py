@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from medvlp.objectives.contrastive import info_nce
-from medvlp.objectives.video_text import mil_nce, surgvlp, two_view_nce
+from medvlp.objectives.video_text import mil_nce, surgvlp
+from medvlp.objectives.volume_views import nt_xent
 from tests.objectives.official import RELATIVE, cases_3d, load
 from tests.objectives.ranks import Found, check_as_one_process, on_ranks, run
 
@@ -65,7 +66,7 @@ def test_mil_nce_is_the_official_one(file: Path) -> None:
 
 @pytest.mark.parametrize("file", cases_3d("surgvlp/simclr"), ids=lambda file: file.stem)
 def test_two_views_are_the_official_simclr(file: Path) -> None:
-    check_official(file, lambda _, x, of: two_view_nce(x["aug1"], x["aug2"], scale(of))[0], ("aug1", "aug2"))
+    check_official(file, lambda _, x, of: nt_xent(x["aug1"], x["aug2"], scale(of))[0], ("aug1", "aug2"))
 
 
 @pytest.mark.parametrize("file", cases_3d("surgvlp/mixture"), ids=lambda file: file.stem)
@@ -109,7 +110,7 @@ def test_mil_nce_as_in_a_loop() -> None:
 def test_two_views_as_in_a_loop() -> None:
     torch.manual_seed(0)
     views = torch.randn(2, 3, 5, dtype=torch.float64)
-    value, count = two_view_nce(views[0], views[1], torch.tensor(4.0, dtype=torch.float64))
+    value, count = nt_xent(views[0], views[1], torch.tensor(4.0, dtype=torch.float64))
     rows = (views / views.norm(dim=-1, keepdim=True)).flatten(0, 1)
     total = 0.0
     for i, row in enumerate(rows):
@@ -124,7 +125,7 @@ def test_two_views_as_in_a_loop() -> None:
 def test_no_clip_is_zero_with_zero_gradients() -> None:
     first, second = (torch.randn(0, 4, requires_grad=True) for _ in range(2))
     texts = torch.randn(0, 2, 4, requires_grad=True)
-    for value, count in (mil_nce(first, texts), two_view_nce(first, second, torch.tensor(2.0))):
+    for value, count in (mil_nce(first, texts), nt_xent(first, second, torch.tensor(2.0))):
         value.backward()
         assert (value.item(), count.item()) == (0.0, 0.0)
 
@@ -135,8 +136,8 @@ def test_what_does_not_fit_is_refused() -> None:
         mil_nce(clip, torch.randn(2, 2, 4))
     with pytest.raises(ValueError, match="texts for every clip"):
         mil_nce(clip, torch.randn(3, 0, 4))
-    with pytest.raises(ValueError, match="two readings"):
-        two_view_nce(clip, clip[:2], torch.tensor(1.0))
+    with pytest.raises(ValueError, match="needs pairs"):
+        nt_xent(clip, clip[:2], torch.tensor(1.0))
     with pytest.raises(ValueError, match="three readings"):
         surgvlp([clip, clip], clip, clip[:, None], torch.tensor(1.0))
 
@@ -145,9 +146,9 @@ def test_logits_are_exact_in_bf16_autocast() -> None:
     torch.manual_seed(0)
     clip, texts = torch.randn(16, 8).bfloat16(), torch.randn(16, 2, 8).bfloat16()
     exact = mil_nce(clip.double(), texts.double())[0]
-    views = two_view_nce(clip.double(), texts[:, 0].double(), torch.tensor(10.0).double())[0]
+    views = nt_xent(clip.double(), texts[:, 0].double(), torch.tensor(10.0).double())[0]
     with torch.autocast("cpu", torch.bfloat16):
-        low, low_views = mil_nce(clip, texts)[0], two_view_nce(clip, texts[:, 0], torch.tensor(10.0))[0]
+        low, low_views = mil_nce(clip, texts)[0], nt_xent(clip, texts[:, 0], torch.tensor(10.0))[0]
     assert (low.dtype, low_views.dtype) == (torch.float32, torch.float32)
     assert float(low) == pytest.approx(float(exact), rel=1e-5)
     assert float(low_views) == pytest.approx(float(views), rel=1e-5)
@@ -163,7 +164,7 @@ class Towers(nn.Module):
         clips, texts = self.image(data["clips"]), self.text(data["texts"])
         unused = 0.0 * (clips.sum() + texts.sum())
         if name == "two_views":
-            value, count = two_view_nce(clips[:, 0], clips[:, 1], torch.tensor(5.0, dtype=torch.float64))
+            value, count = nt_xent(clips[:, 0], clips[:, 1], torch.tensor(5.0, dtype=torch.float64))
         else:
             value, count = mil_nce(clips[:, 0], texts, twice=name == "mil_nce_twice")
         return value + unused, count

@@ -18,6 +18,7 @@ from medvlp.config.reports import ExpertConfig, ReportsConfig
 from medvlp.errors import UserError
 from medvlp.finetune.run import finetune
 from medvlp.infer.predict import predict
+from medvlp.metrics import report_generation
 from medvlp.models.causal_decoder import CausalDecoder, fresh_model
 from medvlp.models.report_decoder import Visual
 from medvlp.store.array_store import Store
@@ -191,8 +192,7 @@ def test_a_writer_learns_with_experts_and_its_cells_are_others(store: Store, enc
     [
         ({"decoder": {"kind": "memory"}}, "experts speak to a language model"),
         ({"experts": {"use": []}}, "at least 1 item"),
-        ({"experts": {"use": [{}]}}, "needs run"),
-        ({"experts": {"use": [{"run": "x", "options": {"a": 1}}]}}, "takes no options"),
+        ({"experts": {"use": [{"run": "x", "options": {"a": 1}}]}}, "takes run, and no options"),
     ],
 )
 def test_bad_settings_are_named(run: Path, change: dict[str, Any], message: str) -> None:
@@ -209,6 +209,8 @@ def test_what_is_no_expert_is_refused(store: Store, encoder: Encoder, run: Path,
     with pytest.raises(UserError, match="no expert named 'tunde'") as error:
         build_experts(ReportsConfig.model_validate(unknown).experts, torch.device("cpu"))
     assert "tuned" in error.value.what + error.value.fix
+    with pytest.raises(UserError, match="names no fine-tuned model"):
+        task({"decoder": CAUSAL, "experts": {"use": [{}]}}).settings("frozen")
     expert = EXPERTS.get("tuned")(ExpertConfig(run=run), torch.device("cpu"))
     other = store.image_config.model_copy(update={"aspect": "crop"})
     with pytest.raises(UserError, match="aspect is crop, was pad"):
@@ -216,14 +218,27 @@ def test_what_is_no_expert_is_refused(store: Store, encoder: Encoder, run: Path,
     expert.check_store(store.image_config.model_copy(update={"size": 512}))
 
 
-def test_fine_tuning_for_use_takes_no_experts(store: Store, run: Path, tmp_path: Path) -> None:
+def test_a_writer_for_use_keeps_its_experts(store: Store, run: Path, folder: Path, tmp_path: Path) -> None:
+    reports = experts(run) | {"max_images": 1, "min_count": 1, "max_tokens": 16, "beams": 1}
+    given = {"steps": 8, "batch_size": 8, "lr": 0.01, "freeze_encoder": True}
     tree = {
         "kind": "finetune",
         "task": "report_generation",
         "encoder": "random:resnet10t@32",
-        "run": {"dir": str(tmp_path / "x")},
-        "data": {"store": str(store.path)},
-        "reports": experts(run),
+        "run": {"dir": str(tmp_path / "writer")},
+        "data": {"store": str(store.path), "num_workers": 0},
+        "reports": reports,
+        "train": given,
+        "bootstrap_resamples": 20,
+        "device": "cpu",
+        "track": {"mlflow": False},
     }
-    with pytest.raises(ValueError, match="benchmark"):
-        FinetuneConfig.model_validate(tree)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_generation, "computable", lambda: ("bleu_1", "bleu_4"))
+        finetune(FinetuneConfig.model_validate(tree))
+    kept = pd.read_parquet(tmp_path / "writer" / "predictions" / "test.parquet").set_index("sample_id")["generated"]
+    images = store.images.sort_values("image_id").drop_duplicates("study_id").set_index("study_id").loc[kept.index]
+    done = predict(tmp_path / "writer", [folder / "raw" / path for path in images["path"]], tmp_path / "out.csv")
+    assert done.predicted == len(kept)
+    written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert written["report"].tolist() == kept.tolist()

@@ -1,12 +1,13 @@
 """Prompts of a report generator: what experts say of the images of each study (VILA-M3, arXiv 2411.12915).
 
-Guarantee: a prompt is a function of the stored pixels and of the experts; every image is shown to each expert once.
+Guarantee: a prompt is a function of the stored pixels and of the experts; every image is shown to each expert once. A
+new study gets the prompt that it would get in a store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +31,11 @@ def build_experts(config: ExpertsConfig | None, device: torch.device) -> list[Ex
     return [] if config is None else [EXPERTS.get(one.name)(one, device) for one in config.use]
 
 
+def said_of(experts: Sequence[Expert], stored: Sequence[Any]) -> list[str]:
+    """Return what experts say of each stored image or volume, one after the other."""
+    return [" ".join(said) for said in zip(*(expert.describe(stored) for expert in experts), strict=True)]
+
+
 class Prompts:
     """The prompt of each study.
 
@@ -39,12 +45,12 @@ class Prompts:
         images: Which images of a study are shown.
 
     Raises:
-        UserError: An expert was not trained on such squares.
+        UserError: An expert was not trained on such images or volumes.
     """
 
     def __init__(self, experts: Sequence[Expert], store: Store, images: StudyImages) -> None:
         for expert in experts:
-            expert.check_store(store.image_config)
+            expert.check_store(store.config)
         self.experts, self.store, self.images = list(experts), store, images
         self._places = store.images["index"].to_numpy()
         self._said: dict[int, str] = {}
@@ -57,8 +63,10 @@ class Prompts:
 
     def _ask(self, images: Int[np.ndarray, " m"]) -> None:
         new = [image for image in images.tolist() if image not in self._said]
-        for start in range(0, len(new), AT_ONCE):
-            part = new[start : start + AT_ONCE]
-            squares = self.store.read(self._places[part])
-            for image, *said in zip(part, *(expert.describe(squares) for expert in self.experts), strict=True):
-                self._said[image] = " ".join(said)
+        volumes = self.store.kind == "volume"
+        step = 1 if volumes else AT_ONCE
+        for start in range(0, len(new), step):
+            part = new[start : start + step]
+            places = self._places[part]
+            stored = map(self.store.read_volume, places.tolist()) if volumes else self.store.read(places)
+            self._said.update(zip(part, said_of(self.experts, [*stored]), strict=True))
