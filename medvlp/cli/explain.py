@@ -50,7 +50,9 @@ def explain(
         )
     if values is not None and not image:
         kept = "as NIfTI" if volume else "as .npz"
-        raise UserError("--values is of images alone.", "--values", f"Leave it out: the maps are written {kept} anyway.")
+        raise UserError(
+            "--values is of images alone.", "--values", f"Leave it out: the maps are written {kept} anyway."
+        )
     if intensity != "auto" and not volume:
         raise UserError("--intensity is of volumes alone.", "--intensity", "Leave it out.")
     if volume:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medvlp.data.corpus import reports_of
 from medvlp.data.counter import CROP, uniforms
 from medvlp.errors import UserError
 from medvlp.store.manifest import UNITS
@@ -126,6 +127,11 @@ def check_clips(store: Store) -> None:
             store.path,
             "Use a store of videos or of endoscopic frames, e.g. echonet_dynamic or cholec80.",
         )
+
+
+def texts_of(store: Store) -> dict[str, str]:
+    """Return study -> report, or the captions of a data set without reports."""
+    return reports_of(store) or captions_of(store)
 
 
 def captions_of(store: Store) -> dict[str, str]:

@@ -87,7 +87,9 @@ def explain_clips(
     encoder = load_encoder(encoder_spec, device=device)
     if not isinstance(encoder, ClipEncoder):
         raise UserError(
-            f"The encoder '{encoder.name}' takes no clips.", "--clip", "Give --image or --volume, or an encoder of clips."
+            f"The encoder '{encoder.name}' takes no clips.",
+            "--clip",
+            "Give --image or --volume, or an encoder of clips.",
         )
     texts = [text.strip() for text in texts]
     encoder.check_heat_maps(texts)
@@ -113,13 +115,13 @@ def _explained(
     shown = [_strip(place.taken, peak) for peak in peaks]
     grey = read_grey_frames(path, [frame for frames in shown for frame in frames])
     fps = None if clip.fps is None else clip.fps * int(clip.provenance["every"])
-    rows = [
-        _row(own, text, chance, frames, grey, fps)
-        for own, text, chance, frames in zip(maps, texts, chances, shown, strict=True)
+    rows = [_row(own, frames, grey, fps) for own, frames in zip(maps, shown, strict=True)]
+    headings = [
+        text if chance is None else f"{text} (p = {chance:.2f})" for text, chance in zip(texts, chances, strict=True)
     ]
     notes = ['p: against the text with "no" before it'] if encoder.scores_text else []
     notes.append(f"the encoder saw {len(place.taken)} of {len(maps[0])} frames")
-    drawn = picture(rows, f"evidence by {encoder.heat_map_kind}", scale, pixels, notes)
+    drawn = picture(rows, f"evidence by {encoder.heat_map_kind}", scale, pixels, notes, headings)
     file, values = out.with_suffix(".png"), out.with_suffix(".npz")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -143,17 +145,10 @@ def _strip(taken: Int[np.ndarray, " s"], peak: tuple[int, int, int] | None) -> l
 
 def _row(
     own: Float32[np.ndarray, "f h w"],
-    text: str,
-    chance: float | None,
     frames: Sequence[int],
     grey: Mapping[int, Float32[np.ndarray, "h w"]],
     fps: float | None,
 ) -> list[Panel]:
     """Return one panel for each frame; frames are counted from 0."""
-    panels = []
-    for frame in frames:
-        note = f"frame {frame}" + ("" if fps is None else f", {frame / fps:.2f} s")
-        first = frame == frames[0]
-        title = "" if not first else text if chance is None else f"{text} (p = {chance:.2f})"
-        panels.append(Panel(grey[frame], own[frame], title, note))
-    return panels
+    titles = [f"frame {frame}" + ("" if fps is None else f", {frame / fps:.2f} s") for frame in frames]
+    return [Panel(grey[frame], own[frame], title) for frame, title in zip(frames, titles, strict=True)]

@@ -1,8 +1,8 @@
 """Encoders of clips, under the interface of encoders of images.
 
 Guarantee: a file, the clip read from it, and its row in a store that was prepared in the same way give the same
-features: those of the clip in the middle of the video, or in a store of frames of the clip around the frame. Heat maps return to
-the frames, rows and columns of the file; what the encoder has not seen is NaN.
+features: those of the clip in the middle of the video, or in a store of frames of the clip around the frame. Heat maps
+return to the frames, rows and columns of the file; what the encoder has not seen is NaN.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ class ClipEncoder(Encoder):
         maps = self.token_heat_maps(pixels, texts).cpu().numpy()
         frames = (np.arange(pixels.shape[1]) + 0.5) / pixels.shape[1]
         squashed = StoredImageConfig(aspect="squash")
-        return to_image(to_places(maps, frames, -3), *pixels.shape[2:4], squashed)
+        height, width = pixels.shape[2:4]
+        return to_image(to_places(maps, frames, -3), height, width, squashed)
 
     def check_store(self, store: Store) -> None:
         """Raise `UserError` unless a store holds videos or frames of videos."""

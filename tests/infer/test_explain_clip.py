@@ -8,18 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clip_stores import make_model
 from command_line import called
 from PIL import Image
 
-from medvlp.config.methods import MethodConfig
-from medvlp.config.preprocessing import ClipPreprocessing
 from medvlp.errors import UserError
 from medvlp.infer.explain_clip import explain_clips
-from medvlp.methods import METHODS
-from medvlp.methods._artifact import save_model
-from medvlp.methods.context import MethodContext
 from medvlp.sources.phantom.layouts._video import write_video
-from medvlp.text.tokenizer import Tokenizer
 from medvlp.types import Clip
 from medvlp.zoo import load_encoder
 
@@ -30,24 +25,6 @@ LESION = (slice(18, 22), slice(18, 34), slice(42, 58))
 FOUR = {"size": 32, "frames": 8, "every": 2}
 MVIT = {"family": "mvit", "args": {"stages": [[8, 1, 1], [16, 2, 1]]}}
 RESNET = {"family": "frames", "name": "resnet10t"}
-
-
-def make_run(folder: Path, stored: dict[str, Any], taken: dict[str, Any], method: str, tower: dict[str, Any]) -> str:
-    """Save an untrained model of clips."""
-    tokenizer = Tokenizer.train(TEXTS * 4, 128)
-    config = MethodConfig.model_validate(
-        {
-            "name": method,
-            "image": {"kind": "video", **tower, "input": taken},
-            "text": {"hidden": 16, "layers": 4, "heads": 2, "max_tokens": 16, "vocab_size": 128},
-            "projection": {"dim": 8},
-        }
-    )
-    torch.manual_seed(0)
-    made = METHODS.get(method)(config, MethodContext.of(tokenizer, []))
-    preprocessing = ClipPreprocessing.model_validate({"stored": stored, "input": config.image.input})
-    save_model(folder / "model", made, preprocessing=preprocessing, tokenizer=tokenizer, record={})
-    return str(folder)
 
 
 def frames() -> np.ndarray:
@@ -93,7 +70,7 @@ STORED = {
 def test_a_lesion_is_found_at_its_frame_and_place(stored, files, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("medvlp.methods.base.Method.heat_map", brightness)
     every = int(stored.get("every", 1))
-    run = make_run(tmp_path / "run", stored, {"size": 32, "frames": 16 // every, "every": 1}, "surgclip", RESNET)
+    run = make_model(tmp_path / "run", stored, {"size": 32, "frames": 16 // every, "every": 1}, "surgclip", RESNET)
     found = explain_clips(run, list(files.values()), TEXTS[:1], tmp_path / "heat")
     assert [one.clip for one in found] == list(files.values())
     for number, (one, fps) in enumerate(zip(found, (None, 25.0, 50.0), strict=True), 1):
@@ -120,7 +97,7 @@ def test_a_lesion_is_found_at_its_frame_and_place(stored, files, tmp_path, monke
 @pytest.mark.parametrize("taken", [{"frames": 8, "every": 2}, {"frames": 64, "every": 1}], ids=["cut", "too short"])
 def test_every_pixel_gets_the_value_of_its_place(stored, taken, files, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("medvlp.methods.base.Method.heat_map", ramps)
-    run = make_run(tmp_path / "run", stored, {"size": 32, **taken}, "surgclip", RESNET)
+    run = make_model(tmp_path / "run", stored, {"size": 32, **taken}, "surgclip", RESNET)
     (maps,) = load_encoder(run).heat_maps([files["pictures"]], ["a", "b", "c"])
     # By hand: which frames are kept, which of these are taken, and where a pixel lies in the square.
     kept = list(range(0, FRAMES, stored.get("every", 1)))[: stored.get("max_frames")]
@@ -139,7 +116,7 @@ def test_every_pixel_gets_the_value_of_its_place(stored, taken, files, tmp_path,
 
 @pytest.mark.parametrize(("method", "tower"), [("echoprime", MVIT), ("surgclip", RESNET)])
 def test_grad_cam_of_a_clip_is_that_of_its_score(method, tower, files, tmp_path) -> None:
-    run = make_run(tmp_path / "run", {"size": 32, "aspect": "squash"}, FOUR, method, tower)
+    run = make_model(tmp_path / "run", {"size": 32, "aspect": "squash"}, FOUR, method, tower)
     encoder = load_encoder(run)
     assert encoder.heat_map_kind == "Grad-CAM"
     clip = encoder.read(files["pictures"])
@@ -178,7 +155,7 @@ def test_grad_cam_of_a_clip_is_that_of_its_score(method, tower, files, tmp_path)
 
 
 def test_the_verb_says_where_and_refuses_what_has_no_effect(files, tmp_path, monkeypatch, capsys) -> None:
-    run = make_run(tmp_path / "run", {"size": 32}, FOUR, "echoprime", MVIT)
+    run = make_model(tmp_path / "run", {"size": 32}, FOUR, "echoprime", MVIT)
     base = ("explain", run, "--text", TEXTS[0], "--out", tmp_path / "heat")
     status, said = called(monkeypatch, capsys, *base, "--clip", files["25.avi"], "--text", TEXTS[1])
     assert status == 0, said
