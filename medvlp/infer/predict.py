@@ -24,6 +24,7 @@ import medvlp
 from medvlp.data.transforms import resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.infer.admission import admit, check_content
+from medvlp.infer.clips import ClipProbabilities, list_clips, see_clip
 from medvlp.infer.images import Bad, list_files, read_ahead, write_quarantine
 from medvlp.infer.predict_volumes import LabelMaps, VolumeProbabilities, see_volume
 from medvlp.infer.volumes import VolumeFiles, list_volumes
@@ -91,7 +92,7 @@ def predict(
     batch_size: int | None = None,
     num_workers: int = 2,
 ) -> PredictSummary:
-    """Answer files of images or volumes, one row each; write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
+    """Answer images, volumes or clips, one row each; write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
 
     Columns are `path`, for each label `probability:<label>` and `positive:<label>` (1, 0, or nothing without a
     threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked). A
@@ -111,7 +112,7 @@ def predict(
         questions: Question answering: CSV of what is asked of every image.
         intensity: Volumes: what numbers mean where the files do not say it.
         device: Torch device, or `auto`.
-        batch_size: Images, studies or volumes at a time; None is 32, of volumes 1.
+        batch_size: Images, studies, volumes or clips at a time; None is 32, of volumes 1, of clips 8.
         num_workers: Threads that read files.
 
     Raises:
@@ -128,16 +129,21 @@ def predict(
     asked = _questions(model, questions)
     if study_by is not None and not texts:
         raise UserError("Images are answered one by one.", "--study-by", "Leave it out: it is for written reports.")
-    volumes = model.preprocessing.kind == "volume"
-    if volumes and (texts or asked is not None):
-        raise UserError("Texts about volumes are not written for files.", "run", "Judge the task with `medvlp bench`.")
+    kind = model.preprocessing.kind
+    volumes, clips = kind == "volume", kind == "video"
+    if (volumes or clips) and (texts or asked is not None):
+        raise UserError(
+            f"Texts about {UNITS[kind]} are not written for files.", "run", "Judge the task with `medvlp bench`."
+        )
     if intensity != "auto" and not volumes:
-        raise UserError("intensity has no effect on images.", "--intensity", "Leave it out.")
-    batch_size = batch_size or (1 if volumes else 32)
+        raise UserError(f"intensity has no effect on {UNITS[kind]}.", "--intensity", "Leave it out.")
+    batch_size = batch_size or (1 if volumes else 8 if clips else 32)
     files: Sequence[Path | VolumeFiles]
-    files, bad = list_volumes(paths) if volumes else list_files(paths)
+    files, bad = list_volumes(paths) if volumes else list_clips(paths) if clips else list_files(paths)
     if not files and not bad:
-        raise UserError("There is no image to answer.", "paths", "Give DICOM, PNG or JPEG files, or folders of them.")
+        raise UserError(
+            "There is nothing to answer.", "paths", "Give files of what the model takes, or folders of them."
+        )
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -153,9 +159,9 @@ def predict(
                 )
             else:
                 answers = asked or _answers(model, scratch)
-                see_one = (
-                    partial(see_volume, model=model, intensity=intensity) if volumes else partial(see, model=model)
-                )
+                see_one: partial[Any] = partial(see_clip if clips else see, model=model)
+                if volumes:
+                    see_one = partial(see_volume, model=model, intensity=intensity)
                 rows = _rows(see_one, answers, files, bad, batch_size, num_workers, UNITS[model.preprocessing.kind])
             quarantine = write_quarantine(out, bad)
             if not rows:
@@ -209,6 +215,8 @@ def _answers(model: TunedModel, folder: Path | None) -> Answers:
     """Return what gives probabilities, or masks in a folder."""
     if model.preprocessing.kind == "volume":
         return VolumeProbabilities(model) if folder is None else LabelMaps(model, folder)
+    if model.preprocessing.kind == "video":
+        return ClipProbabilities(model)
     if folder is None:
         return Probabilities(model)
     from medvlp.infer.masks import Masks
