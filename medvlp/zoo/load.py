@@ -149,7 +149,9 @@ def _random(rest: str, stored: AnyStored | None, device: str, seed: int) -> Enco
         clips = ClipTowerConfig.model_validate({"kind": "video", **frames})
         how = ClipPreprocessing(stored=stored, input=clips.input)
         return _untrained(f"random:{rest}", clips, how, {"tower": clips.resolved()}, device, seed)
-    config = ImageTowerConfig(name=name, input=ModelInputConfig(size=_side(side, rest, 224, 16), **RANDOM_NORM))
+    channels = 3 if isinstance(stored, StoredImageConfig) and stored.colour == "keep" else 1
+    taken = {"size": _side(side, rest, 224, 16), "channels": channels, **RANDOM_NORM}
+    config = ImageTowerConfig(name=name, input=ModelInputConfig.model_validate(taken))
     how = Preprocessing(
         stored=stored if isinstance(stored, StoredImageConfig) else StoredImageConfig(), input=config.input
     )
