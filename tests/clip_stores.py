@@ -1,8 +1,9 @@
-"""Small prepared stores of synthetic clips: loops of the heart as videos, operations as single frames."""
+"""Small prepared stores of synthetic clips, loops of the heart as videos, operations as single frames; and models."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from medvlp.config.prepare import PrepareConfig
 from medvlp.sources.phantom.layouts.write import write_layout
@@ -34,3 +35,43 @@ def make_operations(folder: Path, studies: int = 8, size: int = 32) -> Path:
         )
     )
     return folder / "operations"
+
+
+MVIT: dict[str, Any] = {"family": "mvit", "args": {"stages": [[8, 1, 1], [16, 2, 1]]}}
+RESNET: dict[str, Any] = {"family": "frames", "name": "resnet10t"}
+
+
+def make_model(
+    folder: Path,
+    stored: dict[str, Any],
+    taken: dict[str, Any],
+    method: str = "echoprime",
+    tower: dict[str, Any] = MVIT,
+    options: dict[str, Any] | None = None,
+) -> str:
+    """Save an untrained model of clips under `folder`, which is returned."""
+    import torch
+
+    from medvlp.config.methods import MethodConfig
+    from medvlp.config.preprocessing import ClipPreprocessing
+    from medvlp.methods import METHODS
+    from medvlp.methods._artifact import save_model
+    from medvlp.methods.context import MethodContext
+    from medvlp.text.tokenizer import Tokenizer
+
+    said = [f"the left ventricular ejection fraction is {n} percent, the volume is {2 * n}" for n in range(100)]
+    tokenizer = Tokenizer.train(said, 256)
+    config = MethodConfig.model_validate(
+        {
+            "name": method,
+            "image": {"kind": "video", **tower, "input": taken},
+            "text": {"hidden": 16, "layers": 4, "heads": 2, "max_tokens": 48, "vocab_size": 256, "pool": "mean"},
+            "projection": {"dim": 8},
+            "options": options or {},
+        }
+    )
+    torch.manual_seed(0)
+    made = METHODS.get(method)(config, MethodContext.of(tokenizer, []))
+    preprocessing = ClipPreprocessing.model_validate({"stored": stored, "input": config.image.input})
+    save_model(folder / "model", made, preprocessing=preprocessing, tokenizer=tokenizer, record={})
+    return str(folder)

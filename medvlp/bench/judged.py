@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_RANDOM = {"image": "random:resnet18", "volume": "random:vit_tiny_patch16_224@96/16"}
+DEFAULT_RANDOM = {
+    "image": "random:resnet18",
+    "volume": "random:vit_tiny_patch16_224@96/16",
+    "video": "random:resnet18@112",
+}
 """What the stores of a suite hold -> its random encoder, where none is given."""
 
 

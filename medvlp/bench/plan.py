@@ -104,9 +104,10 @@ def seeds(entry: SuiteEntry, protocol: str, judged: Judged) -> Sequence[int]:
 
 def lacking(task: Task, protocol: str, judged: Judged) -> str:
     """Return what an encoder lacks for a protocol of a task; nothing where it can be run."""
-    if protocol != ZERO_SHOT or judged.kind == "baseline" or task.needed in judged.offers:
+    needed = task.needed_by(protocol)
+    if not needed or judged.kind == "baseline" or needed in judged.offers:
         return ""
-    return f"the encoder has no {task.needed}" if judged.has_text else "the encoder has no text side"
+    return f"the encoder has no {needed}" if judged.has_text else "the encoder has no text side"
 
 
 def hindrance(entry: SuiteEntry, task: Task, protocol: str, judged: Judged) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from medvlp.bench.report_charts import label_pairs, read_predictions
 from medvlp.bench.report_data import Results
-from medvlp.bench.report_scores import METRICS, Group, is_baseline
-from medvlp.bench.report_volume_notes import volume_text
+from medvlp.bench.report_scores import LOWER_IS_BETTER, METRICS, Group, is_baseline
+from medvlp.bench.report_volume_notes import reading_text, volume_text
 from medvlp.html.numbers import count, decimal, interval, percent
 from medvlp.metrics.classification import ECE_BINS
 
@@ -135,22 +135,23 @@ def _shortcuts(results: Results) -> Iterator[tuple[str, str]]:
         tested = [(g, s) for g, s in scored if not is_baseline(g.setting.encoder)]
         if not tested:
             continue
-        best, top = max(tested, key=lambda pair: pair[1].value or 0)
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        best, top = max(tested, key=lambda pair: sign * (pair[1].value or 0))
         seen = set()
-        for group, score in sorted(scored, key=lambda pair: -(pair[1].value or 0)):
+        for group, score in sorted(scored, key=lambda pair: -sign * (pair[1].value or 0)):
             kind = group.setting.encoder.split(":")[0]
             if kind not in SHORTCUTS or kind in seen or score.value is None or top.value is None:
                 continue
             seen.add(kind)
             value = f"{METRICS.get(metric, metric)} {decimal(score.value)} ({interval(score.low, score.high)})"
             other = f"{best.setting.encoder} reaches {decimal(top.value)} ({interval(top.low, top.high)})"
-            if score.value >= top.value:
+            if sign * score.value >= sign * top.value:
                 yield (
                     "A shortcut does as well as the encoders.",
                     f"{task}: {SHORTCUTS[kind]} gives {value}; the best encoder, {other}. "
                     f"The {'place' if kind == 'location_prior' else 'label'} can be told without reading the anatomy.",
                 )
-            elif score.high is not None and top.low is not None and score.high >= top.low:
+            elif score.overlaps(top):
                 yield (
                     "A shortcut comes close.",
                     f"{task}: {SHORTCUTS[kind]} gives {value}; the intervals overlap with the best encoder's: {other}.",
@@ -256,6 +257,8 @@ def _task_text(name: str, task: dict[str, Any]) -> str:
             "of the findings of both images over those of either; an image without a finding overlaps with none. Equal "
             "similarities count by expectation, as in random order; chance is a random order of all."
         )
+    if task.get("type") == "study_reading":
+        return about + reading_text(task.get("study_reading", {}))
     if task.get("type") == "grounding":
         target = task.get("grounding", {}).get("target", "boxes")
         return about + (

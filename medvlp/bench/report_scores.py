@@ -67,8 +67,13 @@ METRICS = {
     "meteor": "METEOR",
     "cider": "CIDEr",
     "cider_d": "CIDEr-D",
+    "mae": "Mean absolute error",
+    "mae_gain": "Gain on the training mean",
+    "bias": "Bias",
+    "video_accuracy": "Accuracy within videos",
+    "video_f1": "F1 within videos",
 }
-LOWER_IS_BETTER = ("ece", "brier", "median_rank", "hd95_mm", "hd95_pixels")
+LOWER_IS_BETTER = ("ece", "brier", "median_rank", "hd95_mm", "hd95_pixels", "mae")
 
 
 @dataclass(frozen=True, order=True)

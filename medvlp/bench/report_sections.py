@@ -6,6 +6,7 @@ Guarantee: a section is empty, never wrong, where the results do not hold what i
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -52,7 +53,8 @@ def panels(found: Results) -> Iterator[tuple[str, str, list[Group]]]:
 def headline(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]]:
     """Yield interval plots of the primary metric with all training labels and of the differences to random weights."""
     for task, protocol, groups in panels(found):
-        if protocol not in ("linear_probe", "frozen", "fine_tune", "zero_shot"):
+        reads = found.tasks.get(task, {}).get("type") == "study_reading"
+        if protocol not in ("linear_probe", "frozen", "fine_tune", "zero_shot") and not reads:
             continue
         label, metric = lead_label(groups), found.primary(task)
         # A baseline of another protocol stands beside for orientation; its difference belongs to its own protocol.
@@ -64,7 +66,8 @@ def headline(found: Results, looks: dict[str, Style]) -> Iterator[dict[str, Any]
             beside = "" if group.setting.protocol == protocol else PROTOCOL_NAMES[group.setting.protocol]
             row = {"group": group, "score": score, "delta": deltas.get(name), "style": strip_style(looks[name])}
             rows.append(row | {"beside": beside})
-        rows.sort(key=lambda row: -1.0 if row["score"] is None else row["score"].value, reverse=True)
+        sign = 1 if metric in LOWER_IS_BETTER else -1
+        rows.sort(key=lambda row: math.inf if row["score"] is None else sign * row["score"].value)
         bounds = [v for row in rows if row["score"] for v in (row["score"].low, row["score"].high, row["score"].value)]
         differences = [v for d in deltas.values() if d for v in (d["low"], d["high"], d["value"])]
         chance = next((row["score"].chance for row in rows if row["score"]), None)

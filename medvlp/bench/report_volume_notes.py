@@ -1,4 +1,4 @@
-"""What the methods section of a report says of tasks on volumes.
+"""What the methods section of a report says of tasks on volumes and on studies of clips.
 
 Guarantee: every sentence follows from the task's configuration, and says where official code does otherwise.
 """
@@ -53,4 +53,20 @@ def _grounding(task: dict[str, Any]) -> str:
         "volumes that have one, on an even grid of cells over the whole volume. Pointing: the structure touches the "
         "cell with most evidence; chance is the share of the cells that it touches. AUROC of cells: the chance that a "
         "cell that it touches has more evidence than one that it does not. What an encoder does not see is left out."
+    )
+
+
+def reading_text(how: dict[str, Any]) -> str:
+    """Return the text of reading by retrieval, given its section of the task."""
+    near = (
+        "whose texts lie nearest to the study in the space that both share"
+        if how.get("by") == "texts"
+        else "whose clips have the nearest features"
+    )
+    return (
+        f"{', '.join(how.get('questions', []))} of each study, read as the mean of the training studies {near}; how "
+        f"many answer together ({', '.join(map(str, how.get('neighbours', [])))}) is chosen on the validation split. "
+        "Baselines without an encoder go by their features. Chance is the error of the mean of the training studies, "
+        "whatever the study shows, and the gain is how much smaller the error is than that one's, study by study. A "
+        "study of which nothing is read counts with that mean."
     )

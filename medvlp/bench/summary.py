@@ -19,6 +19,7 @@ from medvlp.bench.comparisons import Rules, compare
 from medvlp.bench.examples import write_examples, write_places, write_studies
 from medvlp.bench.plan import Judged, left_out
 from medvlp.bench.ranks import rank_table
+from medvlp.bench.report_scores import LOWER_IS_BETTER
 from medvlp.bench.results import failed_cells, finished_cells
 from medvlp.bench.schedule import Planned, Schedule
 from medvlp.bench.volume_examples import write_volumes
@@ -162,8 +163,9 @@ def _table(rows: Sequence[dict[str, Any]], order: Sequence[str], leading: Mappin
         return row["value"] is not None and not math.isnan(row["value"])
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        value = row["value"] if has_value(row) else -1.0
-        return row["task"], row["protocol"], row["fraction"], row["shots"], -value, rank.get(row["encoder"], 0)
+        sign = 1 if row["metric"] in LOWER_IS_BETTER else -1
+        value = sign * row["value"] if has_value(row) else math.inf
+        return row["task"], row["protocol"], row["fraction"], row["shots"], value, rank.get(row["encoder"], 0)
 
     shown = []
     chosen = [row for row in rows if row["metric"] == leading[row["task"]] and row["label"] == "macro"]

@@ -14,7 +14,20 @@ from typing import Annotated
 import typer
 
 import medvlp
-from medvlp.cli import bench, config, data, data_copy, explain, finetune, knowledge, methods, models, phantom, zoo
+from medvlp.cli import (
+    bench,
+    config,
+    data,
+    data_copy,
+    explain,
+    finetune,
+    knowledge,
+    methods,
+    models,
+    phantom,
+    read_study,
+    zoo,
+)
 from medvlp.cli._common import first_process
 from medvlp.cli.doctor import doctor
 from medvlp.errors import UserError
@@ -39,6 +52,7 @@ app.command("finetune", epilog=finetune.FINETUNE_EXAMPLE)(finetune.finetune)
 app.command("predict", epilog=finetune.PREDICT_EXAMPLE)(finetune.predict)
 app.add_typer(bench.app, name="bench")
 app.command("explain", epilog=explain.EXAMPLE)(explain.explain)
+app.command("read-study", epilog=read_study.EXAMPLE)(read_study.read_study)
 app.command("methods", epilog=methods.EXAMPLE)(methods.methods)
 app.add_typer(zoo.app, name="zoo")
 app.add_typer(config.app, name="config")

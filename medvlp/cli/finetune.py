@@ -60,7 +60,10 @@ def predict(
     run: Annotated[Path, typer.Argument(help="run.dir of `medvlp finetune`.")],
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Images (DICOM, PNG, JPEG), or volumes (NIfTI, MHD, NRRD, DICOM series); and folders."),
+        typer.Argument(
+            help="Images (DICOM, PNG, JPEG), volumes (NIfTI, MHD, NRRD, DICOM series) or clips (AVI, MP4, MKV, "
+            "folders of frames); and folders."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet.")],
     masks: Annotated[
@@ -82,10 +85,12 @@ def predict(
         Literal["auto", "hu", "stored"], typer.Option(help="Volumes: what numbers mean where the file does not say it.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="At a time; default 32, of volumes 1.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="At a time; default 32, of volumes 1, of clips 8.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read files.")] = 2,
 ) -> None:
-    """Answer new images as it was validated; what cannot be read, or is of another kind, is set aside (status 3)."""
+    """Answer new files as it was validated; what cannot be read, or is of another kind, is set aside (status 3)."""
     from medvlp.infer.predict import predict as answer
 
     by: Literal["header", "folder"] | None = None if study_by is None else study_by.value

@@ -14,6 +14,7 @@ from medvlp.config.classification import ClassificationConfig, TuningConfig
 from medvlp.config.data import AnyAugmentConfig, AugmentConfig, VolumeAugmentConfig
 from medvlp.config.prompts import RetrievalConfig, ZeroShotConfig
 from medvlp.config.questions import VqaConfig
+from medvlp.config.reading import ReadingConfig
 from medvlp.config.reports import ReportsConfig
 from medvlp.config.segmentation import SegmentationConfig
 from medvlp.config.tree import overlay
@@ -28,6 +29,11 @@ class LabelConfig(Config):
     negative: str | None = Field(
         None, description="Label column that must be 1 for a negative; None: `positive` must be 0."
     )
+    below: float | None = Field(
+        None,
+        exclude_if=lambda bound: bound is None,  # tasks without it stay what they were
+        description="`positive` names a measurement, and below this it is positive, else negative; not given, neither.",
+    )
     prompts: dict[Literal["positive", "negative"], tuple[str, ...]] = Field(default_factory=dict)
     regions: tuple[str, ...] = Field(
         (),
@@ -37,6 +43,12 @@ class LabelConfig(Config):
     finding: str | None = Field(
         None, description="Entry of the finding book, for described and generated prompts; null reads it from `name`."
     )
+
+    @model_validator(mode="after")
+    def _measured_or_labelled(self) -> LabelConfig:
+        if self.below is not None and (self.negative is not None or self.regions):
+            raise ValueError("negative and regions have no effect beside below")
+        return self
 
 
 class PlateauConfig(Config):
@@ -193,11 +205,16 @@ class TaskConfig(Config):
     reports: ReportsConfig = ReportsConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     volume_segmentation: VolumeSegmentationConfig = VolumeSegmentationConfig()
+    study_reading: ReadingConfig = Field(
+        ReadingConfig(),
+        exclude_if=lambda section: section == ReadingConfig(),  # tasks without it stay what they were
+    )
 
     @model_validator(mode="after")
     def _labels_where_they_are_asked(self) -> TaskConfig:
         made = self.type == "vqa" and self.vqa.questions == "labels"
-        if self.type in ("retrieval", "class_retrieval", "report_generation", "vqa") and self.labels and not made:
+        unlabelled = ("retrieval", "class_retrieval", "report_generation", "vqa", "study_reading")
+        if self.type in unlabelled and self.labels and not made:
             raise ValueError(f"labels has no effect on {self.type}: leave it out")
         asking = (
             "classification",
@@ -254,12 +271,24 @@ class TaskConfig(Config):
 
     @model_validator(mode="after")
     def _sections_where_they_are_read(self) -> TaskConfig:
-        of_one_type = ("vqa", "vqa"), ("zero_shot", "classification"), ("volume_segmentation", "volume_segmentation")
+        of_one_type = (
+            ("vqa", "vqa"),
+            ("zero_shot", "classification"),
+            ("volume_segmentation", "volume_segmentation"),
+            ("study_reading", "study_reading"),
+        )
         for section, kind in of_one_type:
             if self.type != kind and getattr(self, section) != type(self).model_fields[section].default:
                 raise ValueError(f"{section} has no effect on {self.type}: leave it out")
         if self.type == "image_retrieval" and self.retrieval != type(self).model_fields["retrieval"].default:
             raise ValueError("retrieval has no effect on image_retrieval, which compares no texts: leave it out")
+        if self.type == "study_reading" and not self.study_reading.questions:
+            raise ValueError("study_reading.questions must name a measurement or a label")
+        if any(label.below is not None for label in self.labels) and self.type not in (
+            "classification",
+            "image_retrieval",
+        ):
+            raise ValueError(f"labels.below has no effect on {self.type}: leave it out")
         if self.retrieval.pool is not None and self.type != "retrieval":
             raise ValueError(f"retrieval.pool has no effect on {self.type}: leave it out")
         of_classes = (self.retrieval.subset, self.retrieval.classes, self.retrieval.legacy_one_way)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medvlp.data.corpus import reports_of
 from medvlp.data.counter import CROP, uniforms
 from medvlp.errors import UserError
 from medvlp.store.manifest import UNITS
@@ -104,8 +105,13 @@ class Clips:
 
 def cut_clip(frames: UInt8[np.ndarray, "n h w *c"], config: ClipInputConfig) -> UInt8[np.ndarray, "f h w *c"]:
     """Return the clip in the middle of a video, as `Clips` cuts it."""
-    start = max(len(frames) - ((config.frames - 1) * config.every + 1), 0) // 2
-    return _filled(frames[start :: config.every][: config.frames], config.frames)
+    return _filled(frames[frames_taken(len(frames), config)], config.frames)
+
+
+def frames_taken(number: int, config: ClipInputConfig) -> Int[np.ndarray, " f"]:
+    """Return which of a video's frames are in the clip in its middle; fewer than `config.frames` of a short video."""
+    start = max(number - ((config.frames - 1) * config.every + 1), 0) // 2
+    return np.arange(start, number, config.every)[: config.frames]
 
 
 def _filled(frames: UInt8[np.ndarray, "n h w *c"], number: int) -> UInt8[np.ndarray, "f h w *c"]:
@@ -121,6 +127,11 @@ def check_clips(store: Store) -> None:
             store.path,
             "Use a store of videos or of endoscopic frames, e.g. echonet_dynamic or cholec80.",
         )
+
+
+def texts_of(store: Store) -> dict[str, str]:
+    """Return study -> report, or the captions of a data set without reports."""
+    return reports_of(store) or captions_of(store)
 
 
 def captions_of(store: Store) -> dict[str, str]:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.config.data import AnyAugmentConfig, AugmentConfig, VolumeAugmentConfig
-from medvlp.config.volumes import VolumeInputConfig
+from medvlp.config.volumes import ClipInputConfig, VolumeInputConfig
+from medvlp.data.clip_loader import ClipLoader
+from medvlp.data.clips import Clips
 from medvlp.data.counter import IMAGE, uniforms
 from medvlp.data.loader import ImageLoader
-from medvlp.data.transforms import resize_pixels, to_tensor
+from medvlp.data.transforms import frames_to_tensor, resize_frames, resize_pixels, to_tensor
 from medvlp.data.volume_augment import NUMBERS, check_turns, planned
 from medvlp.data.volume_input import grid_of, outside_of, stored_input_voxels
 from medvlp.errors import UserError
@@ -33,7 +35,7 @@ def read_inputs(store: Store, rows: Int[np.ndarray, " b"], taken: AnyInput) -> I
     """Return the pixels of rows of the images table as a tower takes them, not yet normalised.
 
     Args:
-        store: Of images, or of volumes.
+        store: Of images, volumes, or of videos and their frames.
         rows: Positions in the images table.
         taken: What the tower takes, of the kind of the store.
 
@@ -42,6 +44,9 @@ def read_inputs(store: Store, rows: Int[np.ndarray, " b"], taken: AnyInput) -> I
     """
     import torch
 
+    if isinstance(taken, ClipInputConfig):
+        clips = Clips(store, taken)
+        return frames_to_tensor(resize_frames(clips.read(rows, clips.starts(rows)), taken.size))
     places = store.images["index"].to_numpy()
     if not isinstance(taken, VolumeInputConfig):
         return to_tensor(resize_pixels(store.read(places[rows]), taken.size))
@@ -52,10 +57,11 @@ def read_inputs(store: Store, rows: Int[np.ndarray, " b"], taken: AnyInput) -> I
 
 
 def check_side(taken: AnyInput, side: int | None) -> None:
-    """Raise `UserError` where the side of a picture is set for an encoder of volumes."""
-    if side is not None and isinstance(taken, VolumeInputConfig):
+    """Raise `UserError` where the side of a picture is set for an encoder of volumes or clips."""
+    if side is not None and isinstance(taken, VolumeInputConfig | ClipInputConfig):
+        kind = "volumes" if isinstance(taken, VolumeInputConfig) else "clips"
         raise UserError(
-            f"The encoder takes volumes, and {side} is the side of a picture.", "fine_tune.input_size", "Leave it out."
+            f"The encoder takes {kind}, and {side} is the side of a picture.", "fine_tune.input_size", "Leave it out."
         )
 
 
@@ -95,7 +101,7 @@ def input_spacing(store: Store, row: int, taken: VolumeInputConfig) -> Float[np.
 
 
 class InputLoader(ImageLoader):
-    """Batches of images, or of volumes where `taken` is their input.
+    """Batches of images, or of volumes or clips where `taken` is their input.
 
     Volumes are changed by `medvlp.data.volume_augment.on_device`; here it is only drawn what is done to them.
 
@@ -125,6 +131,9 @@ class InputLoader(ImageLoader):
         side = 0 if isinstance(taken.size, tuple) else taken.size
         super().__init__(store, rows, input_size=side, augment=of_images, **options)
         self.taken, self.of = taken, store
+        self.clips = None
+        if isinstance(taken, ClipInputConfig):
+            self.clips = ClipLoader(store, rows, config=taken, augment=of_images, **options)
 
     def load(self, epoch: int, step: int, rows: Int[np.ndarray, " b"]) -> Batch:
         """Make one batch; called from worker threads."""
@@ -138,6 +147,8 @@ class InputLoader(ImageLoader):
 
         `keys` decide what is changed.
         """
+        if self.clips is not None:
+            return self.clips.reading(self.clips.frames(epoch, images), epoch, keys, self.input_size)[0], {}
         if not isinstance(self.taken, VolumeInputConfig):
             return self.reading(self.stored(images), epoch, keys, self.input_size)[0], {}
         pixels = read_inputs(self.of, images, self.taken)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from medvlp.config.preprocessing import AnyPreprocessing, Preprocessing, VolumePreprocessing
+from medvlp.config.preprocessing import AnyPreprocessing, ClipPreprocessing, Preprocessing, VolumePreprocessing
 from medvlp.html.numbers import count, decimal, interval
 from medvlp.tasks._answerer import Answerer
 
@@ -125,6 +125,9 @@ def _input(pixels: AnyPreprocessing) -> str:
             return f"volumes in {taken.intensity}, stretched to {voxels} voxels (d × h × w)"
         distances = " × ".join(f"{mm:g}" for mm in taken.spacing_mm)
         return f"volumes in {taken.intensity}, {voxels} voxels of {distances} mm (d × h × w)"
+    if isinstance(pixels, ClipPreprocessing):
+        clip = pixels.input
+        return f"{clip.frames} frames from the middle, {clip.every} apart, {clip.size} pixels for the network"
     assert isinstance(pixels, Preprocessing)
     stored = pixels.stored
     return f"squares of {stored.size} pixels ({stored.aspect}), {pixels.input.size} for the network"

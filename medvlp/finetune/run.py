@@ -135,6 +135,13 @@ class _Run:
         self.notes += [*self.store.warnings, *shared_pixels(self.store, self.images)]
         device = resolve_device(config.device)
         self.encoder = load_encoder(config.encoder, stored=self.store.config, device=device, seed=config.run.seed)
+        self.encoder.check_store(self.store)
+        if self.encoder.kind == "video" and config.task != "classification":
+            raise UserError(
+                f"An encoder of clips is fine-tuned to classification, not to {config.task}.",
+                "task",
+                "Set task=classification, or use an encoder of images on single frames.",
+            )
         self.experts = tuple(build_experts(self.task.config.reports.experts, self.encoder.device))
         self.notes += learnt_by_experts(self.experts, self.store)
         self.record = self._record()

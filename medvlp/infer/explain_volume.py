@@ -96,7 +96,7 @@ def explain_volumes(
         )
     texts = [text.strip() for text in texts]
     encoder.check_heat_maps(texts)
-    names = _names(texts)
+    names = file_names(texts)
     stored = encoder.preprocessing.stored
     if intensity != "auto":
         stored = stored.model_copy(update={"intensity": intensity})
@@ -107,7 +107,7 @@ def explain_volumes(
         chances: Sequence[float | None] = [None] * len(texts)
         if encoder.scores_text:
             chances = encoder.zero_shot([volume], texts)[0].double().cpu().tolist()
-        peaks = [_highest(own) for own in maps]
+        peaks = [highest(own) for own in maps]
         rows = [_planes(encoder, volume, *row) for row in zip(maps, texts, chances, peaks, strict=True)]
         drawn = picture(rows, f"evidence by {encoder.heat_map_kind}", scale, pixels, _notes(volume))
         file = out / f"volume_{number}.png"
@@ -123,7 +123,7 @@ def explain_volumes(
     return found
 
 
-def _names(texts: Sequence[str]) -> list[str]:
+def file_names(texts: Sequence[str]) -> list[str]:
     """Return a file name for each text; a number tells apart those that would be alike."""
     plain = [re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:LONGEST_NAME] or "text" for text in texts]
     return [f"{name}_{number}" if plain.count(name) > 1 else name for number, name in enumerate(plain, 1)]
@@ -169,7 +169,8 @@ def _grey(encoder: VolumeEncoder, volume: Volume, plane: Shaped[np.ndarray, "h w
     return np.clip((plane.astype(np.float32) - low) / max(float(width), 1e-6), 0, 1)
 
 
-def _highest(own: Float32[np.ndarray, "d h w"]) -> tuple[int, int, int] | None:
+def highest(own: Float32[np.ndarray, "d h w"]) -> tuple[int, int, int] | None:
+    """Return the place of the highest value, of equal ones that nearest to the middle; None where none is higher."""
     if np.isnan(own).all() or not np.nanmax(own) > np.nanmin(own):
         return None
     places = np.argwhere(own == np.nanmax(own))

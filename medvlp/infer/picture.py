@@ -47,6 +47,7 @@ def picture(
     scale: Literal["shared", "each"] = "shared",
     pixels: int = 768,
     notes: Sequence[str] = (),
+    headings: Sequence[str] = (),
 ) -> Image.Image:
     """Return panels side by side, a colour bar under them (or under each) and what it measures.
 
@@ -56,11 +57,16 @@ def picture(
         scale: One colour scale for all panels, or one for each.
         pixels: Longest side of a panel; 0 leaves each image at its own size.
         notes: What else is to be said under them.
+        headings: A line over each row, where titles would be too long for a panel.
     """
     heats = [panel.heat for row in rows for panel in row if panel.heat is not None]
     shared = scale_of(heats)
     drawn = [[_panel(panel, shared if scale == "shared" else None, what, pixels) for panel in row] for row in rows]
     blocks = [_beside(row) for row in drawn]
+    if headings:
+        blocks = [
+            _below([_text(line, block.width), block], gap=0) for line, block in zip(headings, blocks, strict=True)
+        ]
     if scale == "shared":
         blocks.append(_bar(*shared, what, min(max(block.width for block in blocks), 420)))
     said = ["more colour: more evidence", *notes]

@@ -21,6 +21,7 @@ import numpy as np
 import medvlp
 from medvlp.data.transforms import resize_pixels, to_tensor
 from medvlp.errors import UserError
+from medvlp.infer.clips import ClipProbabilities, list_clips, see_clip
 from medvlp.infer.images import Bad, list_files, read_ahead, whole_table, write_quarantine
 from medvlp.infer.predict_volumes import LabelMaps, VolumeProbabilities
 from medvlp.infer.seen import Seen, see, see_volume
@@ -72,7 +73,7 @@ def predict(
     batch_size: int | None = None,
     num_workers: int = 2,
 ) -> PredictSummary:
-    """Answer files of images or volumes, one row each; write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
+    """Answer images, volumes or clips, one row each; write `out`, `<out>.json` and perhaps `<out>.quarantine.jsonl`.
 
     Columns are `path`, for each label `probability:<label>` and `positive:<label>` (1, 0, or nothing without a
     threshold), `duplicate_of` (an earlier file with the same bytes) and `notes` (what could not be checked). A
@@ -92,7 +93,7 @@ def predict(
         questions: Question answering: CSV of what is asked of every image.
         intensity: Volumes: what numbers mean where the files do not say it.
         device: Torch device, or `auto`.
-        batch_size: Images, studies or volumes at a time; None is 32, of volumes 1.
+        batch_size: Images, studies, volumes or clips at a time; None is 32, of volumes 1, of clips 8.
         num_workers: Threads that read files.
 
     Raises:
@@ -109,29 +110,34 @@ def predict(
     asked = _questions(model, questions)
     if study_by is not None and not texts:
         raise UserError("Images are answered one by one.", "--study-by", "Leave it out: it is for written reports.")
-    volumes = model.preprocessing.kind == "volume"
+    kind = model.preprocessing.kind
+    volumes, clips = kind == "volume", kind == "video"
     if intensity != "auto" and not volumes:
-        raise UserError("intensity has no effect on images.", "--intensity", "Leave it out.")
-    batch_size = batch_size or (1 if volumes else 32)
+        raise UserError(f"intensity has no effect on {UNITS[kind]}.", "--intensity", "Leave it out.")
+    batch_size = batch_size or (1 if volumes else 8 if clips else 32)
     files: Sequence[Path | VolumeFiles]
-    files, bad = list_volumes(paths) if volumes else list_files(paths)
+    files, bad = list_volumes(paths) if volumes else list_clips(paths) if clips else list_files(paths)
     if not files and not bad:
-        raise UserError("There is no image to answer.", "paths", "Give DICOM, PNG or JPEG files, or folders of them.")
+        raise UserError(
+            "There is nothing to answer.", "paths", "Give files of what the model takes, or folders of them."
+        )
     with whole_table(out) as part:
         with nullcontext() if masks is None else atomic_folder(masks) as scratch:
-            read = partial(see_volume, model=model, intensity=intensity) if volumes else partial(see, model=model)
+            read: partial[Any] = partial(see_clip if clips else see, model=model)
+            if volumes:
+                read = partial(see_volume, model=model, intensity=intensity)
             if texts:
                 rows = _reports(model, read, files, bad, study_by or "header", batch_size, num_workers)
             else:
                 answers = asked or _answers(model, scratch)
-                rows = _rows(read, answers, files, bad, batch_size, num_workers, UNITS[model.preprocessing.kind])
+                rows = _rows(read, answers, files, bad, batch_size, num_workers, UNITS[kind])
             quarantine = write_quarantine(out, bad)
             if not rows:
                 raise UserError(f"None of the {len(bad)} files got an answer.", quarantine, "Read the reasons there.")
         _write_table(rows, part, out.suffix.lower())
         about = json.dumps(_about(model, len(rows), len(bad)), indent=2, ensure_ascii=False) + "\n"
         out.with_name(f"{out.name}.json").write_text(about, encoding="utf-8")
-    units = UNITS[model.preprocessing.kind]
+    units = UNITS[kind]
     what = "studies" if texts else units if asked is None else f"questions about {units}"
     return PredictSummary(out, len(rows), len(bad), quarantine, masks, time.perf_counter() - started, what)
 
@@ -169,6 +175,8 @@ def _answers(model: TunedModel, folder: Path | None) -> Answers:
     """Return what gives probabilities, or masks in a folder."""
     if model.preprocessing.kind == "volume":
         return VolumeProbabilities(model) if folder is None else LabelMaps(model, folder)
+    if model.preprocessing.kind == "video":
+        return ClipProbabilities(model)
     if folder is None:
         return Probabilities(model)
     from medvlp.infer.masks import Masks

@@ -7,20 +7,18 @@ contributes is left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from medvlp.data.clips import captions_of
-from medvlp.data.corpus import reports_of
+from medvlp.data.clips import texts_of
 from medvlp.data.texts import report_text
 from medvlp.errors import UserError
-from medvlp.objectives.study_reading import nearest_labels, nearest_texts, section_vectors
-from medvlp.objectives.terms import unit
+from medvlp.objectives.study_reading import nearest_labels, nearest_texts
+from medvlp.tasks._studies import answers_of, embedded_texts, study_vector, view_weights
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -58,24 +56,13 @@ class KnownStudies:
         Raises:
             UserError: No study of the split has a text, or the encoder shares no space with texts.
         """
-        told = reports_of(store) or captions_of(store)
+        told = texts_of(store)
         own = store.studies[store.studies["split"] == split]
-        own = own[own["study_id"].isin(told)]
-        texts = [report_text(told[study], sections) for study in own["study_id"]]
+        texts = [report_text(told.get(study), sections) for study in own["study_id"]]
         if not any(texts):
             raise UserError(f"No study of the split '{split}' has a text.", store.path, "Use another split or store.")
         own, texts = own[[bool(text) for text in texts]], [text for text in texts if text]
-        answers = {name: own[f"label:{name}"].to_numpy(dtype=np.float64) for name in store.label_names}
-        measured = [_measured(row) for row in own["values"]]
-        answers |= {
-            name: np.array([values.get(name, np.nan) for values in measured]) for name in store.card.measurements
-        }
-        return cls(encoder.embed_text(texts), answers, {REPORT: texts})
-
-
-def _measured(row: Any) -> dict[str, float]:
-    values = json.loads(row) if isinstance(row, str) else {}
-    return {name: np.nan if value is None else float(value) for name, value in values.items()}
+        return cls(embedded_texts(encoder, texts), answers_of(store, own), {REPORT: texts})
 
 
 @dataclass(frozen=True)
@@ -170,19 +157,11 @@ class StudyReader:
     def _section_vectors(
         self, clips: Float[torch.Tensor, "n d"], views: Sequence[str | None]
     ) -> Float[torch.Tensor, "s d"]:
-        if self.weights is not None:
-            unknown = sorted({str(view) for view in views if view not in self.weights.views})
-            if unknown:
-                raise UserError(
-                    f"There are no weights for the view {', '.join(unknown)}.", "views", "Name the view of every clip."
-                )
-            places = torch.tensor([self.weights.views.index(str(view)) for view in views], device=clips.device)
-            return section_vectors(clips, places, torch.from_numpy(self.weights.table).to(clips.device))
-        side = self.encoder._text
-        learnt = None if side is None else getattr(side.method, "attention", None)
-        if side is None or learnt is None:
-            return unit(clips.mean(0, keepdim=True)).expand(len(self.sections), -1)
-        method: Any = side.method
-        with torch.inference_mode():
-            vectors: torch.Tensor = method.study_vectors(clips[None])
-            return vectors.expand(len(self.sections), -1)
+        if self.weights is None:
+            return study_vector(self.encoder, clips).expand(len(self.sections), -1)
+        return torch.cat(
+            [
+                study_vector(self.encoder, clips, view_weights(views, dict(zip(self.weights.views, row, strict=True))))
+                for row in self.weights.table.tolist()
+            ]
+        )

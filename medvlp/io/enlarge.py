@@ -49,15 +49,17 @@ def to_image(
     return found
 
 
+def to_places(maps: Float[np.ndarray, "*n"], places: Float[np.ndarray, " p"], axis: int) -> Float[np.ndarray, "*n"]:
+    """Return maps read along one axis at places given as shares of it; between equal cells exactly their value."""
+    at = np.clip(places * maps.shape[axis] - 0.5, 0, maps.shape[axis] - 1)
+    first = np.floor(at).astype(np.intp)
+    share = (at - first).astype(maps.dtype).reshape(-1, *[1] * (-1 - axis))
+    before = maps.take(first, axis)
+    behind = maps.take(np.minimum(first + 1, maps.shape[axis] - 1), axis)
+    return before + share * (behind - before)
+
+
 def _interpolate(
     maps: Float[np.ndarray, "*n g w"], rows: Float[np.ndarray, " h"], columns: Float[np.ndarray, " v"]
 ) -> Float[np.ndarray, "*n h v"]:
-    """Read maps at places given as shares of their height and width; between equal cells exactly their value."""
-    for axis, places in ((-2, rows), (-1, columns)):
-        at = np.clip(places * maps.shape[axis] - 0.5, 0, maps.shape[axis] - 1)
-        first = np.floor(at).astype(np.intp)
-        share = (at - first).astype(maps.dtype)
-        before = maps.take(first, axis)
-        behind = maps.take(np.minimum(first + 1, maps.shape[axis] - 1), axis)
-        maps = before + (share[:, None] if axis == -2 else share) * (behind - before)
-    return maps
+    return to_places(to_places(maps, rows, -2), columns, -1)

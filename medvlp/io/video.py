@@ -42,13 +42,14 @@ _FIX = "Restore the file from its source, or leave it out."
 
 @dataclass(frozen=True)
 class Frames:
-    """Decoded frames (red, green, blue) and what the container says."""
+    """Decoded frames (red, green, blue), what the container says, and the frames that were passed to get them."""
 
     pixels: UInt8[np.ndarray, "f h w *c"]
     fps: float | None
     declared: int | None
     height: int
     width: int
+    passed: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class WholeVideo:
         allowed = 0 if _is_avi(self.path) else MISSING_FRAMES * (declared or 0)
         if whole and declared is not None and index < declared - allowed:
             raise ValueError(f"truncated: {index} frames where {declared} are declared")
-        return Frames(np.stack(kept), _fps(capture), declared, height, width)
+        return Frames(np.stack(kept), _fps(capture), declared, height, width, index)
 
     def _stored(self, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s *c"]:
         from medvlp.io.stored import stored_frame
@@ -147,7 +148,8 @@ class _Playing:
         if not good:
             raise ValueError("the frame cannot be decoded")
         pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)[None]
-        return Frames(pixels, _fps(self._capture), _declared(self._capture), *frame.shape[:2])
+        height, width = frame.shape[:2]
+        return Frames(pixels, _fps(self._capture), _declared(self._capture), height, width, self.index)
 
 
 _playing: _Playing | None = None

@@ -36,7 +36,6 @@ class EchoPrime(Method):
     is published: scale, batch and attention are stand-ins.
     """
 
-    heat_map_kind = None
     nests = True
 
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:

@@ -40,8 +40,6 @@ class SurgCLIP(Method):
     denominator, as that code does, and `options.legacy_pad_mean` averages texts over pads.
     """
 
-    heat_map_kind = None
-
     def __init__(self, config: MethodConfig, context: MethodContext) -> None:
         super().__init__(config, context)
         self.config.image_of(ClipTowerConfig, f"The method '{config.name}'")

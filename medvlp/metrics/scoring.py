@@ -101,7 +101,6 @@ SCORINGS: Registry[Scoring[Any]] = Registry(
         "exchange",
         "intervals",
         "overlap",
-        "phases",
         "ranking",
         "report",
         "scoring",

@@ -44,6 +44,7 @@ def grad_cam(
     """
     place = _place(backbone, tap)
     held: list[torch.Tensor] = []
+    grids: list[tuple[int, ...]] = []
 
     def hold(activations: torch.Tensor) -> torch.Tensor:
         # What comes before needs no graph, what comes behind does.
@@ -51,7 +52,9 @@ def grad_cam(
         held.append(activations.detach().requires_grad_())
         return held[-1]
 
-    def before(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def before(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if place.own_grid:
+            grids.append(tuple(inputs[1]))
         return (hold(inputs[0]), *inputs[1:])
 
     def behind(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
@@ -67,10 +70,9 @@ def grad_cam(
         # What was made in inference mode can be part of a graph only as a copy.
         similarity = project(features).float() @ texts.float().clone().T
         (activations,) = held
+        shape = (len(features.pooled), *(grids[0] if grids else features.grid))
         maps = [
-            _weighted(
-                activations, torch.autograd.grad(column.sum(), activations, retain_graph=True)[0], features, place
-            )
+            _weighted(activations, torch.autograd.grad(column.sum(), activations, retain_graph=True)[0], shape, place)
             for column in similarity.unbind(1)
         ]
     return torch.stack(maps, dim=1)
@@ -85,12 +87,14 @@ class _Place:
         at_input: Its input holds the activations, else its output.
         prefix: Tokens before the patches, where activations are tokens.
         channels_last: A map has its channels in the last axis.
+        own_grid: Its second input says the grid of the activations, which is not that of the tokens.
     """
 
     module: nn.Module
     at_input: bool = False
     prefix: int = 0
     channels_last: bool = False
+    own_grid: bool = False
 
 
 def _place(backbone: Any, tap: str | None) -> _Place:
@@ -98,6 +102,8 @@ def _place(backbone: Any, tap: str | None) -> _Place:
         return _place(backbone.backbone, tap)
     if hasattr(backbone, "blocks") and hasattr(backbone, "patch_embed"):
         return _Place(backbone.blocks[-1], at_input=True, prefix=getattr(backbone, "num_prefix_tokens", 0))
+    if hasattr(backbone, "conv_proj"):  # MViT, whose last block may halve its input
+        return _Place(backbone.blocks[-1], at_input=True, prefix=1, own_grid=True)
     if hasattr(backbone, "layers4"):  # MONAI's Swin
         return _Place(backbone.layers4[0])
     if hasattr(backbone, "quantiser"):  # CTViT, whose output are its tokens
@@ -112,7 +118,7 @@ def _place(backbone: Any, tap: str | None) -> _Place:
 
 
 def _weighted(
-    activations: torch.Tensor, gradient: torch.Tensor, features: Features, place: _Place
+    activations: torch.Tensor, gradient: torch.Tensor, shape: tuple[int, ...], place: _Place
 ) -> Float[torch.Tensor, "b *g"]:
     """Return the map of one text; of slices each has its own mean gradient."""
 
@@ -122,4 +128,4 @@ def _weighted(
         return values.flatten(1, -2) if place.channels_last else values.flatten(2).transpose(1, 2)
 
     map_ = (as_tokens(activations) * as_tokens(gradient).mean(1, keepdim=True)).sum(2)
-    return map_.detach().float().relu().reshape(len(features.pooled), *features.grid)
+    return map_.detach().float().relu().reshape(shape)

@@ -15,6 +15,9 @@ from medvlp.objectives.terms import unit
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+TIE_DECIMALS = 6
+"""Of a cosine: smaller differences come from single precision."""
+
 
 def section_vectors(
     clips: Float[torch.Tensor, "n d"], views: Int[torch.Tensor, " n"], weights: Float[torch.Tensor, "s v"]
@@ -46,11 +49,18 @@ def nearest_labels(
         neighbours: How many candidates are looked at.
 
     Returns:
-        NaN where no neighbour has a label, or the section has no vector.
+        NaN where no neighbour has a label, or the section has no vector. Candidates that are equally near to
+        `TIE_DECIMALS` decimals, as those of one wording are, share the last places among them.
     """
-    nearest = (sections @ candidates.T).topk(min(neighbours, len(candidates)), dim=1).indices
-    means = labels.gather(1, nearest).nanmean(1)
-    return torch.where(sections.any(1), means, torch.nan)
+    likeness = (sections @ candidates.T).double().round(decimals=TIE_DECIMALS)
+    number = min(neighbours, len(candidates))
+    last = likeness.topk(number, dim=1).values[:, -1:]
+    nearer, level = likeness > last, likeness == last
+    weight = nearer.double() + level * ((number - nearer.sum(1, keepdim=True)) / level.sum(1, keepdim=True))
+    weight = weight.masked_fill(labels.isnan(), 0.0)
+    total = weight.sum(1)
+    means = (weight * labels.double().nan_to_num()).sum(1) / total
+    return torch.where(sections.any(1) & (total > 0), means, torch.nan).to(labels.dtype)
 
 
 def nearest_texts(

@@ -21,8 +21,11 @@ WINDOW = "whole"
 
 
 def stored_images(store: Store, rows: Int[np.ndarray, " m"]) -> list[Shaped[np.ndarray, "h w *c"]]:
-    """Return stored squares by their rows of the images table; of volumes the middle axial slices."""
+    """Return stored squares by their rows of the images table; of volumes and videos the middle slices and frames."""
     places = store.images["index"].to_numpy()[rows]
+    if store.kind == "video":
+        middles = store.images["frames"].to_numpy(dtype=np.int64)[rows] // 2
+        return [store.read_frames(int(i), int(at), int(at) + 1)[0] for i, at in zip(places, middles, strict=True)]
     if store.kind == "volume":
         return [axial(store, int(index), store.shape(int(index))[0] // 2) for index in places]
     return list(store.read(places))

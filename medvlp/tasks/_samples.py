@@ -44,6 +44,9 @@ def label_matrix(frame: pd.DataFrame, config: TaskConfig) -> Float[np.ndarray, "
     """
     columns = []
     for label in config.labels:
+        if label.below is not None:
+            columns.append(_below(frame, label.positive, label.below, config))
+            continue
         positive = collapse(_column(frame, label.positive, config), config)
         if label.negative is None:
             columns.append(positive)
@@ -54,6 +57,20 @@ def label_matrix(frame: pd.DataFrame, config: TaskConfig) -> Float[np.ndarray, "
         column[(negative == 1) & (positive != 1)] = 0.0
         columns.append(column)
     return np.stack(columns, axis=1)
+
+
+def _below(frame: pd.DataFrame, name: str, bound: float, config: TaskConfig) -> Float[np.ndarray, " n"]:
+    """Return 1 where a measurement is below a bound, 0 where it is not, NaN where it is not given."""
+    found = [json.loads(row) if isinstance(row, str) else {} for row in frame["values"]]
+    known = sorted({key for values in found for key in values})
+    if name not in known:
+        raise UserError(
+            f"The store has no measurement '{name}'.{nearest(name, known)}",
+            f"task {config.name}, data set {config.dataset}",
+            f"Use one of: {', '.join(known) or '(it has none)'}.",
+        )
+    given = np.array([np.nan if values.get(name) is None else values[name] for values in found], dtype=np.float64)
+    return np.where(np.isnan(given), np.nan, given < bound)
 
 
 def _column(frame: pd.DataFrame, name: str, config: TaskConfig) -> np.ndarray:

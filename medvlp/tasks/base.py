@@ -191,6 +191,10 @@ class Task(ABC):
         """What the zero-shot protocol of this very task needs: `needs`, unless a setting asks for more."""
         return self.needs
 
+    def needed_by(self, protocol: str) -> str:
+        """Return what a protocol needs of an encoder beside its features; nothing where these are enough."""
+        return self.needed if protocol == ZERO_SHOT else ""
+
     @abstractmethod
     def samples(self, store: Store) -> dict[str, Samples]:
         """Return the samples of train, val and test.

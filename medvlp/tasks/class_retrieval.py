@@ -71,7 +71,7 @@ class ClassRetrieval(Retrieval):
         if subset is not None:
             frame = self._listed(frame, subset).assign(split="test")
         classes = self._classes(frame)
-        texts = self._texts(frame["report"])
+        texts = self._texts(frame["report"].tolist())
         known = [bool(text and own) for text, own in zip(texts, classes, strict=True)]
         found = by_split(store, frame, self.config, ["report"], np.where(known, 1.0, np.nan)[:, None])
         of_image = dict(zip(frame["image_id"].astype(str), classes, strict=True))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from medvlp.data.clips import texts_of
 from medvlp.data.texts import report_text
 from medvlp.errors import UserError
 from medvlp.tasks._samples import by_split
@@ -84,7 +85,7 @@ class Vectors:
 
 
 class Retrieval(Task):
-    """Images against the findings and impressions of their studies."""
+    """Images against the findings and impressions of their studies, or the captions of a data set without reports."""
 
     code_version: ClassVar[int] = 1
     scoring: ClassVar[str] = "retrieval"
@@ -98,7 +99,8 @@ class Retrieval(Task):
             UserError: The test split has fewer than two different ones.
         """
         frame = store.samples()
-        texts = self._texts(frame["report"])
+        told = texts_of(store)
+        texts = self._texts([told.get(study) for study in frame["study_id"]])
         labels = np.array([[1.0 if text else np.nan] for text in texts]).reshape(len(frame), 1)
         found = by_split(store, frame, self.config, ["report"], labels)
         if self.config.retrieval.pool is not None:
@@ -124,7 +126,7 @@ class Retrieval(Task):
             )
         return test.take(np.flatnonzero(np.isin(studies, order[:size])))
 
-    def _texts(self, reports: Sequence[str | None] | pd.Series) -> list[str]:
+    def _texts(self, reports: Sequence[str | None]) -> list[str]:
         return [report_text(report, self.config.retrieval.sections) for report in reports]
 
     def training_subset(self, train: Samples, *, fraction: float, shots: int, draw: int) -> Samples:
@@ -143,11 +145,11 @@ class Retrieval(Task):
         """
         encoder, store = encoder_of(subject, protocol), subject.store
         studies = store.images["study_id"].astype(str).to_numpy()
-        reports = store.studies.set_index(store.studies["study_id"].astype(str))["report"]
+        told = texts_of(store)
 
         def predict(samples: Samples) -> Vectors:
             of = studies[samples.rows].tolist()
-            texts = self._texts([reports[study] for study in of])
+            texts = self._texts([told.get(study) for study in of])
             digests = [_digest(text) for text in texts]
             first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
             if not first:

@@ -15,9 +15,11 @@ from medvlp.config.methods import MethodConfig
 from medvlp.config.preprocessing import (
     AnyPreprocessing,
     AnyStored,
+    ClipPreprocessing,
     ModelInputConfig,
     Preprocessing,
     StoredImageConfig,
+    StoredVideoConfig,
     StoredVolumeConfig,
     VolumePreprocessing,
     read_preprocessing,
@@ -33,7 +35,7 @@ from medvlp.zoo.text_side import TextSide
 
 FORMS = (
     "RUN (a run folder or its model/), zoo:NAME:FILE or NAME:FILE, timm:FOLDER, hf:FOLDER, random:NAME or "
-    "random:NAME@SIZE, of volumes random:NAME@SIZE/PATCH or random:swin3d@SIZE, random:RUN"
+    "random:NAME@SIZE (of videos on each frame), of volumes random:NAME@SIZE/PATCH or random:swin3d@SIZE, random:RUN"
 )
 SWIN = "swin3d"
 RANDOM_NORM = {"mean": (0.5,), "std": (0.25,)}
@@ -142,7 +144,14 @@ def _random(rest: str, stored: AnyStored | None, device: str, seed: int) -> Enco
             stored=stored if isinstance(stored, StoredVolumeConfig) else StoredVolumeConfig(), input=volumes.input
         )
         return _untrained(f"random:{rest}", volumes, how, {"tower": volumes.resolved()}, device, seed)
-    config = ImageTowerConfig(name=name, input=ModelInputConfig(size=_side(side, rest, 224, 16), **RANDOM_NORM))
+    if isinstance(stored, StoredVideoConfig):
+        frames = {"family": "frames", "name": name, "input": {"size": _side(side, rest, 224, 16), **RANDOM_NORM}}
+        clips = ClipTowerConfig.model_validate({"kind": "video", **frames})
+        how = ClipPreprocessing(stored=stored, input=clips.input)
+        return _untrained(f"random:{rest}", clips, how, {"tower": clips.resolved()}, device, seed)
+    channels = 3 if isinstance(stored, StoredImageConfig) and stored.colour == "keep" else 1
+    taken = {"size": _side(side, rest, 224, 16), "channels": channels, **RANDOM_NORM}
+    config = ImageTowerConfig(name=name, input=ModelInputConfig.model_validate(taken))
     how = Preprocessing(
         stored=stored if isinstance(stored, StoredImageConfig) else StoredImageConfig(), input=config.input
     )

@@ -24,7 +24,7 @@ from medvlp.models.weights import check_keys, read_state
 from medvlp.zoo.encoder import Encoder
 from medvlp.zoo.hub import HubTower
 from medvlp.zoo.load import encoder_class, strictly
-from medvlp.zoo.release import AnyImageConfig, ImageConfig, VolumeImageConfig
+from medvlp.zoo.release import AnyImageConfig, ClipImageConfig, ImageConfig, VolumeImageConfig
 from medvlp.zoo.released_towers import build_tower
 
 CONFIG, ENCODER, PREPROCESSING = "config.json", "encoder.safetensors", "preprocessing.json"
@@ -44,7 +44,7 @@ def describe_tower(tower: nn.Module) -> dict[str, Any]:
         config = tower.config.model_copy(update={"weights": None, "freeze": False})
         return {"kind": config.kind, "config": config.resolved()}
     config = getattr(tower, "config", None)
-    if isinstance(config, ImageConfig | VolumeImageConfig):
+    if isinstance(config, ImageConfig | VolumeImageConfig | ClipImageConfig):
         return {"kind": "released", "config": config.resolved(), "view": str(tower.view)}
     if isinstance(tower, HubTower):
         fields = tower.model.config.to_dict()

@@ -147,7 +147,7 @@ class ReleasedModel(nn.Module):
             turned = to_axes(pixels, tower.config.axes)
             maps = grad_cam(tower.backbone, lambda: tower.own_features(turned), self.project_image, directions)
             return from_axes(maps, tower.config.axes)
-        tap = tower.config.views[tower.view].tap
+        tap = getattr(tower.config.views[tower.view], "tap", None)  # views of clips have none
         return grad_cam(tower.backbone, lambda: self.encode_image(pixels), self.project_image, directions, tap)
 
     @property

@@ -107,7 +107,7 @@ def test_benchx_fixed_searches_alike_and_has_few_labels_everywhere() -> None:
 
 
 def test_the_suites_on_the_phantom_have_every_kind_of_task() -> None:
-    suites = [load_suite(f"benchmarks/suites/{name}.yaml") for name in ("phantom", "phantom_ct")]
+    suites = [load_suite(f"benchmarks/suites/{name}.yaml") for name in ("phantom", "phantom_ct", "echo")]
     types = {config.type for suite in suites for config in resolve_tasks(suite).values()}
     # Retrieval by class is one on a list of MIMIC-CXR-JPG, and volumes are searched by volumes in CT-RATE.
     assert types == {*TASKS.names()} - {"class_retrieval", "image_retrieval"}

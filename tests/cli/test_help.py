@@ -29,6 +29,7 @@ VERBS = [
     ["bench", "add-results"],
     ["embed"],
     ["explain"],
+    ["read-study"],
     ["methods"],
     ["zoo", "list"],
     ["zoo", "check"],

@@ -245,7 +245,7 @@ def test_a_call_that_makes_no_sense_is_told(own_run: Path, tmp_path: Path) -> No
         predict(own_run / "run", [file], tmp_path / "out.csv", masks=tmp_path / "masks")
     with pytest.raises(UserError, match="answered one by one"):
         predict(own_run / "run", [file], tmp_path / "out.csv", study_by="folder")
-    with pytest.raises(UserError, match="There is no image to answer"):
+    with pytest.raises(UserError, match="There is nothing to answer"):
         predict(own_run / "run", [], tmp_path / "out.csv")
     with pytest.raises(UserError, match="None of the 1 files"):
         predict(own_run / "run", [tmp_path / "nothing"], tmp_path / "out.csv")
