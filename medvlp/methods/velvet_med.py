@@ -87,6 +87,11 @@ class VelvetMed(Method):
                 where = f"method.objectives.{term}.reduce"
                 raise UserError(f"{where} is '{self.objective(term)['reduce']}'.", where, "Use sum or mean.")
         self._plane = self._rotation_plane()
+        if (self.config.options["pretext_volumes"] or 2) < 2:
+            where = "method.options.pretext_volumes"
+            raise UserError(
+                f"{where} is {self.config.options['pretext_volumes']}.", where, "Give 2 or more: crops are contrasted."
+            )
         self._build_fusion()
         self._build_pretext()
 
@@ -247,7 +252,8 @@ class VelvetMed(Method):
         """Return `contrast`, `rotation` and `inpainting` of two readings of a local crop."""
         if not batch.views:
             raise UserError("VELVET-Med needs a local crop of each volume.", "data", "Use batches made by its demands.")
-        crops, options = self.normalised(batch.views[0].flatten(0, 1)), self.config.options["cutout"]
+        read, options = batch.views[0][: self.config.options["pretext_volumes"]], self.config.options["cutout"]
+        crops = self.normalised(read.flatten(0, 1))
         turns = torch.randint(4, (2 * len(crops),), device=crops.device)
         whole = turned(torch.cat([crops, crops]), turns, self._plane)
         smallest, largest = options["sides"]

@@ -89,6 +89,25 @@ def test_a_term_without_weight_is_not_computed_nor_asked_for() -> None:
     assert set(model.losses(batch_of(model))) == {"report", "sentence"}
 
 
+def test_pretext_tasks_read_as_many_volumes_as_they_are_told() -> None:
+    """Their terms are those of a batch of the first two volumes; the others stay those of all four."""
+    few, whole = velvet({"pretext_volumes": 2}).eval(), velvet().eval()
+    whole.load_state_dict(few.state_dict())
+    batch = batch_of(few)
+    first = batch_of(whole)
+    first.views = [first.views[0][:2]]
+    torch.manual_seed(0)
+    terms = few.losses(batch)
+    torch.manual_seed(0)
+    expected = whole.losses(first)
+    for name, (value, count) in expected.items():
+        torch.testing.assert_close(terms[name][0], value, rtol=1e-6, atol=0)
+        assert terms[name][1] == count
+    assert terms["rotation"][1] == 4
+    with pytest.raises(UserError, match="pretext_volumes is 1"):
+        velvet({"pretext_volumes": 1})
+
+
 def test_without_crops_or_in_an_impossible_plane_it_refuses(model: VelvetMed) -> None:
     batch = batch_of(model)
     batch.views = ()
