@@ -86,17 +86,20 @@ def embed(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Radiographs (DICOM, PNG, JPEG); for an encoder of volumes NIfTI, MHD, NRRD, DICOM series; folders."
+            help="Radiographs (DICOM, PNG, JPEG); for an encoder of volumes NIfTI, MHD, NRRD, DICOM series; of clips "
+            "AVI, MP4, MKV, folders of frames; folders."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="At a time; default 32, of volumes 4.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="At a time; default 32, of volumes 4, of clips 8.")
+    ] = None,
     intensity: Annotated[
         Literal["auto", "hu", "stored"], typer.Option(help="Volumes: what numbers mean where the file does not say it.")
     ] = "auto",
 ) -> None:
-    """Write the features of radiographs or volumes, as in training; a broken file never stops the others."""
+    """Write the features of radiographs, volumes or clips, as in training; a broken file never stops the others."""
     from medvlp.infer.embed import embed as embed_files
 
     summary = embed_files(encoder, paths, out, intensity=intensity, device=device, batch_size=batch_size)

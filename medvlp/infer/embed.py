@@ -1,4 +1,4 @@
-"""Features of many files of images or volumes in one Parquet table.
+"""Features of many files of images, volumes or clips in one Parquet table.
 
 Guarantee: the table appears whole or not at all; it holds the paths as given, features and hashes, and nothing of a
 file's headers. A file that cannot be read stands in `<out>.quarantine.jsonl` with reason and next step; the others
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import medvlp
 from medvlp.errors import UserError
+from medvlp.infer.clips import list_clips
 from medvlp.infer.images import Bad, list_files, read_ahead, whole_table, write_quarantine
 from medvlp.infer.volumes import VolumeFiles, list_volumes
 from medvlp.io.volume import read_volume
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from medvlp.zoo.encoder import Encoder
 
 
-IMAGES, VOLUMES = 32, 4
+IMAGES, VOLUMES, CLIPS = 32, 4, 8
 """At a time."""
 
 
@@ -63,17 +64,18 @@ def embed(
     batch_size: int | None = None,
     num_workers: int = 2,
 ) -> EmbedSummary:
-    """Encode files and write `path` and `embedding` (the pooled features, float32 [d]), one row per image or volume.
+    """Encode files and write `path` and `embedding` (the pooled features, float32 [d]), one row per file.
 
     Args:
         encoder_spec: As `medvlp.load_encoder` takes it.
         paths: Files and folders; folders are searched at any depth. For an encoder of volumes files of volumes and
-            DICOM series, named by their folder (and `#1`, `#2`, ... where it holds several).
+            DICOM series, named by their folder (and `#1`, `#2`, ... where it holds several); for one of clips videos
+            and folders of frames.
         out: Parquet file. Its schema metadata hold `medvlp.encoder`, `medvlp.encoder_hash`, `medvlp.preprocessing` and
             `medvlp.version`.
         intensity: What the numbers of files of volumes mean that do not say it.
         device: Where the encoder computes, as `medvlp.load_encoder` takes it.
-        batch_size: Images or volumes at a time; None is 32 or 4.
+        batch_size: Images, volumes or clips at a time; None is 32, 4 or 8.
         num_workers: Threads that read files.
 
     Raises:
@@ -86,12 +88,13 @@ def embed(
     encoder = load_encoder(encoder_spec, device=device)
     of_volumes = encoder.kind == "volume"
     files: Sequence[Path | VolumeFiles]
-    files, bad = list_volumes(paths) if of_volumes else list_files(paths)
+    of_clips = encoder.kind == "video"
+    files, bad = list_volumes(paths) if of_volumes else list_clips(paths) if of_clips else list_files(paths)
     if not files and not bad:
-        raise UserError("There is no image to embed.", "", "Give DICOM, PNG or JPEG files, or folders of them.")
+        raise UserError("There is nothing to embed.", "", "Give files of what the encoder takes, or folders of them.")
     if intensity != "auto" and not of_volumes:
-        raise UserError("intensity has no effect on images.", encoder_spec, "Leave it out.")
-    batch_size = batch_size or (VOLUMES if of_volumes else IMAGES)
+        raise UserError(f"intensity has no effect on {UNITS[encoder.kind]}.", encoder_spec, "Leave it out.")
+    batch_size = batch_size or (VOLUMES if of_volumes else CLIPS if of_clips else IMAGES)
     read = partial(_voxels, encoder, intensity) if of_volumes else encoder.preprocess
     with whole_table(out) as part:
         embedded = _write(encoder, read, files, part, bad, batch_size, num_workers)

@@ -81,7 +81,7 @@ def test_nothing_readable_keeps_an_older_table(tmp_path: Path, folder: Path) -> 
     with pytest.raises(UserError, match="None of the 1 files"):
         embed(SPEC, [folder / "notes.txt"], out)
     assert out.read_bytes() == before
-    with pytest.raises(UserError, match="no image to embed"):
+    with pytest.raises(UserError, match="nothing to embed"):
         embed(SPEC, [], out)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "features.parquet",

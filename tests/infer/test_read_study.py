@@ -7,6 +7,7 @@ from pathlib import Path
 
 import clip_stores
 import numpy as np
+import pandas as pd
 import pytest
 from command_line import called
 
@@ -111,3 +112,18 @@ def test_mistakes_are_said(made, tmp_path) -> None:
     refused("2 clips have 1 views", views=["A4C"], weights=weights)
     refused("takes no clips", encoder="random:resnet10t@32")
     refused("no text side", encoder=f"random:{run}")
+
+
+def test_clips_are_embedded_as_the_rows_of_their_store(made, tmp_path, monkeypatch, capsys) -> None:
+    path, run = made
+    broken, out = tmp_path / "broken.avi", tmp_path / "features.parquet"
+    broken.write_bytes(b"RIFF")
+    folder = path.parent / "echo_raw" / "Videos"
+    status, said = called(monkeypatch, capsys, "embed", run, folder, broken, "--out", out, "--device", "cpu")
+    assert status == 0, said
+    assert "Features of 24 clips" in said
+    assert "1 files could not be read" in said
+    store, table = Store.open(path), pd.read_parquet(out)
+    rows = [store.images["study_id"].tolist().index(Path(name).stem) for name in table["path"]]
+    expected = load_encoder(run).encode_rows(store, np.array(rows)).pooled
+    np.testing.assert_allclose(np.stack(table["embedding"]), expected, rtol=1e-4, atol=1e-5)
