@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import clip_stores
@@ -20,6 +21,7 @@ from medvlp.metrics.scoring import SCORINGS
 from medvlp.store.array_store import Store
 from medvlp.tasks import TASKS
 from medvlp.tasks._samples import label_matrix
+from medvlp.tasks._studies import answers_of
 from medvlp.tasks.base import SPACE, Subject
 from medvlp.tasks.study_reading import Readings
 from medvlp.zoo import Encoder, load_encoder
@@ -161,3 +163,14 @@ def test_a_measurement_below_a_bound_is_a_label() -> None:
         LabelConfig(name="a", positive="EF", below=50, negative="b")
     with pytest.raises(ValidationError, match=r"labels.below has no effect"):
         TaskConfig.model_validate(given | {"type": "grounding"})
+
+
+def test_an_uncertain_label_and_a_missing_measurement_are_no_answers() -> None:
+    card = SimpleNamespace(measurements={"EF": "%", "frame_ED": "a frame"})
+    store: Any = SimpleNamespace(label_names=("Effusion",), card=card)
+    values = ['{"EF": 40, "frame_ED": 3}', '{"EF": null}', None, "{}"]
+    studies = pd.DataFrame({"label:Effusion": [1.0, 0.0, -1.0, np.nan], "values": values})
+    found = answers_of(store, studies)
+    assert sorted(found) == ["EF", "Effusion"]
+    np.testing.assert_array_equal(found["Effusion"], [1, 0, np.nan, np.nan])
+    np.testing.assert_array_equal(found["EF"], [40, np.nan, np.nan, np.nan])
