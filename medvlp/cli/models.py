@@ -42,23 +42,31 @@ def pretrain(
 def plan_memory(
     file: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of kind pretrain.")],
     overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes (GPUs) that share each batch.")] = 1,
 ) -> None:
-    """Tell how much memory a pre-training takes on its device, before it starts; nothing is trained."""
-    from medvlp.config.load import load_config
+    """Tell how much memory a pre-training takes on its device, before it starts; nothing is trained.
+
+    Without data.store the sizes are those of the configuration, and every text has method.text.max_tokens tokens.
+    """
+    from medvlp.config.load import check_config, load_config
     from medvlp.config.train import PretrainConfig
     from medvlp.train.memory_plan import plan_memory as plan
 
-    config = load_config(file, overrides or [], PretrainConfig)
-    found = plan(config)
-    micro = config.train.batch_size // config.train.accumulate
+    loaded = check_config(file, overrides or [], PretrainConfig)
+    if set(loaded.missing) - {"run.dir", "data.store"}:
+        load_config(file, overrides or [], PretrainConfig)  # says what is missing
+    assert isinstance(loaded.config, PretrainConfig)
+    found = plan(loaded.config, from_store="data.store" not in loaded.missing, processes=processes)
     lines = {
         "weights and buffers": found.parameters,
         "gradients": found.gradients,
         "optimiser and copies of weights": found.optimizer,
-        f"batch of {micro}, as loaded": found.batch,
+        f"batch of {found.samples}, as loaded": found.batch,
         "activations": found.activations,
         "most at a time": found.peak,
     }
+    if processes > 1:
+        say(f"One of {processes} processes:")
     for name, size in lines.items():
         say(f"{name:<32}{size / 2**30:9.3f} GiB")
     say("Besides, a device needs its context and workspaces: leave about 1 GiB and a tenth free.")

@@ -149,8 +149,8 @@ def _about_texts(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str
     metric = "finding_f1_micro"
     yield f"training report, written for every test study, would get {metric} {decimal(result['usual'].get(metric))}."
     if how.experts is not None:
-        yield f"What {len(how.experts.use)} other models (`experts/`) find in each image is read beside it; an image on"
-        yield "which one of them fails has no part in the text."
+        yield "What the models in `experts/` find in each image is read beside it; an image on which one of them"
+        yield "fails has no part in the text."
 
 
 def _scores(config: FinetuneConfig, result: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,6 @@ import math
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from medvlp.config.methods import MethodConfig
@@ -23,7 +22,7 @@ from medvlp.models.block_masks import block_masks
 from medvlp.models.prototype_head import PrototypeHead
 from medvlp.models.teacher import Teacher
 from medvlp.models.vit import require_vit
-from medvlp.objectives.gather import world_size
+from medvlp.objectives.gather import all_reduce
 from medvlp.objectives.self_distillation import balanced_targets, centred_targets, dino, ibot, koleo
 from medvlp.types import Batch
 
@@ -167,8 +166,7 @@ class RadDINO(Method):
     @torch.no_grad()
     def _move_centre(self, centre: torch.Tensor, logits: torch.Tensor) -> None:
         summed = torch.cat([logits.float().sum(0), logits.new_full((1,), len(logits), dtype=torch.float32)])
-        if world_size() > 1:
-            dist.all_reduce(summed)
+        all_reduce(summed)
         if summed[-1] > 0:
             mean = summed[:-1] / summed[-1]
             centre.lerp_(mean[None], 1 - self.config.options["centre_momentum"])

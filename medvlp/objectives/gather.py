@@ -7,7 +7,9 @@ one-process loss. Ranks may hold different numbers of rows, also none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,14 +19,37 @@ if TYPE_CHECKING:
     from jaxtyping import Shaped
 
 
+_alike: ContextVar[int] = ContextVar("alike", default=0)
+
+
+@contextmanager
+def alike(ranks: int) -> Iterator[None]:
+    """Compute in one process as one of several ranks, as if every other rank held the same: for plans of memory."""
+    token = _alike.set(ranks if ranks > 1 else 0)
+    try:
+        yield
+    finally:
+        _alike.reset(token)
+
+
 def world_size() -> int:
     """Return the number of ranks, 1 where no process group runs."""
+    if _alike.get():
+        return _alike.get()
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Return this rank, 0 where no process group runs."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def all_reduce(tensor: torch.Tensor, largest: bool = False) -> None:
+    """Replace a tensor by its sum over all ranks, or by the largest values; nothing is done for gradients."""
+    if _alike.get():
+        tensor.mul_(1 if largest else _alike.get())
+    elif world_size() > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
 
 
 def gather_counts(counts: Sequence[int], device: torch.device) -> list[list[int]]:
@@ -35,6 +60,8 @@ def gather_counts(counts: Sequence[int], device: torch.device) -> list[list[int]
     """
     if world_size() == 1:
         return [list(counts)]
+    if _alike.get():
+        return [list(counts)] * world_size()
     on_cpu = "cpu" in dist.get_backend_config()
     local = torch.tensor(counts, dtype=torch.int64, device="cpu" if on_cpu else device)
     everyone = local.new_empty(world_size() * len(counts))
@@ -75,6 +102,8 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.contiguous()
+        if _alike.get():
+            return tensor.repeat(world_size(), *[1] * (tensor.ndim - 1))
         everyone = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
         dist.all_gather_into_tensor(everyone, tensor)
         return everyone
@@ -82,6 +111,8 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         gradient = gradients[0].contiguous()
+        if _alike.get():
+            return gradient.view(world_size(), -1, *gradient.shape[1:]).sum(0)
         own = gradient.new_empty(len(gradient) // world_size(), *gradient.shape[1:])
         dist.reduce_scatter_tensor(own, gradient)
         return own

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 
-from medvlp.objectives.gather import world_size
+from medvlp.objectives.gather import all_reduce, world_size
 from medvlp.objectives.terms import at_least_float32, mean_over_ranks, unit
 
 if TYPE_CHECKING:
@@ -40,13 +39,13 @@ def sinkhorn(
     # Only ratios within a column and within a row survive, so the largest may be taken out: nothing overflows.
     largest = scores.max() if scores.numel() else scores.new_full((), -torch.inf)
     if shared:
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        all_reduce(largest, largest=True)
     mass = (scores - largest).exp()
     tiny = torch.finfo(mass.dtype).tiny
     for _ in range(iterations):
         of_prototype = mass.sum(0)
         if shared:
-            dist.all_reduce(of_prototype)
+            all_reduce(of_prototype)
         mass = mass / of_prototype.clamp_min(tiny)
         mass = mass / mass.sum(1, keepdim=True).clamp_min(tiny)
     return mass

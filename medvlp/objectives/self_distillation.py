@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 
 from medvlp.objectives.gather import gather_counts, gather_with_gradient, rank, world_size
 from medvlp.objectives.terms import at_least_float32, count_of, mean_over_ranks, nothing
@@ -47,7 +48,8 @@ def balanced_targets(logits: Float[torch.Tensor, "n k"], temperature: float) -> 
         if sum(counts) == 0:
             return logits
         if min(counts) == max(counts):
-            return sinkhorn(logits, SINKHORN_STEPS, temperature, gather_distributed=world_size() > 1)
+            shared = dist.is_initialized() and world_size() > 1
+            return sinkhorn(logits, SINKHORN_STEPS, temperature, gather_distributed=shared)
         everyone = sinkhorn(gather_with_gradient(logits, counts), SINKHORN_STEPS, temperature)
         return everyone.split(counts)[rank()]
 

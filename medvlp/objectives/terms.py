@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch.nn import functional
 
-from medvlp.objectives.gather import world_size
+from medvlp.objectives.gather import all_reduce, world_size
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,6 +47,5 @@ def mean_over_ranks(total: Scalar, number: Scalar) -> tuple[Scalar, Scalar]:
         number: How many they are.
     """
     everyone = number.detach().to(total.dtype, copy=True)
-    if world_size() > 1:
-        dist.all_reduce(everyone)
+    all_reduce(everyone)
     return total * (world_size() / everyone.clamp_min(1.0)), number

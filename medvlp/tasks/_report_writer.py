@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from medvlp.config.data import AnyAugmentConfig, AugmentConfig, VolumeAugmentConfig
+from medvlp.config.volumes import ClipInputConfig
 from medvlp.data.inputs import check_side, fitting_augmentation, read_inputs
 from medvlp.data.transforms import normalise
 from medvlp.data.volume_augment import on_device
@@ -238,9 +239,11 @@ def sized_tower(encoder: Encoder, side: int | None) -> Any:
 
 @torch.no_grad()
 def token_shape(tower: nn.Module, taken: AnyInput) -> tuple[int, int]:
-    """Return how many tokens a tower gives of one image or volume, and how wide they are."""
+    """Return how many tokens a tower gives of one image, volume or clip, and how wide they are."""
     training, sides = tower.training, taken.size if isinstance(taken.size, tuple) else (taken.size,) * 2
-    shown = tower.eval()(torch.zeros(1, taken.channels, *sides, device=next(tower.parameters()).device)).tokens
+    frames = (taken.frames,) if isinstance(taken, ClipInputConfig) else ()
+    shape = 1, taken.channels, *frames, *sides
+    shown = tower.eval()(torch.zeros(shape, device=next(tower.parameters()).device)).tokens
     tower.train(training)
     return shown.shape[1], shown.shape[2]
 

@@ -30,10 +30,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 from medvlp.config.train import PretrainConfig
 from medvlp.data.pretraining import load_data
 from medvlp.data.volume_augment import on_device
+from medvlp.errors import UserError
 from medvlp.methods import METHODS
 from medvlp.methods.base import Method, complete
 from medvlp.methods.context import MethodContext
+from medvlp.objectives.gather import alike, world_size
 from medvlp.train.grad_cache import GradCache
+from medvlp.train.planned_batch import planned_parts
 from medvlp.types import Batch, map_tensors
 
 logger = logging.getLogger(__name__)
@@ -49,10 +52,11 @@ class MemoryPlan:
         parameters: Weights and buffers.
         gradients: Of all weights that are trained.
         optimizer: States of the optimiser, and copies of the weights (average, lookahead).
-        batch: A micro-batch as the loader gives it.
+        batch: A micro-batch of one process as the loader gives it.
         activations: What else lives in a step when most does.
         peak: The most that lives at a time; the gradients may not all live then.
         by_shapes: Whether the step ran on shapes alone; else on values, on the CPU.
+        samples: Of the micro-batch of one process.
     """
 
     parameters: int
@@ -62,19 +66,35 @@ class MemoryPlan:
     activations: int
     peak: int
     by_shapes: bool
+    samples: int
 
 
-def plan_memory(config: PretrainConfig) -> MemoryPlan:
-    """Return what one process of a pre-training in one process takes.
+def plan_memory(config: PretrainConfig, *, from_store: bool = True, processes: int = 1) -> MemoryPlan:
+    """Return what one process of a pre-training takes.
 
     Args:
-        config: The run; its store is opened for one batch.
+        config: The run.
+        from_store: Open its store for one batch; else take the sizes that the configuration names, with texts of
+            `max_tokens` tokens; see `planned_parts`.
+        processes: Processes that share each batch, under DDP.
 
     Raises:
-        UserError: The data cannot train the method.
+        UserError: The data cannot train the method, or there are none and its sizes hang on them; or the weights are
+            sharded.
     """
+    if processes > 1 and config.train.strategy != "ddp":
+        raise UserError("What a shard of the weights takes is not planned.", "train.strategy", "Plan one process.")
+    with alike(processes):
+        return _planned(config, from_store, processes)
+
+
+def _planned(config: PretrainConfig, from_store: bool, processes: int) -> MemoryPlan:
     how, by_shapes = config.train.optimizer, True
-    method, batch = _parts(config)
+
+    def parts() -> tuple[Method, Batch]:
+        return _parts(config, processes) if from_store else planned_parts(config, processes)
+
+    method, batch = parts()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as shapes:
             _without_values(method, shapes)
@@ -83,7 +103,7 @@ def plan_memory(config: PretrainConfig) -> MemoryPlan:
     except NEEDS_VALUES as error:
         logger.warning("The method needs values (%s): the step is made on the CPU.", type(error).__name__)
         by_shapes = False
-        method, batch = _parts(config)
+        method, batch = parts()
         step = most_in_step(method, batch, config)
     weights = list(method.parameters())
     trained = sum(_bytes(weight) for weight in weights if weight.requires_grad)
@@ -94,7 +114,8 @@ def plan_memory(config: PretrainConfig) -> MemoryPlan:
     update = 2 * trained  # gradients, and the change of the weights while it is made
     most = max(of_batch + step, update)
     other = max(0, step - trained)
-    return MemoryPlan(parameters, trained, states, of_batch, other, parameters + states + most, by_shapes)
+    samples = len(batch.index)
+    return MemoryPlan(parameters, trained, states, of_batch, other, parameters + states + most, by_shapes, samples)
 
 
 def most_in_step(method: Method, batch: Batch, config: PretrainConfig) -> int:
@@ -119,7 +140,8 @@ def most_in_step(method: Method, batch: Batch, config: PretrainConfig) -> int:
         cache = GradCache(method, train.grad_cache, autocast)
         losses, backward = cache.losses, cache.backward
     with Allocations([*method.parameters(), *method.buffers(), *_tensors(batch)]) as counted:
-        for _ in range(min(train.accumulate, 2)):  # from the second on the gradients of the first live throughout
+        # From the second micro-batch on the gradients of the first live throughout, and so do the buckets of DDP.
+        for _ in range(min(train.accumulate * world_size(), 2)):
             with autocast():
                 loss = torch.stack([value for value, _ in losses(batch).values()]).sum()
             backward(loss)
@@ -164,12 +186,13 @@ class Allocations(TorchDispatchMode):
         self.live -= size
 
 
-def _parts(config: PretrainConfig) -> tuple[Method, Batch]:
-    """Return a fresh method and one batch of its data."""
+def _parts(config: PretrainConfig, processes: int = 1) -> tuple[Method, Batch]:
+    """Return a fresh method and one process's part of a batch of its data."""
     kind = METHODS.get(config.method.name)
     with tempfile.TemporaryDirectory() as folder:
-        data = load_data(config, demands=kind.demands(complete(config.method)), tokenizer_folder=Path(folder) / "t")
-        batches = data.loader(config).epoch(0)
+        demands = kind.demands(complete(config.method))
+        data = load_data(config, demands=demands, tokenizer_folder=Path(folder) / "t", world_size=processes)
+        batches = data.loader(config, world_size=processes).epoch(0)
         batch = on_device(next(batches), "cpu")
         batches.close()  # type: ignore[attr-defined]
     table = data.table

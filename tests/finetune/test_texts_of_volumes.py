@@ -113,7 +113,7 @@ def test_files_get_the_reports_that_were_validated(
     assert str(tmp_path) not in (moved / "model" / "config.json").read_text()
     assert str(folder) not in (moved / "model" / "config.json").read_text()
     card = (moved / "model" / "model_card.md").read_text()
-    assert "2 other models" in card
+    assert "What the models in `experts/` find" in card
     result = json.loads((moved / "result.json").read_text())
     assert not any("Expert" in note for note in result["notes"]), "the store has splits of its own"
 

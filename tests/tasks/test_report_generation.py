@@ -14,13 +14,15 @@ import phantom_store
 import pytest
 import torch
 
+from medvlp.config.preprocessing import StoredImageConfig, StoredVideoConfig, StoredVolumeConfig
 from medvlp.config.task import PlateauConfig, TaskConfig
 from medvlp.data.texts import report_text
+from medvlp.data.transforms import normalise
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
 from medvlp.tasks import TASKS
 from medvlp.tasks._fine_tune import FineTuning, Keeping, plateau_factor, seeded
-from medvlp.tasks._report_writer import bleu_4
+from medvlp.tasks._report_writer import bleu_4, token_shape
 from medvlp.tasks._study_images import StudyImages, joined
 from medvlp.tasks.base import Subject
 from medvlp.tasks.report_generation import Reports
@@ -263,3 +265,22 @@ def test_fewer_training_studies_are_contained_in_more(store: Store) -> None:
     few, more = (made.training_subset(train, fraction=share, shots=0, draw=1) for share in (0.2, 0.5))
     assert set(few.sample_ids) < set(more.sample_ids) < set(train.sample_ids)
     assert replace(few, labels=few.labels).sha256 != more.sha256
+
+
+@pytest.mark.parametrize(
+    ("spec", "stored"),
+    [
+        ("random:test_vit@32", StoredImageConfig(size=32)),
+        ("random:vit_tiny_patch16_224@16/8", StoredVolumeConfig()),
+        ("random:test_vit@32", StoredVideoConfig()),
+    ],
+)
+def test_tokens_are_counted_as_an_encoder_gives_them(spec: str, stored: Any) -> None:
+    encoder = load_encoder(spec, stored=stored)
+    taken: Any = encoder.preprocessing.input
+    sides = taken.size if isinstance(taken.size, tuple) else (taken.size, taken.size)
+    frames = (taken.frames,) if isinstance(stored, StoredVideoConfig) else ()
+    pixels = torch.zeros(2, 1, *frames, *sides, dtype=torch.int16 if len(sides) == 3 else torch.uint8)
+    with torch.no_grad():
+        found = encoder.image_tower.eval()(normalise(pixels, taken)).tokens
+    assert token_shape(encoder.image_tower, taken) == tuple(found.shape[1:])

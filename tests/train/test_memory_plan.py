@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_ct
 import tiny_store
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from medvlp.cli import app
+from medvlp.config.load import check_config
 from medvlp.config.train import PretrainConfig
-from medvlp.train.memory_plan import Allocations, _parts, most_in_step, plan_memory
+from medvlp.errors import UserError
+from medvlp.objectives.contrastive import info_nce
+from medvlp.objectives.gather import alike
+from medvlp.train.memory_plan import Allocations, MemoryPlan, _parts, most_in_step, plan_memory
+from medvlp.types import Batch, map_tensors
+from tests.objectives.ranks import RANKS, on_ranks
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_store.make_store(tmp_path_factory.mktemp("tiny"), patients=40)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_ct.make_store(tmp_path_factory.mktemp("tiny_ct"))
 
 
 def config(store: Path, **train: Any) -> PretrainConfig:
@@ -106,3 +120,93 @@ def test_the_verb_tells_it(store: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "most at a time" in result.output
     assert not (store / "run").exists()
+
+
+def test_a_configuration_alone_gives_the_plan_of_its_store(store: Path) -> None:
+    """Where texts are cut at `max_tokens` and the vocabulary is full, both are the same."""
+    short = {"max_tokens": 8, "vocab_size": 200}
+    of = tiny_store.config(store, store / "run", "clip", method={"text": short})
+    _check_alike(plan_memory(of), plan_memory(of, from_store=False))
+
+
+@pytest.mark.parametrize("name", ["ct_clip", "velvet_med", "voco"])
+def test_so_it_does_for_volumes(name: str, volumes: Path) -> None:
+    small = ["train.batch_size=4", f"data.store={volumes}", f"run.dir={volumes / 'run'}"]
+    text = [] if name == "voco" else ["method.text.max_tokens=12", "method.text.vocab_size=150"]
+    of = check_config(f"configs/pretrain/{name}-tiny.yaml", [*small, *text], PretrainConfig).config
+    assert isinstance(of, PretrainConfig)
+    _check_alike(plan_memory(of), plan_memory(of, from_store=False))
+
+
+def _check_alike(real: MemoryPlan, planned: MemoryPlan) -> None:
+    assert planned.samples == real.samples
+    assert planned.batch == pytest.approx(real.batch, rel=0.1)  # labels that nobody asked for travel, too
+    for name in ("parameters", "gradients", "optimizer", "activations", "peak"):
+        assert getattr(planned, name) == pytest.approx(getattr(real, name), rel=0.15), name
+
+
+def test_one_of_several_ranks_that_hold_the_same_is_one_process_with_all_rows() -> None:
+    torch.manual_seed(0)
+    weights = nn.Parameter(torch.randn(6, 4, dtype=torch.float64))
+    image, text = torch.randn(2, 3, 6, dtype=torch.float64)
+    found = []
+    for ranks, times in ((3, 1), (1, 3)):
+        weights.grad = None
+        with alike(ranks):
+            rows = (image.repeat(times, 1) @ weights, text.repeat(times, 1) @ weights)
+            value, _ = info_nce(*rows, torch.tensor(2.0, dtype=torch.float64))
+            value.backward()
+        assert weights.grad is not None
+        found.append((value.detach(), weights.grad.clone()))
+    torch.testing.assert_close(found[0], found[1])
+
+
+STORE = "MEDVLP_TEST_PLANNED_STORE"
+
+
+def _measured(rank: int, _: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    of = config(Path(os.environ[STORE]))
+    method, batch = _parts(of)
+    share = len(batch.index) // RANKS
+
+    def own(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[rank * share : (rank + 1) * share].clone()
+
+    mine: Batch = map_tensors(batch, own)
+    return {"step": {"most": torch.tensor(most_in_step(method, mine, of))}}
+
+
+def _nothing() -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+@pytest.mark.slow
+def test_a_process_of_several_takes_what_it_really_takes(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORE, str(store))
+    planned = plan_memory(config(store), processes=RANKS)
+    assert planned.samples == 24 // RANKS
+    for found in on_ranks(_nothing, _measured, tmp_path):
+        assert planned.activations + planned.gradients == pytest.approx(int(found["step"]["most"]), rel=0.15)
+    assert planned.activations < 0.5 * plan_memory(config(store)).activations
+
+
+def test_what_cannot_be_planned_is_said(store: Path) -> None:
+    with pytest.raises(UserError, match="24 does not split over 5"):
+        plan_memory(config(store), from_store=False, processes=5)
+    with pytest.raises(UserError, match="shard"):
+        plan_memory(config(store, strategy="fsdp2"), processes=2)
+    concepts = check_config("configs/pretrain/conceptclip-tiny.yaml", [], PretrainConfig).config
+    assert isinstance(concepts, PretrainConfig)
+    with pytest.raises(UserError, match="from the data alone"):
+        plan_memory(concepts, from_store=False)
+
+
+def test_the_verb_needs_no_store() -> None:
+    result = CliRunner().invoke(app, ["plan-memory", "configs/pretrain/clip-tiny.yaml", "--processes", "2"])
+    assert result.exit_code == 0, result.output
+    assert "One of 2 processes" in result.output
+    assert "batch of 24" in result.output
+    mistake = CliRunner().invoke(app, ["plan-memory", "configs/pretrain/clip-tiny.yaml", "train.batch=3"])
+    assert mistake.exit_code != 0
