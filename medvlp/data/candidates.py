@@ -40,7 +40,7 @@ class Candidates:
     def of(cls, paired: PairedTexts, like: TokenTable, number: int, mirrors: bool) -> Candidates:
         """Return candidates, tokenised as a table of texts is."""
         texts = [*paired.texts, *map(swap_sides, paired.texts)] if mirrors else paired.texts
-        return cls(TokenTable(like.tokenizer, texts, like.max_tokens), paired, number)
+        return cls(TokenTable(like.tokenizer, texts, like.max_tokens, sentences=like.sentences), paired, number)
 
     def draw(self, seed: int, epoch: int, rows: Int[np.ndarray, " b"], mirrored: Bool[np.ndarray, " b"]) -> TextBatch:
         """Return the sentences of samples, those of one sample after those of another."""

@@ -19,7 +19,8 @@ from medvlp.methods._choices import TEXT_UNITS, chosen
 from medvlp.methods.base import Method, Term
 from medvlp.methods.context import MethodContext
 from medvlp.objectives.contrastive import info_nce
-from medvlp.objectives.video_text import mean_of, mil_nce
+from medvlp.objectives.terms import mean_of
+from medvlp.objectives.video_text import mil_nce
 from medvlp.objectives.volume_views import nt_xent
 from medvlp.types import Batch
 

@@ -26,14 +26,15 @@ from medvlp.models.projection import Projection
 from medvlp.models.sentences import Levels, SentenceText, levels_of
 from medvlp.models.tribert import SentenceTower
 from medvlp.models.words import to_words
-from medvlp.objectives.contrastive import info_nce
+from medvlp.objectives.contrastive import info_nce, shared_text_nce, text_numbers
 from medvlp.objectives.masked import mlm
 from medvlp.objectives.matching import hard_negatives, itm, same_texts, with_mismatches
 from medvlp.objectives.scale import cosine_factor
+from medvlp.objectives.terms import mean_of
 from medvlp.objectives.token_max import mean_cosines
 from medvlp.objectives.volume_views import inpainting_l1, nt_xent, turn_ce, turned
 from medvlp.objectives.word_region import unit_word_region_nce
-from medvlp.types import Batch
+from medvlp.types import Batch, TextBatch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -87,13 +88,16 @@ class VelvetMed(Method):
                 where = f"method.objectives.{term}.reduce"
                 raise UserError(f"{where} is '{self.objective(term)['reduce']}'.", where, "Use sum or mean.")
         self._plane = self._rotation_plane()
-        if (self.config.options["pretext_volumes"] or 2) < 2:
-            where = "method.options.pretext_volumes"
-            raise UserError(
-                f"{where} is {self.config.options['pretext_volumes']}.", where, "Give 2 or more: crops are contrasted."
-            )
+        self._check_numbers()
         self._build_fusion()
         self._build_pretext()
+
+    def _check_numbers(self) -> None:
+        volumes, sentences = self.config.options["pretext_volumes"], self.config.options["report_sentences"]
+        for name, number, least in (("pretext_volumes", volumes, 2), ("report_sentences", sentences, 0)):
+            if number is not None and number < least:
+                where = f"method.options.{name}"
+                raise UserError(f"{where} is {number}.", where, f"Give a whole number from {least}.")
 
     @classmethod
     def demands(cls, config: MethodConfig) -> Demands:
@@ -103,7 +107,8 @@ class VelvetMed(Method):
         views = (VolumeView("local", (depth, height, width)),) if on & set(PRETEXT) else ()
         hides = on & {"mlm", "text_mlm"}
         share = float(config.options["hidden_share"]) if hides else 0.0
-        return Demands(sentences=True, hidden_share=share, volume_views=views)
+        candidates = int(config.options["report_sentences"])
+        return Demands(sentences=True, hidden_share=share, volume_views=views, candidates=candidates)
 
     def build_text_tower(self) -> SentenceTower:
         """Return the lower part of TriBERT."""
@@ -198,6 +203,8 @@ class VelvetMed(Method):
         places = maps[-1].flatten(2).transpose(1, 2)
         image, text = self.image_projection(places.mean(1)), self.text_projection(read.levels.report)
         terms = self._contrasts(maps, image, text, read.levels)
+        if batch.candidates is not None:
+            terms["report"] = mean_of([terms["report"], self._single_sentences(image, batch.candidates)])
         seen = self.to_fusion(places)
         if self.is_on("matching"):
             terms["matching"] = self._matching(seen, image, text, read, same_texts(given.ids, given.mask))
@@ -216,6 +223,11 @@ class VelvetMed(Method):
                 own = self.part_projections[name](parts.tokens)
                 terms[name] = unit_word_region_nce(self._places(maps, name), own, parts.mask, **constants)
         return terms
+
+    def _single_sentences(self, image: torch.Tensor, sentences: TextBatch) -> Term:
+        """Contrast volumes with sentences; those of equal words belong to all volumes that have one of them."""
+        text = self.project_text(self.encode_text(sentences))
+        return shared_text_nce(image, text, text_numbers(sentences.texts, text.device), self.logit_scale)
 
     def _places(self, maps: Maps, level: str) -> Float[torch.Tensor, "b p d"]:
         """Return unit vectors of the places of a stage."""

@@ -5,6 +5,7 @@ Guarantee: nothing here waits for the device; an empty term is exactly 0 with co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,3 +50,9 @@ def mean_over_ranks(total: Scalar, number: Scalar) -> tuple[Scalar, Scalar]:
     everyone = number.detach().to(total.dtype, copy=True)
     all_reduce(everyone)
     return total * (world_size() / everyone.clamp_min(1.0)), number
+
+
+def mean_of(terms: Sequence[tuple[Scalar, Scalar]]) -> tuple[Scalar, Scalar]:
+    """Return the mean of the values and the sum of the counts."""
+    values, counts = zip(*terms, strict=True)
+    return torch.stack(values).mean(), torch.stack(counts).sum()

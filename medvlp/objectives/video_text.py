@@ -13,7 +13,7 @@ import torch
 
 from medvlp.objectives.contrastive import info_nce
 from medvlp.objectives.gather import gather_counts, gather_with_gradient, rank, world_size
-from medvlp.objectives.terms import at_least_float32, count_of, nothing
+from medvlp.objectives.terms import at_least_float32, count_of, mean_of, nothing
 from medvlp.objectives.volume_views import nt_xent
 
 if TYPE_CHECKING:
@@ -89,9 +89,3 @@ def surgvlp(
         "mil_nce": mean_of([mil_nce(clip, candidates, twice) for clip in clips]),
         "two_views": nt_xent(clips[1], clips[2], scale),
     }
-
-
-def mean_of(terms: Sequence[tuple[Scalar, Scalar]]) -> tuple[Scalar, Scalar]:
-    """Return the mean of the values and the sum of the counts."""
-    values, counts = zip(*terms, strict=True)
-    return torch.stack(values).mean(), torch.stack(counts).sum()

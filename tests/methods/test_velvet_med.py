@@ -89,6 +89,31 @@ def test_a_term_without_weight_is_not_computed_nor_asked_for() -> None:
     assert set(model.losses(batch_of(model))) == {"report", "sentence"}
 
 
+def test_single_sentences_stand_beside_the_reports() -> None:
+    """The report term is the mean of the plain contrast and of that with two sentences each, shared ones positive."""
+    options = {"report_sentences": 2}
+    both, plain = velvet(options, objectives=only("report")).eval(), velvet(objectives=only("report")).eval()
+    plain.load_state_dict(both.state_dict())
+    assert both.demands(both.config).candidates == 2
+    batch = batch_of(both)
+    told = ["No effusion.", "Mild emphysema.", "no  effusion.", "A nodule.", "A mass.", "A mass.", "Edema.", "Clear."]
+    batch.candidates = both.context.tokenise(told, 48, sentences=True)
+    found = both.losses(batch)["report"]
+    with torch.no_grad():
+        image = both.project_image(both.encode_stored(batch.pixels))
+        text = both.project_text(encoded(both, told))
+    words = [" ".join(sentence.lower().split()) for sentence in told]
+    right = torch.tensor([[word in words[2 * i : 2 * i + 2] for word in words] for i in range(4)]).float()
+    logits = image @ text.T / both.temperature
+    sides = [
+        -(target / target.sum(1, keepdim=True) * side.log_softmax(1)).sum(1).mean()
+        for side, target in ((logits, right), (logits.T, right.T))
+    ]
+    expected = (plain.losses(batch_of(plain))["report"][0] + torch.stack(sides).mean()) / 2
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
+    assert found[1] == 8 + 12
+
+
 def test_pretext_tasks_read_as_many_volumes_as_they_are_told() -> None:
     """Their terms are those of a batch of the first two volumes; the others stay those of all four."""
     few, whole = velvet({"pretext_volumes": 2}).eval(), velvet().eval()
@@ -106,6 +131,8 @@ def test_pretext_tasks_read_as_many_volumes_as_they_are_told() -> None:
     assert terms["rotation"][1] == 4
     with pytest.raises(UserError, match="pretext_volumes is 1"):
         velvet({"pretext_volumes": 1})
+    with pytest.raises(UserError, match="report_sentences is -1"):
+        velvet({"report_sentences": -1})
 
 
 def test_without_crops_or_in_an_impossible_plane_it_refuses(model: VelvetMed) -> None:
