@@ -34,7 +34,7 @@ from medvlp.objectives.terms import mean_of
 from medvlp.objectives.token_max import mean_cosines
 from medvlp.objectives.volume_views import inpainting_l1, nt_xent, turn_ce, turned
 from medvlp.objectives.word_region import unit_word_region_nce
-from medvlp.types import Batch, TextBatch
+from medvlp.types import Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -201,10 +201,15 @@ class VelvetMed(Method):
         states = tower.states(laid)
         read = _Read(laid, states, levels_of(states, laid))
         places = maps[-1].flatten(2).transpose(1, 2)
-        image, text = self.image_projection(places.mean(1)), self.text_projection(read.levels.report)
+        image, singles = self.image_projection(places.mean(1)), batch.candidates
+        texts = [read.levels.report, *([] if singles is None else [self.encode_text(singles).pooled])]
+        # At once, so that a projection that normalises over the batch has one mean for both kinds of texts.
+        text, *of_singles = self.text_projection(torch.cat(texts)).split([len(each) for each in texts])
         terms = self._contrasts(maps, image, text, read.levels)
-        if batch.candidates is not None:
-            terms["report"] = mean_of([terms["report"], self._single_sentences(image, batch.candidates)])
+        if singles is not None:
+            same = text_numbers(singles.texts, image.device)
+            told = shared_text_nce(image, of_singles[0], same, self.logit_scale)
+            terms["report"] = mean_of([terms["report"], told])
         seen = self.to_fusion(places)
         if self.is_on("matching"):
             terms["matching"] = self._matching(seen, image, text, read, same_texts(given.ids, given.mask))
@@ -223,11 +228,6 @@ class VelvetMed(Method):
                 own = self.part_projections[name](parts.tokens)
                 terms[name] = unit_word_region_nce(self._places(maps, name), own, parts.mask, **constants)
         return terms
-
-    def _single_sentences(self, image: torch.Tensor, sentences: TextBatch) -> Term:
-        """Contrast volumes with sentences; those of equal words belong to all volumes that have one of them."""
-        text = self.project_text(self.encode_text(sentences))
-        return shared_text_nce(image, text, text_numbers(sentences.texts, text.device), self.logit_scale)
 
     def _places(self, maps: Maps, level: str) -> Float[torch.Tensor, "b p d"]:
         """Return unit vectors of the places of a stage."""
