@@ -31,6 +31,7 @@ SUITE = {
     "kind": "suite",
     "name": "ct_zero_shot",
     "version": 1,
+    "baselines": [],
     "entries": [{"task": "phantom_ct_findings", "protocols": ["zero_shot"]}],
 }
 TARGET, MINUTES = 0.70, 60.0
