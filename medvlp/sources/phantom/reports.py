@@ -20,6 +20,7 @@ from medvlp.sources.phantom.wording import (
     CHANGE,
     DEFAULT,
     DEGREES,
+    DENIED,
     INDICATION,
     LUNGS_CLEAR,
     MEDIASTINUM,
@@ -38,18 +39,6 @@ _DENIED_AT = {
     "cardiomegaly": "heart",
     "fracture": "ribs",
 }
-_DENY = {
-    "effusion": 0.85,
-    "pneumothorax": 0.85,
-    "consolidation": 0.6,
-    "atelectasis": 0.05,
-    "cardiomegaly": 0.75,
-    "edema": 0.35,
-    "nodule": 0.08,
-    "mass": 0.05,
-    "fracture": 0.2,
-}
-"""Chance that a report denies a finding that is not there."""
 _DOUBT_FALSELY = {"effusion": 0.02, "consolidation": 0.025, "atelectasis": 0.02, "nodule": 0.012, "edema": 0.01}
 _TELL = {"atelectasis": 0.93, "emphysema": 0.95, "fracture": 0.95, "nodule": 0.95, "cardiomegaly": 0.97}
 """Chance that a finding is mentioned, below 1 for what is often left out."""
@@ -190,13 +179,13 @@ def _negative(findings: list[Finding], wording: Wording, rng: np.random.Generato
     deny = {}
     for name in NAMES:
         chance = rng.random()
-        if name not in there and chance < _DENY.get(name, 0) * spare:
+        if name not in there and chance < wording.deny.get(name, 0) * spare:
             deny[name] = True
     made = []
 
     def add(options: tuple[str, ...], names: tuple[str, ...]) -> None:
         words, _, labels = _pick(rng, options).partition("|")
-        spoken = tuple(n.strip() for n in labels.split(",")) if labels else tuple(n for k in names for n in DEFAULT[k])
+        spoken = tuple(n.strip() for n in labels.split(",")) if labels else tuple(n for k in names for n in DENIED[k])
         triplets = tuple(Triplet(_DENIED_AT.get(name, "lungs"), name, NO) for name in names)
         made.append(Statement(words.strip(), names[0], NO, triplets, spoken))
 

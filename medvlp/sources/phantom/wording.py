@@ -26,6 +26,9 @@ DEFAULT: dict[str, tuple[str, ...]] = {
 }
 """Names that a sentence on a finding speaks of where the entry does not say."""
 
+DENIED = DEFAULT | {"fibrosis": ()}
+"""The same of a sentence that denies: who denies fibrosis does not deny every opacity."""
+
 DEGREES: dict[str, tuple[str, str, str]] = {
     "effusion": ("small", "moderate", "large"),
     "pneumothorax": ("small", "moderate", "large"),
@@ -258,6 +261,19 @@ ABSENT: dict[str, tuple[str, ...]] = {
     "fracture": ("No acute fracture.", "No displaced rib fracture.", "No fracture is identified."),
 }
 
+DENY = {
+    "effusion": 0.85,
+    "pneumothorax": 0.85,
+    "consolidation": 0.6,
+    "atelectasis": 0.05,
+    "cardiomegaly": 0.75,
+    "edema": 0.35,
+    "nodule": 0.08,
+    "mass": 0.05,
+    "fracture": 0.2,
+}
+"""Chance that a report denies a finding that is not there."""
+
 CHANGE: dict[str, tuple[str, ...]] = {
     "unchanged": ("unchanged", "stable", "similar to the prior study", "not significantly changed"),
     "worse": ("increased", "larger than on the prior study", "worsened since the prior examination"),
@@ -311,7 +327,10 @@ PRIOR = "Prior chest radiograph."
 
 @dataclass(frozen=True)
 class Wording:
-    """The sentences of one modality; tables of findings as above, `technique` by view, `prior` of a follow-up."""
+    """The sentences of one modality; tables of findings as above, `technique` by view, `prior` of a follow-up.
+
+    `deny` is the chance that a report denies a finding that is not there, 0 where there is none.
+    """
 
     present: Mapping[str, tuple[str, ...]]
     uncertain: Mapping[str, tuple[str, ...]]
@@ -319,6 +338,7 @@ class Wording:
     normal: tuple[str, ...]
     technique: Mapping[str, tuple[str, ...]]
     prior: str
+    deny: Mapping[str, float]
 
 
-RADIOGRAPH = Wording(PRESENT, UNCERTAIN, ABSENT, NORMAL, TECHNIQUE, PRIOR)
+RADIOGRAPH = Wording(PRESENT, UNCERTAIN, ABSENT, NORMAL, TECHNIQUE, PRIOR, DENY)

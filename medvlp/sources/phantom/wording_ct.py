@@ -5,7 +5,7 @@ Guarantee: nothing speaks of projections, silhouettes, angles or views, which a 
 
 from __future__ import annotations
 
-from medvlp.sources.phantom.wording import ABSENT, PRESENT, TECHNIQUE, UNCERTAIN, Wording
+from medvlp.sources.phantom.wording import ABSENT, DENY, PRESENT, TECHNIQUE, UNCERTAIN, Wording
 
 _PRESENT: dict[str, tuple[str, ...]] = {
     "effusion": (
@@ -104,7 +104,17 @@ _ABSENT: dict[str, tuple[str, ...]] = {
         "The heart size is within normal limits.",
         "No cardiomegaly.",
     ),
+    "nodule": ("No pulmonary nodule.", "No suspicious pulmonary nodules are identified.", "No lung nodules are seen."),
+    "mass": ("No pulmonary mass.", "No mass is detected in the lungs.", "No lung mass."),
+    "emphysema": ("No emphysema.", "No emphysematous changes.", "There is no evidence of emphysema."),
+    "fibrosis": (
+        "No evidence of interstitial lung disease.",
+        "No pulmonary fibrosis.",
+        "There are no fibrotic changes.",
+    ),
 }
+_DENY = {"nodule": 0.35, "mass": 0.4, "emphysema": 0.35, "fibrosis": 0.3, "atelectasis": 0.15}
+"""A CT shows what a radiograph does not, and its report says so."""
 _TECHNIQUE = ("CT of the chest without contrast.", "Unenhanced CT of the chest.", "Axial CT of the thorax.")
 
 CT = Wording(
@@ -120,5 +130,6 @@ CT = Wording(
     ),
     technique=dict.fromkeys(TECHNIQUE, _TECHNIQUE),
     prior="Prior chest CT.",
+    deny=DENY | _DENY,
 )
 """Sentences of a CT of the chest."""
