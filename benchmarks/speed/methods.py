@@ -4,7 +4,8 @@ A step is forward, backward and optimiser on batches that lie on the device alre
 own. Towers, objectives and input size are those of `configs/pretrain/NAME.yaml`. CLIP runs beside open_clip's ViT-B-16,
 which has the same towers, if `open_clip_torch` is installed; rounds alternate and the median counts. Without a GPU
 `--batch 8 --steps 2 --precision fp32` shows that it works; its figures mean nothing there. Writes
-`benchmarks/results/methods_speed.json`.
+`benchmarks/results/methods_speed.json`. With `--cached 32768` one more row: two steps of CLIP at that batch by the
+gradient cache, `--part` samples at a time.
 
     python benchmarks/speed/methods.py [--methods medslip mgca clip] [--batch 256] [--steps 30] [--precision bf16]
 """
@@ -32,6 +33,7 @@ from medvlp.methods import METHODS
 from medvlp.methods.base import Method, complete
 from medvlp.methods.context import MethodContext
 from medvlp.text.tokenizer import Tokenizer
+from medvlp.train.grad_cache import GradCache
 from medvlp.train.optim import build_optimizer
 from medvlp.types import Batch, TextBatch
 
@@ -40,7 +42,7 @@ ROUNDS = 3
 
 def build(name: str, device: torch.device) -> tuple[Method, PretrainConfig]:
     """Return a method at its recipe's scale, untrained."""
-    config = load_config(f"configs/pretrain/{name}.yaml", ["data.store=-", "run.dir=-"], PretrainConfig)
+    config = load_config(f"configs/pretrain/{name}.yaml", ["data.store=unused", "run.dir=unused"], PretrainConfig)
     words = [note.description for note in finding_book()] + [note.prompt() for note in anatomy_book()]
     concepts = ConceptTable(("a", "b"), np.array([[0], [1]]))
     context = MethodContext.of(Tokenizer.train(words, 2000), ("Finding",), concepts)
@@ -105,6 +107,23 @@ def ours(name: str, size: int, bf16: bool, device: torch.device) -> Callable[[],
     return step_of(method, lambda: torch.stack([v for v, _ in method(batch).values()]).sum(), optimizer, bf16)
 
 
+def cached_step(size: int, part: int, bf16: bool, device: torch.device) -> Callable[[], None]:
+    """Return a step of CLIP on a batch that is larger than memory."""
+    method, config = build("clip", device)
+    batch = batch_for(method, size, device)
+    optimizer = build_optimizer(method, config.train.optimizer, method.learning_rate_factors())
+    cache = GradCache(method, part, lambda: torch.autocast(device.type, torch.bfloat16, enabled=bf16))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with cache.autocast():
+            value = torch.stack([v for v, _ in cache.losses(batch).values()]).sum()
+        cache.backward(value)
+        optimizer.step()
+
+    return step
+
+
 def open_clip_step(size: int, bf16: bool, device: torch.device) -> Callable[[], None]:
     """Return a step of open_clip's ViT-B-16 with its own loss."""
     import open_clip
@@ -129,6 +148,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--cached", type=int, help="batch of CLIP by the gradient cache")
+    parser.add_argument("--part", type=int, default=512, help="samples at a time of that batch")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/methods_speed.json"))
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -140,7 +161,7 @@ def main() -> None:
             if name == "clip" and importlib.util.find_spec("open_clip") is not None:
                 other = measure(open_clip_step(given.batch, bf16, device), given.steps, device)
                 made.setdefault("open_clip ViT-B-16", []).append(other)
-    result = {
+    result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         "batch": given.batch,
         "precision": given.precision,
@@ -149,6 +170,10 @@ def main() -> None:
             name: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for name, rows in made.items()
         },
     }
+    if given.cached:
+        step = cached_step(given.cached, given.part, bf16, device)
+        result["cached"] = measure(step, 1, device) | {"batch": given.cached, "part": given.part}
+        print(json.dumps(result["cached"]))
     given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result["median"], indent=1))
 

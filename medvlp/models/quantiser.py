@@ -62,7 +62,7 @@ class Quantiser(nn.Module):
         """Take the mean direction of the tokens of each code into it; codes that no token took stay."""
         directions = functional.normalize(tokens.to(self.table.dtype), dim=1)
         sums = torch.zeros_like(self.table).index_add_(0, chosen, directions)
-        counts = torch.bincount(chosen, minlength=len(self.table)).to(sums.dtype)
+        counts = sums.new_zeros(len(sums)).index_add_(0, chosen, sums.new_ones(len(chosen)))
         if is_available() and is_initialized():
             all_reduce(sums)
             all_reduce(counts)

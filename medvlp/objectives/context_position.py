@@ -102,7 +102,8 @@ def _prepared(
 
 
 def _clipped(crops: Crops, bases: Bases) -> Table:
-    return (crops @ bases.transpose(1, 2)).relu()
+    """Return cosines from 0 to 1: where rounding makes one larger than 1, as a GPU's may, the logarithm has no value."""
+    return (crops @ bases.transpose(1, 2)).relu().clamp(max=1.0)
 
 
 def _position_ce(target: Table, predicted: Table) -> OfVolumes:

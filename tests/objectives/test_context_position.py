@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
+from medvlp.objectives import context_position
 from medvlp.objectives.context_position import (
     overlap_labels,
     position_accuracy,
@@ -88,3 +90,17 @@ def test_one_training_step_moves_the_student_towards_its_place() -> None:
         (gradient,) = torch.autograd.grad(loss, crops)
         after = terms(crops - 0.05 * gradient, crops, bases, bases, labels)
         assert torch.stack([value for value, _ in after.values()]).sum() < loss
+
+
+def test_terms_stay_finite_where_rounding_makes_a_cosine_larger_than_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a device may that sums in another order, when two volumes look alike."""
+    monkeypatch.setattr(context_position, "unit", lambda vectors: functional.normalize(vectors, dim=-1) * 1.00001)
+    vector = torch.randn(8)
+    crops, bases = vector.expand(2, 3, 8).clone().requires_grad_(), vector.expand(2, 9, 8)
+    labels = overlap_labels(torch.randint(0, 9, (2, 3, 2)), (4, 4), (3, 3))
+    for terms in (position_terms_v1, position_terms_v2):
+        found = terms(crops, crops, bases, bases, labels)
+        total = torch.stack([value for value, _ in found.values()]).sum()
+        (gradient,) = torch.autograd.grad(total, crops)
+        assert total.isfinite()
+        assert gradient.isfinite().all()
