@@ -121,5 +121,11 @@ class PretrainDataConfig(Config):
         "or as often as in the reports.",
     )
     augment: AnyAugmentConfig = AugmentConfig()
-    num_workers: int = Field(2, ge=0, le=64, description="Loader threads; 0 loads in the training thread.")
+    num_workers: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="Loader threads; 0 loads in the training thread. null takes one per core, 16 at the most; the "
+        "processes of a machine share its cores.",
+    )
     prefetch: int = Field(4, ge=1, le=64, description="Batches made ahead.")

@@ -8,11 +8,13 @@ in: a finding that the data set does not name stays NaN.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medvlp.cluster import cpu_count
 from medvlp.config.base import json_sha256
 from medvlp.config.towers import ClipTowerConfig, VolumeTowerConfig
 from medvlp.data.candidates import Candidates
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from medvlp.store.array_store import Store
 
 logger = logging.getLogger(__name__)
+
+MOST_THREADS = 16
+"""Of a loader, where the configuration names no number."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class PretrainData:
             "batch_size": batch_size,
             "seed": config.run.seed,
             "augment": None if validation else config.data.augment,
-            "num_workers": config.data.num_workers,
+            "num_workers": _threads() if config.data.num_workers is None else config.data.num_workers,
             "prefetch": config.data.prefetch,
         }
         if isinstance(image, VolumeTowerConfig):
@@ -130,6 +135,11 @@ class PretrainData:
         if isinstance(image, ClipTowerConfig):
             return ClipPretrainLoader(self.store, rows, config=image.input, **options)
         return ImagePretrainLoader(self.store, rows, input_size=image.input.size, **options)
+
+
+def _threads() -> int:
+    """Return how many threads load in this process; torchrun says how many processes share the machine."""
+    return max(1, min(MOST_THREADS, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def load_data(

@@ -8,7 +8,9 @@ name is never taken as absent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +96,7 @@ class VolumeLoader(Loader):
 
         indices = self._places[rows].tolist()
         pixels, grids = self._empty(len(rows), 1, *self.size), self._grids(epoch, rows, indices)
-        for out, index, grid in zip(pixels.numpy(), indices, grids, strict=True):
-            out[0] = self._read(index, grid)
+        self._each(self._read_into, pixels.numpy()[:, 0], indices, grids)
         affines = np.stack([self._affine(index, grid) for index, grid in zip(indices, grids, strict=True)])
         extra = {"affine": torch.from_numpy(affines)}
         drawn = uniforms(IMAGE, self.seed, epoch, rows, NUMBERS)
@@ -106,9 +107,7 @@ class VolumeLoader(Loader):
         views = tuple(self._view(number, epoch, rows, pixels, drawn, extra) for number in range(len(self.views)))
         if self.organs:
             organs = self._empty(len(rows), *self.size, kind=torch.uint8)
-            for out, index, grid, swapped in zip(organs.numpy(), indices, grids, mirrored, strict=True):
-                values = self._read(index, grid, labels=True)
-                np.take(self._classes[index, bool(swapped)], values, out=out, mode="clip")  # "raise" would buffer
+            self._each(self._read_organs_into, organs.numpy(), indices, grids, mirrored.tolist())
             extra["organs"] = organs
         return Batch(torch.from_numpy(rows.copy()), pixels, views=views, extra=extra), mirrored
 
@@ -158,12 +157,11 @@ class VolumeLoader(Loader):
         indices = self._places[rows].tolist()
         wholes = [self._whole(index) for index in indices]
         begins = places([[grid.size] for grid in wholes], view.size, u[..., :3])
-        crops, affines = self._empty(len(rows), view.count, 1, *view.size), np.empty((len(rows), view.count, 4, 4))
-        for i, (index, grid) in enumerate(zip(indices, wholes, strict=True)):
-            for k, start in enumerate(begins[i].tolist()):
-                crop = grid.crop(start, view.size)
-                crops.numpy()[i, k, 0] = self._read(index, crop)
-                affines[i, k] = self._affine(index, crop)
+        crops = self._empty(len(rows), view.count, 1, *view.size)
+        grids = [[grid.crop(start, view.size) for start in of] for grid, of in zip(wholes, begins.tolist(), strict=True)]
+        flat = [(index, crop) for index, of in zip(indices, grids, strict=True) for crop in of]
+        self._each(self._read_into, crops.numpy().reshape(-1, *view.size), *zip(*flat, strict=True))
+        affines = np.stack([self._affine(*one) for one in flat]).reshape(len(rows), view.count, 4, 4)
         extra |= {"start" + end: torch.from_numpy(begins), "affine" + end: torch.from_numpy(affines)}
         if self.augment is not None:
             u[..., 3:6] = drawn[:, None, :3]  # all views of a volume are mirrored together, as its text is
@@ -188,6 +186,23 @@ class VolumeLoader(Loader):
         if labels:
             return read_view(partial(self.store.crop_labels, index), shape, grid, 0, labels=True)
         return input_view(partial(self.store.crop, index), shape, grid, self.config)
+
+    def _read_into(self, out: Int16[np.ndarray, "d h w"], index: int, grid: Grid) -> None:
+        out[:] = self._read(index, grid)
+
+    def _read_organs_into(self, out: UInt8[np.ndarray, "d h w"], index: int, grid: Grid, mirrored: bool) -> None:
+        values = self._read(index, grid, labels=True)
+        np.take(self._classes[index, mirrored], values, out=out, mode="clip")  # "raise" would buffer
+
+    def _each(self, read: Callable[..., None], *columns: Sequence[Any]) -> None:
+        """Read every sample of a batch, in the threads that the batches made at a time leave over."""
+        threads = self.num_workers // (self.prefetch + 1)
+        if threads < 2:
+            for one in zip(*columns, strict=True):
+                read(*one)
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="medvlp-reader") as pool:
+            deque(pool.map(read, *columns), maxlen=0)
 
     def _affine(self, index: int, grid: Grid) -> Float[np.ndarray, "4 4"]:
         affine = self.store.affine(index)

@@ -21,6 +21,7 @@ from medvlp.errors import UserError
 from medvlp.text.sections import sentence_spans
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -171,10 +172,7 @@ class Tokenizer:
             raise UserError(
                 f"max_tokens {max_tokens} leaves no room for text.", "max_tokens", f"Use more than {special}."
             )
-        with _TRUNCATION:
-            self._backend.enable_truncation(max_tokens)
-            encodings = self._backend.encode_batch(list(texts))
-            self._backend.no_truncation()
+        encodings = self._encoded(texts, max_tokens)
         length = max((len(encoding.ids) for encoding in encodings), default=0)
         ids = np.full((len(encodings), length), self.pad_id, dtype=np.int64)
         mask = np.zeros((len(encodings), length), dtype=bool)
@@ -196,9 +194,7 @@ class Tokenizer:
         Returns:
             `[b l]`, from 0 in each text, -1 at special tokens and pads.
         """
-        self._backend.enable_truncation(max_tokens)
-        encodings = self._backend.encode_batch(list(texts))
-        self._backend.no_truncation()
+        encodings = self._encoded(texts, max_tokens)
         numbers = np.full((len(encodings), max((len(own.ids) for own in encodings), default=0)), -1, dtype=np.int64)
         for row, (text, own) in enumerate(zip(texts, encodings, strict=True)):
             starts = [start for start, _ in sentence_spans(text)]
@@ -221,10 +217,7 @@ class Tokenizer:
         Returns:
             None for a span of which `max_tokens` cuts off any part, or that holds no token.
         """
-        with _TRUNCATION:
-            self._backend.enable_truncation(max_tokens)
-            encoding = self._backend.encode(text)
-            self._backend.no_truncation()
+        (encoding,) = self._encoded([text], max_tokens)
         tokens = [
             (number, start, end)
             for number, ((start, end), special) in enumerate(
@@ -239,6 +232,14 @@ class Tokenizer:
             whole = inside and (last <= reach or not text[reach:last].strip())
             found.append((inside[0], inside[-1] + 1) if whole else None)
         return found
+
+    def _encoded(self, texts: Sequence[str], max_tokens: int) -> list[Encoding]:
+        """Return the encodings of texts; threads of a loader share the backend, whose limit is a state of it."""
+        with _TRUNCATION:
+            self._backend.enable_truncation(max_tokens)
+            encodings = self._backend.encode_batch(list(texts))
+            self._backend.no_truncation()
+        return list(encodings)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids without special tokens."""

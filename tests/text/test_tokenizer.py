@@ -162,7 +162,8 @@ def test_threads_that_cut_at_other_lengths_do_not_disturb_each_other() -> None:
     texts = ["the left lung is clear and the heart is normal " * 20] * 8
 
     def lengths(limit: int) -> set[int]:
-        return {tokenizer.encode(texts, limit)[0].shape[1] for _ in range(40)}
+        calls = (lambda: tokenizer.encode(texts, limit)[0], lambda: tokenizer.sentence_ids(texts, limit))
+        return {call().shape[1] for _ in range(40) for call in calls}
 
     limits = [8, 64, 24, 100]
     with ThreadPoolExecutor(len(limits)) as pool:

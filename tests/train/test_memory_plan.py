@@ -129,6 +129,22 @@ def test_a_configuration_alone_gives_the_plan_of_its_store(store: Path) -> None:
     _check_alike(plan_memory(of), plan_memory(of, from_store=False))
 
 
+@pytest.mark.parametrize("name", ["m3ae", "albef", "mgca", "rad_dino", "velvet_med", "voco"])
+def test_a_method_that_asks_for_values_is_planned_by_shapes(name: str, store: Path, volumes: Path) -> None:
+    """How many tokens are hidden, which pairs match, where sentences begin: all that hangs on neither weights nor pixels.
+
+    Masks are drawn anew, so that both are alike and not the same.
+    """
+    data = volumes if name in ("velvet_med", "voco") else store
+    changes = ["train.batch_size=4", f"data.store={data}", f"run.dir={data / 'run'}"]
+    of = check_config(f"configs/pretrain/{name}-tiny.yaml", changes, PretrainConfig).config
+    assert isinstance(of, PretrainConfig)
+    plan = plan_memory(of)
+    assert plan.by_shapes
+    method, batch = _parts(of)
+    assert plan.activations + plan.gradients == pytest.approx(most_in_step(method, batch, of), rel=0.03)
+
+
 @pytest.mark.parametrize("name", ["ct_clip", "velvet_med", "voco"])
 def test_so_it_does_for_volumes(name: str, volumes: Path) -> None:
     small = ["train.batch_size=4", f"data.store={volumes}", f"run.dir={volumes / 'run'}"]
