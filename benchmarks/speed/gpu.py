@@ -28,7 +28,7 @@ from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-STEPS, WINDOW = 32, 8
+STEPS, OF_CT_STEPS, WINDOWS = 32, 12, 4
 CASES: dict[str, tuple[str, list[str]]] = {
     "clip": ("clip", ["train.batch_size=512"]),
     "medslip": ("medslip", ["train.batch_size=64"]),
@@ -107,7 +107,8 @@ def config_of(case: str, folder: Path, overrides: list[str]) -> Any:
 
     recipe, changes = CASES[case]
     store = folder / ("ct" if recipe in OF_CT else "xr")
-    own = [f"train.steps={STEPS}", f"train.log_every={WINDOW}", "track.mlflow=false"]
+    steps = OF_CT_STEPS if recipe in OF_CT else STEPS
+    own = [f"train.steps={steps}", f"train.log_every={steps // WINDOWS}", "track.mlflow=false"]
     places = [f"data.store={store}", f"run.dir={folder / 'runs' / case.replace(' ', '_')}"]
     return load_config(
         ROOT / "configs" / "pretrain" / f"{recipe}.yaml", [*own, *changes, *places, *overrides], PretrainConfig
@@ -143,6 +144,7 @@ def train(case: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
     rows = _windows(config.run.dir)
     for name in ("samples_per_second", "data_wait"):
         figures[name] = statistics.median(row[f"train/{name}"] for row in rows)
+    print(json.dumps(figures), flush=True)
     loader_of = PretrainData.loader
 
     def still(self: PretrainData, *args: Any, **kwargs: Any) -> Any:
@@ -161,10 +163,10 @@ def train(case: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def _windows(run: Path) -> list[dict[str, Any]]:
-    """Return the windows of a run but the first, which warms up, and the last, which writes the checkpoint."""
+    """Return the windows of a run but the first, which warms up."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    return [row for row in rows if "train/samples_per_second" in row and WINDOW < row["step"] <= STEPS]
+    return [row for row in rows if "train/samples_per_second" in row][1:]
 
 
 def _call(kind: str, case: str, folder: Path, overrides: list[str]) -> subprocess.Popen[str]:
@@ -174,13 +176,18 @@ def _call(kind: str, case: str, folder: Path, overrides: list[str]) -> subproces
 
 
 def _answer(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
+    """Return what a process has printed last, and why it did not come to its end."""
+    error: dict[str, Any] = {}
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
-        return {"error": f"not done in {seconds:.0f} seconds"}
+        out, err = process.communicate()
+        error = {"error": f"not done in {seconds:.0f} seconds"}
+    if not error and process.returncode:
+        error = {"error": err.strip()[-600:]}
     lines = [line for line in out.splitlines() if line.startswith("{")]
-    return json.loads(lines[-1]) if process.returncode == 0 and lines else {"error": err.strip()[-600:]}
+    return (json.loads(lines[-1]) if lines else {}) | error
 
 
 def main() -> None:

@@ -158,7 +158,9 @@ class VolumeLoader(Loader):
         wholes = [self._whole(index) for index in indices]
         begins = places([[grid.size] for grid in wholes], view.size, u[..., :3])
         crops = self._empty(len(rows), view.count, 1, *view.size)
-        grids = [[grid.crop(start, view.size) for start in of] for grid, of in zip(wholes, begins.tolist(), strict=True)]
+        grids = [
+            [grid.crop(start, view.size) for start in of] for grid, of in zip(wholes, begins.tolist(), strict=True)
+        ]
         flat = [(index, crop) for index, of in zip(indices, grids, strict=True) for crop in of]
         self._each(self._read_into, crops.numpy().reshape(-1, *view.size), *zip(*flat, strict=True))
         affines = np.stack([self._affine(*one) for one in flat]).reshape(len(rows), view.count, 4, 4)

@@ -102,7 +102,7 @@ def _prepared(
 
 
 def _clipped(crops: Crops, bases: Bases) -> Table:
-    """Return cosines from 0 to 1: where rounding makes one larger than 1, as a GPU's may, the logarithm has no value."""
+    """Return cosines from 0 to 1: one that rounding makes larger than 1, as on a GPU, would have no logarithm below."""
     return (crops @ bases.transpose(1, 2)).relu().clamp(max=1.0)
 
 

@@ -20,13 +20,11 @@ import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
     FakeTensorMode,
     UnsupportedOperatorException,
-    unset_fake_temporarily,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from medvlp.config.train import PretrainConfig
@@ -39,6 +37,7 @@ from medvlp.methods.context import MethodContext
 from medvlp.objectives.gather import alike, world_size
 from medvlp.train.grad_cache import GradCache
 from medvlp.train.planned_batch import planned_parts
+from medvlp.train.planned_shapes import SmallHaveValues
 from medvlp.types import Batch, map_tensors
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,6 @@ logger = logging.getLogger(__name__)
 NEEDS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 OF_TEXTS = 2
 """Dimensions of texts and labels; pixels and voxels have more."""
-SMALL = 2**26
-"""Bytes of a tensor that may have values where others have none."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ def _planned(config: PretrainConfig, from_store: bool, processes: int) -> Memory
 
     method, batch = parts()
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as shapes, _SmallHaveValues():
+        with FakeTensorMode(allow_non_fake_inputs=True) as shapes, SmallHaveValues():
             _without_values(method, shapes)
             own = map_tensors(batch, lambda tensor: tensor if tensor.ndim <= OF_TEXTS else shapes.from_tensor(tensor))
             step = most_in_step(method, own, config)
@@ -153,26 +150,6 @@ def most_in_step(method: Method, batch: Batch, config: PretrainConfig) -> int:
             backward(loss)
             del loss
     return counted.most
-_INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_, torch.ops.aten._index_put_impl_)
-
-
-class _SmallHaveValues(TorchDispatchMode):
-    """Inside a `FakeTensorMode`: what hangs neither on weights nor on pixels is computed, unless it is large.
-
-    So texts are laid out and masks are drawn as in training, and a method may ask how many tokens there are.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        if any(isinstance(tensor, FakeTensor) for tensor in given):
-            if func.overloadpacket in _INDEXING:
-                args = (args[0], [place for index in args[1] for place in _places(index)], *args[2:])
-            return func(*args, **kwargs)
-        if not given and _size(func(*args, **kwargs)) > SMALL:
-            return func(*args, **kwargs)
-        with unset_fake_temporarily():
-            return func(*args, **kwargs)
 
 
 class Allocations(TorchDispatchMode):
@@ -244,18 +221,6 @@ def _tensors(batch: Batch) -> list[torch.Tensor]:
 
     map_tensors(batch, note)
     return found
-
-
-def _places(index: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """Return the indices that a mask with values stands for; any other index is left as it is."""
-    if index is None or isinstance(index, FakeTensor) or index.dtype != torch.bool:
-        return (index,)
-    with unset_fake_temporarily():
-        return index.nonzero().unbind(1)
-
-
-def _size(made: Any) -> int:
-    return sum(_bytes(leaf) for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor))
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -131,7 +131,7 @@ def test_a_configuration_alone_gives_the_plan_of_its_store(store: Path) -> None:
 
 @pytest.mark.parametrize("name", ["m3ae", "albef", "mgca", "rad_dino", "velvet_med", "voco"])
 def test_a_method_that_asks_for_values_is_planned_by_shapes(name: str, store: Path, volumes: Path) -> None:
-    """How many tokens are hidden, which pairs match, where sentences begin: all that hangs on neither weights nor pixels.
+    """How many tokens are hidden, which pairs match, where sentences begin: it hangs on neither weights nor pixels.
 
     Masks are drawn anew, so that both are alike and not the same.
     """
