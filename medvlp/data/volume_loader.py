@@ -9,7 +9,7 @@ name is never taken as absent.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -196,7 +196,7 @@ class VolumeLoader(Loader):
         values = self._read(index, grid, labels=True)
         np.take(self._classes[index, mirrored], values, out=out, mode="clip")  # "raise" would buffer
 
-    def _each(self, read: Callable[..., None], *columns: Sequence[Any]) -> None:
+    def _each(self, read: Callable[..., None], *columns: Iterable[Any]) -> None:
         """Read every sample of a batch, in the threads that the batches made at a time leave over."""
         threads = self.num_workers // (self.prefetch + 1)
         if threads < 2:
