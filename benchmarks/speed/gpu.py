@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -109,10 +110,16 @@ def config_of(case: str, folder: Path, overrides: list[str]) -> Any:
     store = folder / ("ct" if recipe in OF_CT else "xr")
     steps = OF_CT_STEPS if recipe in OF_CT else STEPS
     own = [f"train.steps={steps}", f"train.log_every={steps // WINDOWS}", "track.mlflow=false"]
-    places = [f"data.store={store}", f"run.dir={folder / 'runs' / case.replace(' ', '_')}"]
+    places = [f"data.store={store}", f"run.dir={_runs_of(folder) / case.replace(' ', '_')}"]
     return load_config(
         ROOT / "configs" / "pretrain" / f"{recipe}.yaml", [*own, *changes, *places, *overrides], PretrainConfig
     )
+
+
+def _runs_of(folder: Path) -> Path:
+    """Return where runs write their checkpoints: in memory where that is a folder, for no disk is measured here."""
+    memory = Path("/dev/shm")
+    return (memory if memory.is_dir() else folder) / f"medvlp-gpu-{folder.name}"
 
 
 def plan(case: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
@@ -134,6 +141,9 @@ def train(case: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
 
     config = config_of(case, folder, overrides)
     cuda = torch.cuda.is_available()
+    again = config.model_copy(update={"run": config.run.model_copy(update={"dir": Path(f"{config.run.dir}_still")})})
+    for of in (config, again):
+        shutil.rmtree(of.run.dir, ignore_errors=True)
     pretrain(config)
     figures: dict[str, Any] = {"batch": config.train.batch_size, "precision": config.train.precision}
     if cuda:
@@ -156,9 +166,10 @@ def train(case: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
         return loader
 
     PretrainData.loader = still  # type: ignore[method-assign]
-    again = config.model_copy(update={"run": config.run.model_copy(update={"dir": Path(f"{config.run.dir}_still")})})
     pretrain(again)
     speed = statistics.median(row["train/samples_per_second"] for row in _windows(again.run.dir))
+    for of in (config, again):
+        shutil.rmtree(of.run.dir)
     return figures | {"still_samples_per_second": speed, "slowed": speed / figures["samples_per_second"] - 1}
 
 
