@@ -242,6 +242,7 @@ def main() -> None:
             }
             print(case, json.dumps(result["cases"][case]), f"{time.perf_counter() - began:.0f} s", flush=True)
             given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(_runs_of(folder), ignore_errors=True)
 
 
 if __name__ == "__main__":
