@@ -1,8 +1,9 @@
 """How much memory a pre-training takes, told before it starts.
 
 Guarantee: the method itself runs one step forward and backward on a batch of the loader, on tensors that have a shape
-and no values, and every allocation is counted until it is freed; only states of the optimiser are counted by rule. What
-a device needs besides (its context, workspaces of its libraries, gaps of its allocator) is not in it.
+and no values, and every allocation is counted until it is freed; only states of the optimiser and what a softmax takes
+besides on CUDA are counted by rule. What else a device needs (its context, workspaces of its libraries, gaps of its
+allocator) is not in it.
 """
 
 from __future__ import annotations
@@ -173,6 +174,9 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tree_map_only(torch.Tensor, self._count, out)
+        if func.overloadpacket is torch.ops.aten._softmax_backward_data:
+            # On CUDA it makes the product of both inputs besides: a whole map, where attention is written out.
+            self.most = max(self.most, self.live + _bytes(args[1]))
         return out
 
     def _count(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -111,6 +111,15 @@ def test_freed_storages_are_no_longer_counted() -> None:
     assert counted.live == 0
 
 
+def test_a_softmax_backward_makes_the_product_of_its_inputs_besides() -> None:
+    """As its kernel does on CUDA; seen in VoCo's windows on an H100, where a map was missing from the plan."""
+    one = torch.randn(1000, requires_grad=True)
+    two = one.softmax(0)
+    with Allocations([one, two]) as counted:
+        torch.autograd.grad(two, one, torch.ones(1000))
+    assert counted.most == 3 * 4000  # the gradients of both sides, and the product
+
+
 def test_the_verb_tells_it(store: Path, tmp_path: Path) -> None:
     import yaml
 
