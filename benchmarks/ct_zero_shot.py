@@ -15,6 +15,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,14 @@ TARGET, MINUTES = 0.70, 60.0
 """Macro AUROC, and CPU minutes: half an hour of two cores."""
 
 
-def train(name: str, store: Path, run: Path) -> float:
+def train(name: str, store: Path, run: Path, changes: Sequence[str] = ()) -> float:
     """Pre-train by the small recipe, unless it is done; return the CPU minutes that it took."""
     spent = run / "cpu_minutes.json"
     if not spent.exists():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         file = ROOT / "configs" / "pretrain" / f"{name}-tiny.yaml"
         places = [f"data.store={store}", f"run.dir={run}", "train.device=cpu", "track.mlflow=false"]
-        command = [sys.executable, "-m", "medvlp", "pretrain", str(file), *places]
+        command = [sys.executable, "-m", "medvlp", "pretrain", str(file), *places, *changes]
         subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

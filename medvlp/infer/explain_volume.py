@@ -92,7 +92,9 @@ def explain_volumes(
     encoder = load_encoder(encoder_spec, device=device)
     if not isinstance(encoder, VolumeEncoder):
         raise UserError(
-            f"The encoder '{encoder.name}' takes no volumes.", "--volume", "Give --image, or an encoder of volumes."
+            f"The encoder '{encoder.name}' takes no volumes.",
+            "--volume",
+            "Give --image or --clip, or an encoder of volumes.",
         )
     texts = [text.strip() for text in texts]
     encoder.check_heat_maps(texts)
