@@ -71,6 +71,18 @@ def test_page_in_a_browser(html):
             assert overflow(page, width) <= 0, width
 
 
+def test_a_note_with_a_long_id_fits_a_phone(results, tmp_path):
+    out = tmp_path / "results"
+    shutil.copytree(results, out)
+    series = "luna16/1.3.6.1.4.1.14519.5.2.1.6279.6001.100225287222365663678666836860"
+    finding = f"Leak: 1 pair of identical images across splits, for example {series} (train) and {series} (test)."
+    (out / "leaks.json").write_text(json.dumps({"audit": {"stores": {}, "findings": [finding]}, "cells": {}}))
+    write_report(out, tmp_path / "report.html")
+    with open_page(tmp_path / "report.html") as page:
+        assert series in page.locator(".notes").inner_text()
+        assert overflow(page, 360) <= 0
+
+
 def test_page_without_script_leads_to_the_same_record(html):
     with open_page(html, java_script_enabled=False) as page:
         page.locator("#headline a.cell").first.click()
