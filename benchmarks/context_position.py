@@ -34,7 +34,7 @@ def accuracy(run: Path, crops: int) -> dict[str, Any]:
     value = row["val/position_accuracy"]
     interval = binomtest(round(value * crops), crops).proportion_ci(method="wilson")
     figures = {"accuracy": value, "low": interval.low, "high": interval.high}
-    return {"steps": row["step"]} | {name: round(figure, 3) for name, figure in figures.items()}
+    return {"steps": row["step"]} | {name: round(float(figure), 3) for name, figure in figures.items()}
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         "crops": crops,
         "chance": 1 / (rows * columns),
         **found,
-        "above_chance": found["trained"]["low"] > 1 / (rows * columns),
+        "above_chance": bool(found["trained"]["low"] > 1 / (rows * columns)),
         "cpu_minutes": minutes,
         "versions": run_record()["versions"],
     }
