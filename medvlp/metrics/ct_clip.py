@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medvlp.metrics.classification import f1, sensitivity, specificity
+from medvlp.metrics.classification import f1
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -23,10 +23,16 @@ LEVELS = np.linspace(0, 1, 100)
 
 
 def operating_point(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """Return sensitivity and specificity at the highest threshold that maximises their sum (Youden's index)."""
-    levels = np.concatenate([[np.inf], np.unique(scores)[::-1]])
-    points = [(sensitivity(labels, scores, level), specificity(labels, scores, level)) for level in levels]
-    return points[int(np.argmax([true - (1 - right) for true, right in points]))]
+    """Return sensitivity and specificity at the highest threshold that maximises their sum (Youden's index).
+
+    Among the corners of the ROC curve; sums that differ by rounding alone are told apart as the official code does.
+    """
+    from sklearn.metrics import roc_curve
+
+    known = ~np.isnan(labels)
+    false, true, _ = roc_curve(labels[known], scores[known])
+    best = int(np.argmax(true - false))
+    return float(true[best]), float(1 - false[best])
 
 
 def corner_threshold(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
@@ -34,11 +40,9 @@ def corner_threshold(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, 
 
     Meant for scores of the validation split: the official script gives it those of the test split.
     """
-    # The next number above a level: "score > level" is "score >= it".
-    levels = np.nextafter(LEVELS, 2)
-    missed = np.array([1 - sensitivity(labels, scores, level) for level in levels])
-    false = np.array([1 - specificity(labels, scores, level) for level in levels])
-    distance = np.sqrt(missed**2 + false**2)
+    # Shares as the official script divides them: 1 - specificity rounds otherwise, and near-ties are common.
+    true, false = ((scores[labels == value] > LEVELS[:, None]).mean(axis=1) for value in (1, 0))
+    distance = np.sqrt((1 - true) ** 2 + false**2)
     return float(LEVELS[np.flatnonzero(distance == distance.min())[-1]])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,28 @@ def test_zero_shot_scores_are_the_official_ones(file: Path) -> None:
         )
         np.testing.assert_allclose(accuracy(labels, scores, above), case["accuracy_at_threshold"][k], rtol=1e-6)
         np.testing.assert_allclose(labels[scores >= above].mean(), case["precision_at_threshold"][k], rtol=1e-6)
+
+
+def test_of_equally_good_points_the_official_one_is_taken() -> None:
+    """Against loops: few samples leave several points whose sums or distances differ by rounding alone."""
+    for seed in (235, 242, 354, 560, 662, 733):
+        rng = np.random.default_rng(seed)
+        labels = (rng.random(40) < 0.35).astype(float)
+        scores = 1 / (1 + np.exp(-np.round(2 * (rng.standard_normal(40) + 0.6 * labels), 1)))
+        best, point = 0.0, (0.0, 0.0)
+        for false, true in zip(*sk.roc_curve(labels, scores)[:2], strict=True):
+            if true - false > best:
+                best, point = true - false, (true, 1 - false)
+        assert operating_point(labels, scores) == pytest.approx(point), seed
+        nearest, chosen = 9.0, 0.0
+        for level in np.linspace(0, 1, 100):
+            true, false = ((scores > level)[labels == value].sum() / (labels == value).sum() for value in (1, 0))
+            if math.sqrt((1 - true) ** 2 + false**2) <= nearest:
+                nearest, chosen = math.sqrt((1 - true) ** 2 + false**2), float(level)
+        assert corner_threshold(labels, scores) == pytest.approx(chosen), seed
+    unknown = np.append(labels, np.nan), np.append(scores, 0.99)
+    assert operating_point(*unknown) == operating_point(labels, scores)
+    assert corner_threshold(*unknown) == corner_threshold(labels, scores)
 
 
 def test_a_finding_that_is_never_called_has_a_high_weighted_f1_and_no_f1() -> None:
