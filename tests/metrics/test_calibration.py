@@ -34,15 +34,18 @@ def make(samples: int = 300, seed: int = 0, slope: float = 2.5, shift: float = -
     return labels, special.expit(slope * at + shift)
 
 
-@pytest.mark.parametrize("case", ["plain", "ties", "rare"])
-def test_equal_width_errors_equal_the_reference(oracles: Path, case: str) -> None:
+def test_equal_width_errors_equal_the_reference(oracles: Path) -> None:
     folder = oracles / "metrics" / "classification"
-    data, values = np.load(folder / f"binary_{case}.npz"), json.loads((folder / "meta.json").read_text())["values"]
-    name = "probabilities" if "probabilities" in data else "scores"
-    scores = data[name][:, 1] if data[name].ndim == 2 else data[name]
-    for bins in (10, 15):
-        expected = values[f"binary_{case}"][f"ece{bins}_l1"]
-        assert calibration_error(data["labels"].astype(float), scores, bins) == pytest.approx(expected, abs=1e-6)
+    values = json.loads((folder / "meta.json").read_text())["values"]
+    files = [file for file in sorted(folder.glob("binary_*.npz")) if "ece10_l1" in values[file.stem]]
+    assert files
+    for file in files:
+        data = np.load(file)
+        name = "probabilities" if "probabilities" in data else "scores"
+        scores = data[name][:, 1] if data[name].ndim == 2 else data[name]
+        for bins in (10, 15):
+            found = calibration_error(data["labels"].astype(float), scores, bins)
+            assert found == pytest.approx(values[file.stem][f"ece{bins}_l1"], abs=1e-6), file.stem
 
 
 def test_equal_mass_bins_hold_as_many_samples_and_keep_ties_together() -> None:

@@ -45,6 +45,8 @@ def test_a_plain_text_is_laid_out_as_the_official_sequence(file: Path) -> None:
     ids = torch.cat([case["input_ids"][:1], case["input_ids"][inner], torch.tensor([99])])[None]
     sentences = torch.cat([torch.tensor([-1]), types[inner] - 1, torch.tensor([-1])])[None]
     words = torch.cat([torch.tensor([-1]), (kinds[inner] == WORD).cumsum(0) - 1, torch.tensor([-1])])[None]
+    if kinds[-1] == SENTENCE:  # the words of the last sentence were cut: it has one
+        ids[:, -1], sentences[:, -1], words[:, -1] = 98, types[-1] - 1, words.max() + 1
     text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), word_ids=words, sentence_ids=sentences)
     limits = SentenceLimits(int(case["max_len_report"]), int(case["max_num_sentences"]), int(case["max_len_sentence"]))
     first = int(case["input_ids"][kinds == SENTENCE][0])

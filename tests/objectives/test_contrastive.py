@@ -11,13 +11,9 @@ import torch
 from medvlp.objectives.contrastive import info_nce, soft_label_ce
 from medvlp.objectives.scale import clamped_scale
 from medvlp.objectives.zero_shot import prompt_logits
+from tests.objectives.official import cases, load
 
 MAX_LOG_SCALE = 4.6052
-
-
-def case(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    with np.load(folder / f"case_{name}.npz") as arrays:
-        return {key: torch.from_numpy(np.asarray(arrays[key])) for key in arrays.files}
 
 
 def check(value: torch.Tensor, reference: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor]) -> None:
@@ -31,27 +27,27 @@ def check(value: torch.Tensor, reference: dict[str, torch.Tensor], inputs: dict[
     assert checked == sum(key.startswith("grad_") for key in reference)
 
 
-@pytest.mark.parametrize("name", ["plain", "even", "two"])
-def test_info_nce_is_the_official_convirt(oracles: Path, name: str) -> None:
-    reference = case(oracles / "losses2d/convirt/nce", name)
+@pytest.mark.parametrize("file", cases("convirt/nce"), ids=lambda file: file.stem)
+def test_info_nce_is_the_official_convirt(file: Path) -> None:
+    reference = load(file)
     inputs = {key: reference[key].requires_grad_() for key in ("image", "text")}
     value, count = info_nce(inputs["image"], inputs["text"], 1 / reference["T"], float(reference["weight"]))
     assert count == 2 * len(inputs["image"])
     check(value, reference, inputs)
 
 
-@pytest.mark.parametrize("name", ["plain", "two", "scale"])
-def test_info_nce_with_a_learnt_scale_is_the_official_medclip_without_labels(oracles: Path, name: str) -> None:
-    reference = case(oracles / "losses2d/medclip/hard", name)
+@pytest.mark.parametrize("file", cases("medclip/hard"), ids=lambda file: file.stem)
+def test_info_nce_with_a_learnt_scale_is_the_official_medclip_without_labels(file: Path) -> None:
+    reference = load(file)
     inputs = {key: reference[key].requires_grad_() for key in ("image", "text")}
     inputs["log_scale"] = reference["log_scale_before_clamp"].reshape(1).requires_grad_()
     value, _ = info_nce(inputs["image"], inputs["text"], clamped_scale(inputs["log_scale"], 0.0, MAX_LOG_SCALE))
     check(value, reference, inputs)
 
 
-@pytest.mark.parametrize("name", ["plain", "no_augmentation", "unequal", "empty_labels", "clamped_scale"])
-def test_soft_label_ce_is_the_official_medclip(oracles: Path, name: str) -> None:
-    reference = case(oracles / "losses2d/medclip/soft_label", name)
+@pytest.mark.parametrize("file", cases("medclip/soft_label"), ids=lambda file: file.stem)
+def test_soft_label_ce_is_the_official_medclip(file: Path) -> None:
+    reference = load(file)
     names = [key for key in ("image", "text", "text_augmented") if key in reference]
     inputs = {key: reference[key].requires_grad_() for key in names}
     inputs["log_scale"] = reference["log_scale_before_clamp"].reshape(1).requires_grad_()
@@ -67,9 +63,9 @@ def test_soft_label_ce_is_the_official_medclip(oracles: Path, name: str) -> None
     check(value, reference, inputs)
 
 
-@pytest.mark.parametrize("name", ["max", "mean", "one_prompt"])
-def test_prompt_logits_are_the_official_medclip_classifier(oracles: Path, name: str) -> None:
-    reference = case(oracles / "losses2d/medclip/zero_shot", name)
+@pytest.mark.parametrize("file", cases("medclip/zero_shot"), ids=lambda file: file.stem)
+def test_prompt_logits_are_the_official_medclip_classifier(file: Path) -> None:
+    reference = load(file)
     reduce = "mean" if reference["ensemble"] == 1 else "max"
     logits = prompt_logits(
         reference["image"], reference["prompts"], reference["prompt_class"], reference["scale"], reduce
