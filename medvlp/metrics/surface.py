@@ -84,8 +84,10 @@ def surface_scores(
     forward = np.asarray(get_surface_distance(own, true, spacing=spacing), dtype=np.float64)
     backward = np.asarray(get_surface_distance(true, own, spacing=spacing), dtype=np.float64)
     areas = (edges[2][own], edges[3][true]) if subvoxels else (np.ones(len(forward)), np.ones(len(backward)))
+    # In single precision, as the distances are made: there 1.2 is not within 1.2 of double precision.
+    tolerance = float(np.float32(tolerance_mm))
     near = sum(
-        float(area[distance <= tolerance_mm].sum()) for area, distance in zip(areas, (forward, backward), strict=True)
+        float(area[distance <= tolerance].sum()) for area, distance in zip(areas, (forward, backward), strict=True)
     )
     both = np.concatenate([forward, backward])
     hd95_forward = float(np.percentile(forward, 95))

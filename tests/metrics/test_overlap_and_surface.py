@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.metrics import compute_dice, compute_iou
+from monai.metrics import compute_dice, compute_iou, compute_surface_dice
 
 from medvlp.metrics.benchx import segmentation_scores
 from medvlp.metrics.overlap import dice, iou, overlap_counts
@@ -115,6 +115,19 @@ def test_surface_scores_equal_monai(folder: Path) -> None:
                 assert value == pytest.approx(float(case[key]), rel=1e-6, nan_ok=True), (name, key)
         counts = overlap_counts(masks[0].astype(int), masks[1].astype(int), 2)[1]
         assert float(dice(counts, "left_out")) == pytest.approx(float(case["dice"]), rel=1e-6, nan_ok=True), name
+
+
+def test_a_surface_as_far_as_the_tolerance_is_within_it_whatever_the_number() -> None:
+    """Against MONAI: distances are in single precision, where 1.2 is more than 1.2."""
+    one, other = np.zeros((2, 6, 5, 4), dtype=bool)
+    one[1], other[3] = True, True
+    for step in (0.6, 0.35, 1.05, 0.3):
+        masks = [torch.from_numpy(np.stack([~mask, mask])[None]) for mask in (one, other)]
+        theirs = compute_surface_dice(*masks, [2 * step], spacing=(step, 3.0, 3.0), use_subvoxels=False)
+        assert surface_scores(one, other, (step, 3.0, 3.0), 2 * step).nsd == float(theirs) == 1
+        assert surface_scores(one, other, (step, 3.0, 3.0), 2 * step, subvoxels=True).nsd == pytest.approx(
+            float(compute_surface_dice(*masks, [2 * step], spacing=(step, 3.0, 3.0), use_subvoxels=True)), rel=1e-6
+        )
 
 
 def test_a_line_beside_a_line_is_measured_in_mm() -> None:
