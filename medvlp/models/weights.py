@@ -86,10 +86,12 @@ def _read(file: Path, device: str) -> dict[str, torch.Tensor]:
             break
     if not isinstance(state, Mapping):
         raise UserError("The weight file holds no mapping of names to tensors.", file, "Save its state dict.")
-    others = sorted(str(name) for name, value in state.items() if not isinstance(value, torch.Tensor))
+    others = sorted(
+        str(name) for name, value in state.items() if not (isinstance(value, torch.Tensor) and isinstance(name, str))
+    )
     if others:
         raise UserError(
-            f"The weight file holds more than tensors {_shown(others)}.", file, "Save its state dict alone."
+            f"The weight file holds more than tensors by name {_shown(others)}.", file, "Save its state dict alone."
         )
     return dict(state)
 

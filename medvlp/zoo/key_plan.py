@@ -62,7 +62,7 @@ class Line:
     """What became of some tensors of the file, for the table of `medvlp zoo check`."""
 
     fate: str
-    """used, joined, split, zeros, ignored or absent."""
+    """used, joined, split, zeros, ignored or absent; rounded, of what is used: of low precision."""
     names: str
     count: int
     detail: str
@@ -91,7 +91,7 @@ class KeyPlan:
     def said(self) -> tuple[str, ...]:
         """The account in words: how many tensors of the file are used, and what became of all others."""
         own = sum(self.counts[fate] for fate in ("used", "joined", "split"))
-        others = [line for line in self.lines if line.fate in ("ignored", "zeros", "absent")]
+        others = [line for line in self.lines if line.fate in ("ignored", "zeros", "absent", "rounded")]
         counted = (
             f"{line.count} {line.fate}: {line.detail}" if line.count else f"{line.fate}: {line.detail}"
             for line in others

@@ -23,7 +23,7 @@ from medvlp.models.weights import find_weights, read_state
 from medvlp.objectives.scale import cosine_factor
 from medvlp.types import Features, TextBatch, TextFeatures
 from medvlp.zoo.axes import from_axes, to_axes
-from medvlp.zoo.key_plan import KeyPlan, plan_keys, strip_prefixes
+from medvlp.zoo.key_plan import KeyPlan, Line, plan_keys, strip_prefixes
 from medvlp.zoo.release import HeadConfig, Release
 from medvlp.zoo.released_text import ReleasedText
 from medvlp.zoo.released_towers import build_tower
@@ -206,6 +206,7 @@ def load_released(release: Release, path: Path | str, text: Path | str | None = 
     model = build_released(release)
     own = {name: value.shape for name, value in model.state_dict().items()}
     plan = plan_keys(own, {name: value.shape for name, value in state.items()}, release, file)
+    _check_plain(plan, model.state_dict(), state, file)
     _check_finite(plan, state, file)
     for part in plan.absent:
         model.leave_out(part)
@@ -256,6 +257,29 @@ def build_released(release: Release) -> ReleasedModel:
             f"format {release.name}",
             "Mend image, text, heads or options of the format.",
         ) from error
+
+
+def _check_plain(plan: KeyPlan, own: dict[str, torch.Tensor], state: dict[str, torch.Tensor], file: Path) -> None:
+    """Refuse what a copy would silently turn into other numbers, and enter in the account what was rounded before."""
+    weights = {key for name, source in plan.sources.items() if own[name].is_floating_point() for key in source.keys}
+    odd = [key for key in sorted(weights) if not _is_plain(state[key])]
+    if odd:
+        named = ", ".join(f"{key} ({state[key].dtype}, {state[key].layout})" for key in odd[:8])
+        raise UserError(
+            f"The file holds weights that are no plain floating-point numbers: {named}.".replace("torch.", ""),
+            file,
+            "Fetch the released file: quantised, sparse or complex weights are not converted back.",
+        )
+    for dtype in (torch.bfloat16, torch.float16):
+        if names := [key for key in sorted(weights) if state[key].dtype == dtype]:
+            stored = f"stored as {dtype}".replace("torch.", "")
+            plan.lines.append(Line("rounded", f"{names[0]} ...", len(names), stored))
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    return (
+        value.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16) and value.layout == torch.strided
+    )
 
 
 def _check_finite(plan: KeyPlan, state: dict[str, torch.Tensor], file: Path) -> None:

@@ -102,7 +102,10 @@ def test_objects_that_cannot_be_passed_over_are_named(tmp_path, framework):
 def test_an_object_among_the_tensors_is_named(tmp_path):
     file = tmp_path / "x.pt"
     torch.save({"a": torch.zeros(2), "settings": argparse.Namespace(lr=1), "n": 3}, file)
-    with pytest.raises(UserError, match=r"more than tensors \(2\): n, settings"):
+    with pytest.raises(UserError, match=r"more than tensors by name \(2\): n, settings"):
+        read_state(file)
+    torch.save({0: torch.zeros(2), "b": torch.zeros(2)}, file)
+    with pytest.raises(UserError, match=r"more than tensors by name \(1\): 0\."):
         read_state(file)
     torch.save([torch.zeros(2)], file)
     with pytest.raises(UserError, match="no mapping"):

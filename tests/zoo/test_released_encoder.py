@@ -289,6 +289,25 @@ def test_numbers_that_are_not_finite_are_refused(described, state, tmp_path):
         load_encoder(f"zoo:{described}:{tmp_path / 'x.pt'}")
 
 
+@pytest.mark.parametrize("kind", ["int8", "bool", "complex64", "sparse"])
+def test_weights_that_are_no_plain_numbers_are_refused(kind, described, state, tmp_path):
+    name = "visual.layer2.0.conv1.weight"
+    changed = state[name].to_sparse() if kind == "sparse" else (30 * state[name]).to(getattr(torch, kind))
+    torch.save({**state, name: changed}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=rf"no plain floating-point numbers: {name} "):
+        load_encoder(f"zoo:{described}:{tmp_path / 'x.pt'}")
+
+
+def test_it_is_told_that_a_file_holds_rounded_weights(described, state, tmp_path):
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    half["visual.conv1.weight"] = state["visual.conv1.weight"].bfloat16()
+    torch.save(half, tmp_path / "x.pt")
+    encoder = load_encoder(f"zoo:{described}:{tmp_path / 'x.pt'}")
+    number = sum(value.is_floating_point() for value in state.values())
+    assert encoder.loaded[0] == f"{len(state)} tensors of the file used, none unexplained"
+    assert encoder.loaded[1:] == ("1 rounded: stored as bfloat16", f"{number - 1} rounded: stored as float16")
+
+
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Spec of a transformer whose position table has 4 x 4 places."""
