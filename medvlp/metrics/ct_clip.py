@@ -53,8 +53,11 @@ def weighted_f1(labels: Float[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
     """
     known = ~np.isnan(labels)
     labels, called = labels[known], (scores[known] > threshold).astype(np.float64)
+    if not len(labels):
+        return float("nan")
     present = float(labels.mean())
-    return present * f1(labels, called, 0.5) + (1 - present) * f1(1 - labels, 1 - called, 0.5)
+    found = ((present, labels, called), (1 - present, 1 - labels, 1 - called))
+    return sum(share * f1(truth, own, 0.5) for share, truth, own in found if share)
 
 
 def overlap_at(

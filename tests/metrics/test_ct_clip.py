@@ -84,6 +84,14 @@ def test_a_finding_that_is_never_called_has_a_high_weighted_f1_and_no_f1() -> No
     assert weighted_f1(labels, scores, 0.5) > 0.9
 
 
+def test_a_class_that_is_not_there_has_no_weight() -> None:
+    for labels in (np.zeros(4), np.ones(4)):
+        for scores in (np.array([0.9, 0.1, 0.8, 0.2]), np.zeros(4), np.ones(4)):
+            expected = sk.f1_score(labels, scores > 0.5, average="weighted", zero_division=0)
+            np.testing.assert_allclose(weighted_f1(labels, scores, 0.5), expected)
+    assert math.isnan(weighted_f1(np.full(3, np.nan), np.ones(3), 0.5))
+
+
 def test_what_is_not_mentioned_is_left_out_of_the_weighted_f1() -> None:
     labels, scores = np.array([1.0, 0.0, np.nan, 1.0]), np.array([0.9, 0.2, 0.9, 0.4])
     expected = sk.f1_score([1, 0, 1], [1, 0, 0], average="weighted")
