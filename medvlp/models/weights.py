@@ -19,6 +19,7 @@ from medvlp.errors import UserError
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 WRAPPERS = ("state_dict", "model", "model_state_dict", "network_weights", "net")
 MAX_KEYS_SHOWN = 8
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def find_weights(path: Path) -> Path:
@@ -144,8 +145,16 @@ def _refusal(error: Exception, file: Path) -> tuple[str, Path, str]:
     return f"The weight file cannot be read: {reason}", file, "Fetch it again, or convert it to safetensors."
 
 
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor holds floating-point numbers, one for each place: a copy changes no other kind rightly.
+
+    Integers (of a quantised model) would be taken for weights, and complex numbers would lose a part.
+    """
+    return tensor.dtype in FLOATS and tensor.layout == torch.strided
+
+
 def check_keys(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Raise `UserError` unless `given` has exactly the keys and shapes of `own`."""
+    """Raise `UserError` unless `given` has exactly the keys and shapes of `own`, and weights that `is_plain`."""
     problems = []
     if missing := sorted(own.keys() - given.keys()):
         problems.append(f"missing {_shown(missing)}")
@@ -158,6 +167,9 @@ def check_keys(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor
     ]
     if shapes:
         problems.append(f"other shapes {_shown(shapes)}")
+    shared = sorted(own.keys() & given.keys())
+    if odd := [key for key in shared if own[key].is_floating_point() and not is_plain(given[key])]:
+        problems.append(f"no plain floating-point numbers {_shown(odd)}")
     if problems:
         raise UserError(
             f"The weights do not fit the model: {'; '.join(problems)}.",

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from medvlp.errors import UserError, nearest
 from medvlp.methods.base import Encode, Method
 from medvlp.models.grad_cam import grad_cam
-from medvlp.models.weights import find_weights, read_state
+from medvlp.models.weights import find_weights, is_plain, read_state
 from medvlp.objectives.scale import cosine_factor
 from medvlp.types import Features, TextBatch, TextFeatures
 from medvlp.zoo.axes import from_axes, to_axes
@@ -262,7 +262,7 @@ def build_released(release: Release) -> ReleasedModel:
 def _check_plain(plan: KeyPlan, own: dict[str, torch.Tensor], state: dict[str, torch.Tensor], file: Path) -> None:
     """Refuse what a copy would silently turn into other numbers, and enter in the account what was rounded before."""
     weights = {key for name, source in plan.sources.items() if own[name].is_floating_point() for key in source.keys}
-    odd = [key for key in sorted(weights) if not _is_plain(state[key])]
+    odd = [key for key in sorted(weights) if not is_plain(state[key])]
     if odd:
         named = ", ".join(f"{key} ({state[key].dtype}, {state[key].layout})" for key in odd[:8])
         raise UserError(
@@ -274,12 +274,6 @@ def _check_plain(plan: KeyPlan, own: dict[str, torch.Tensor], state: dict[str, t
         if names := [key for key in sorted(weights) if state[key].dtype == dtype]:
             stored = f"stored as {dtype}".replace("torch.", "")
             plan.lines.append(Line("rounded", f"{names[0]} ...", len(names), stored))
-
-
-def _is_plain(value: torch.Tensor) -> bool:
-    return (
-        value.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16) and value.layout == torch.strided
-    )
 
 
 def _check_finite(plan: KeyPlan, state: dict[str, torch.Tensor], file: Path) -> None:

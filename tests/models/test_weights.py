@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from medvlp.errors import UserError
-from medvlp.models.weights import read_state
+from medvlp.models.weights import check_keys, read_state
 
 STATE = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.float16)}
 
@@ -125,3 +125,11 @@ def test_the_old_format_is_read(tmp_path):
     file = tmp_path / "x.pt"
     torch.save({"model": STATE}, file, _use_new_zipfile_serialization=False)
     assert read_state(file).keys() == STATE.keys()
+
+
+def test_weights_that_are_no_plain_numbers_do_not_fit():
+    own = {"a": torch.zeros(2), "n": torch.zeros((), dtype=torch.int64)}
+    check_keys(own, {"a": torch.zeros(2).half(), "n": own["n"]}, Path("x"))
+    for odd in (torch.ones(2).to(torch.int8), torch.ones(2) > 0, torch.ones(2).to(torch.complex64)):
+        with pytest.raises(UserError, match=r"no plain floating-point numbers \(1\): a"):
+            check_keys(own, {"a": odd, "n": own["n"]}, Path("x"))
