@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from medvlp.data.volume_views import Grid, Part, input_grid, part_of, read_view
 from medvlp.errors import UserError
 from medvlp.io.intensity import looks_like_hu
+from medvlp.io.values import AIR_HU, PADDING_HU, is_padding
 from medvlp.types import Intensity, Volume
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def with_meaning(volume: Volume, config: VolumeInputConfig, where: object = "the
     """Return a volume whose numbers mean what the model input takes.
 
     A file of a format that cannot say what its numbers mean (NIfTI) counts as HU where they look like it; see
-    `looks_like_hu`. A model input without windows takes numbers of any meaning.
+    `looks_like_hu`. Its padding is then air, as where HU are asked for. A DICOM series states its modality and its
+    rescale: what it does not call HU never counts as HU. A model input without windows takes numbers of any meaning.
 
     Args:
         volume: As it was read.
@@ -42,11 +44,12 @@ def with_meaning(volume: Volume, config: VolumeInputConfig, where: object = "the
         where: What is named if it does not fit.
 
     Raises:
-        UserError: Its numbers mean something else, or nobody says what.
+        UserError: Its numbers mean something else, or nobody says what; or it was resampled with its padding.
     """
-    wanted, said = config.intensity, volume.provenance.get("intensity_source")
-    if wanted == Intensity.HU and said == "nobody" and looks_like_hu(volume.array):
-        return replace(volume, intensity=Intensity.HU, provenance={**volume.provenance, "intensity_source": "values"})
+    wanted, facts = config.intensity, volume.provenance
+    untold = facts.get("intensity_source") == "nobody" and "modality" not in facts
+    if wanted == Intensity.HU and untold and looks_like_hu(volume.array):
+        return _by_values(volume, where)
     if not fits(volume.intensity, config):
         raise UserError(
             f"The volume is in {volume.intensity}, the model takes {wanted}.",
@@ -54,6 +57,24 @@ def with_meaning(volume: Volume, config: VolumeInputConfig, where: object = "the
             "If its numbers are HU, say so: --intensity hu, or StoredVolumeConfig(intensity='hu') for read_volume.",
         )
     return volume
+
+
+def _by_values(volume: Volume, where: object) -> Volume:
+    """Return a volume as HU, padding as air; a copy where there is any."""
+    import numpy as np
+
+    array = volume.array
+    if array.min() <= max(PADDING_HU):
+        if volume.provenance.get("resampled"):
+            raise UserError(
+                "The volume was resampled before anyone said that its numbers are HU, so that its padding is mixed "
+                "into the tissue beside it.",
+                where,
+                "Say it when the file is read: --intensity hu, or StoredVolumeConfig(intensity='hu').",
+            )
+        array = np.where(is_padding(array), np.int16(AIR_HU), array)
+    facts = {**volume.provenance, "intensity_source": "values"}
+    return replace(volume, array=array, intensity=Intensity.HU, provenance=facts)
 
 
 def grid_of(

@@ -14,7 +14,7 @@ import numpy as np
 from medvlp.types import Intensity
 
 if TYPE_CHECKING:
-    from jaxtyping import Int16, Shaped
+    from jaxtyping import Bool, Int16, Shaped
 
 AIR_HU = -1024
 PADDING_HU = (-2000, -3024)
@@ -27,6 +27,11 @@ WHOLE = 1e-3
 COARSEST_LOSS = 0.5
 """Smallest factor by which STORED integers are rescaled and rounded; below, neighbouring values would merge."""
 _LOW, _HIGH = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+
+
+def is_padding(hu: Int16[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+    """Return where HU are a value of `PADDING_HU`."""
+    return (hu == PADDING_HU[0]) | (hu == PADDING_HU[1])
 
 
 class BadValues(ValueError):
@@ -136,7 +141,7 @@ class Converter:
         if self.intensity is not Intensity.HU:
             return
         if out.min(initial=0) <= max(PADDING_HU):
-            unlabelled = (out == PADDING_HU[0]) | (out == PADDING_HU[1])
+            unlabelled = is_padding(out)
             padded = unlabelled if padded is None else padded | unlabelled
         if padded is not None:
             self.counts["padding_voxels"] += int(np.count_nonzero(padded))

@@ -135,7 +135,7 @@ class VolumeEncoder(Encoder):
 
 
 def _named(scan: Scan) -> object:
-    return "the volume" if isinstance(scan, Volume) else scan
+    return scan.provenance.get("path", "the volume") if isinstance(scan, Volume) else scan
 
 
 def on_volume(

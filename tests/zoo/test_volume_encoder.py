@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 import volume_source
+from made_dicom import random_slices, write_series
 from scipy.ndimage import map_coordinates
 
 import medvlp
-from medvlp.config.preprocessing import VolumePreprocessing
+from medvlp.config.preprocessing import StoredVolumeConfig, VolumePreprocessing
 from medvlp.config.volumes import VolumeInputConfig
 from medvlp.data.transforms import normalise
 from medvlp.data.volume_views import input_grid
 from medvlp.errors import UserError
+from medvlp.io import read_volume
+from medvlp.io.intensity import looks_like_hu
+from medvlp.sources.phantom.write import nifti
 from medvlp.store.array_store import Store
 from medvlp.types import Features, Intensity
 from medvlp.zoo.volume_encoder import VolumeEncoder, on_volume
@@ -112,6 +116,44 @@ def test_a_file_that_does_not_say_what_its_numbers_mean_counts_as_hu_only_if_it_
     for numbers in (volume.array + 3000, np.where(volume.array < -400, -2000, 50).astype(np.int16)):
         with pytest.raises(UserError, match="is in stored"):
             echo().read(replace(volume, array=numbers))
+
+
+def test_a_series_that_states_its_modality_never_counts_as_hu_by_its_values(tmp_path: Path) -> None:
+    signed = (2 * random_slices(6, seed=4) - 3000).astype(np.int16)
+    write_series(tmp_path / "mr", signed, Modality="MR", RescaleSlope=None, RescaleIntercept=None)
+    write_series(tmp_path / "z", signed, RescaleType="Z_EFF", RescaleSlope=0.01, RescaleIntercept=0)
+    for name in ("mr", "z"):
+        assert looks_like_hu(read_volume(tmp_path / name).array)
+        with pytest.raises(UserError, match=r"is in stored") as caught:
+            echo().read(tmp_path / name)
+        assert str(tmp_path / name) in caught.value.where
+
+
+@pytest.mark.parametrize("windows", [(), ({"centre": 0, "width": 2000},)])
+@pytest.mark.parametrize("padding", [-2000, -3024])
+def test_padding_is_air_whoever_says_that_the_numbers_are_hu(tmp_path: Path, windows: object, padding: int) -> None:
+    voxels = volume_source.voxels(0)
+    voxels[:, :9], voxels[:, 9:14] = padding, -1000
+    path = tmp_path / "padded.nii.gz"
+    path.write_bytes(nifti(voxels, volume_source.affine(0)))
+    encoder = echo(windows=windows)
+    said = read_volume(path, StoredVolumeConfig(intensity="hu"))
+    np.testing.assert_array_equal(encoder.preprocess(path), encoder.preprocess(said))
+    given = read_volume(path)
+    assert encoder.read(given).array.min() == -1024
+    assert given.array.min() == padding  # the caller's own volume stays
+    resampled = StoredVolumeConfig(spacing_mm=(5.0, 1.5, 0.5))
+    with pytest.raises(UserError, match="resampled before"):
+        encoder.read(read_volume(path, resampled))
+    encoder.read(read_volume(path, resampled.model_copy(update={"intensity": "hu"})))
+
+
+def test_a_volume_that_was_read_is_named_by_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.nii.gz"
+    path.write_bytes(nifti(volume_source.label_map(0), volume_source.affine(0)))
+    with pytest.raises(UserError, match="is in stored") as caught:
+        echo().preprocess(read_volume(path))
+    assert str(path) in caught.value.where
 
 
 def test_what_does_not_fit_is_refused(store: Store, tmp_path: Path) -> None:
