@@ -85,7 +85,7 @@ def read_nifti_header(path: Path, free: int = FREE_BYTES, channel: int | None = 
             raise ValueError("a header apart from its data, or no NIfTI")
         shape, dtype, offset = tuple(int(n) for n in proxy.shape), np.dtype(proxy.dtype), int(proxy.offset)
         scaling = float(proxy.slope), float(proxy.inter)
-        affine, facts = _affine(image)
+        affine, facts = _affine(image, path)
     except Exception as error:  # whatever a parser throws at a broken file
         reason = one_line(error)
         raise UserError(f"The NIfTI header cannot be used ({type(error).__name__}: {reason}).", path, _FIX) from None
@@ -116,8 +116,12 @@ def read_nifti_header(path: Path, free: int = FREE_BYTES, channel: int | None = 
     return NiftiHeader((k, j, i), dtype, offset, scaling, affine, facts, behind)
 
 
-def _affine(image: Any) -> tuple[Float[np.ndarray, "4 4"] | None, dict[str, Any]]:
-    """Return the affine of the index (k, j, i) in mm, from sform, else qform, and what is worth recording."""
+def _affine(image: Any, path: Path) -> tuple[Float[np.ndarray, "4 4"] | None, dict[str, Any]]:
+    """Return the affine of the index (k, j, i) in mm, from sform, else qform, and what is worth recording.
+
+    Raises:
+        ValueError: It states none that can be used.
+    """
     header = image.header
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     source = "sform" if sform > 0 else "qform" if qform > 0 else None
@@ -127,6 +131,8 @@ def _affine(image: Any) -> tuple[Float[np.ndarray, "4 4"] | None, dict[str, Any]
     factor = _UNITS_MM.get(int(header["xyzt_units"]) & 7)
     if factor is None:
         raise ValueError("its unit of length is unknown")
+    if source == "qform":
+        _check_distances(path, header)
     matrix = np.asarray(header.get_sform() if sform > 0 else header.get_qform(), dtype=np.float64)
     if sform > 0 and qform > 0:
         corner = np.asarray([*(n - 1 for n in image.shape[:3]), 1.0])
@@ -135,6 +141,18 @@ def _affine(image: Any) -> tuple[Float[np.ndarray, "4 4"] | None, dict[str, Any]
         facts["sform_qform_agree"] = bool(apart * factor <= _AGREEMENT_MM)
     matrix[:3] *= factor
     return matrix[:, [2, 1, 0, 3]], facts
+
+
+def _check_distances(path: Path, header: Any) -> None:
+    """Raise `ValueError` unless the file's distances of voxels are above 0; nibabel has changed those of `header`."""
+    with _unpacked(path) as stream:
+        told = type(header)(stream.read(len(header.binaryblock)), check=False)["pixdim"][1:4]
+    if not (told > 0).all():
+        raise ValueError(f"its distances of voxels are {' x '.join(f'{value:.4g}' for value in told)}")
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb") if _packed(path) else path.open("rb"))
 
 
 def _packed(path: Path) -> bool:
@@ -151,11 +169,11 @@ def open_data(path: Path, header: NiftiHeader) -> Iterator[BinaryIO]:
     """
     packed = _packed(path)
     try:
-        with gzip.open(path, "rb") if packed else path.open("rb") as stream:
+        with _unpacked(path) as stream:
             stream.seek(header.offset)
-            yield cast(BinaryIO, stream)
+            yield stream
             if packed:
-                _read_on(cast(BinaryIO, stream), header.behind)
+                _read_on(stream, header.behind)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"The compressed file is truncated or damaged: {one_line(error)}.", path, _FIX) from None
 

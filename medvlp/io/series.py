@@ -1,8 +1,8 @@
 """A heap of DICOM files -> series, each of which can be one volume; headers only.
 
 Guarantee: every file is in exactly one series or in exactly one problem, with the reason. A series has one
-SeriesInstanceUID, orientation, pixel spacing, size and frame of reference; localisers, masks, reports and slices
-without a position are problems. Order and names of files play no part.
+SeriesInstanceUID, patient, orientation, pixel spacing, size and frame of reference; localisers, masks, reports and
+slices without a position are problems. Order and names of files play no part.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _parts_of(headers: list[Header], problems: list[SeriesProblem]) -> list[Part
                 groups.append(group := _Group())
             group.slices.append(new)
     parts = []
-    for group in groups:
+    for group in _of_one_patient(groups, problems):
         if len(group.slices) == 1:
             reason = "One slice alone is no volume, and no other file of its series has its orientation and size."
             fix = "Restore the rest of the series, or leave the file out."
@@ -220,6 +220,19 @@ def _parts_of(headers: list[Header], problems: list[SeriesProblem]) -> list[Part
     if images:
         parts.append(Part("image", sorted(images, key=lambda header: header.path)))
     return parts
+
+
+def _of_one_patient(groups: list[_Group], problems: list[SeriesProblem]) -> list[_Group]:
+    """Return the groups of a series, or none and a problem where its slices name several patients."""
+    slices = [one.header for group in groups for one in group.slices]
+    patients = {header.text("PatientID") for header in slices} - {""}
+    if len(patients) <= 1:
+        return groups
+    reason = f"The slices of one series are of {len(patients)} patients, as their headers say."
+    fix = "Restore the series from its source: nothing says whose the volume is."
+    files = tuple(header.path for header in slices)
+    problems.append(SeriesProblem(files, reason, fix, series_uid=slices[0].text("SeriesInstanceUID")))
+    return []
 
 
 def _report(problems: list[SeriesProblem], header: Header, reason: str, fix: str, broken: bool = True) -> None:

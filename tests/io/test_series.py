@@ -99,6 +99,19 @@ def test_files_of_one_series_that_do_not_fit_are_parted(tmp_path):
     assert [problem.files[0].name for problem in found.problems] == ["single"]
 
 
+def test_a_series_of_two_patients_is_no_volume(tmp_path):
+    files = write_series(tmp_path / "a", random_slices(6), each_PatientID=["p1", "p2"] * 3)
+    write_series(tmp_path / "b", random_slices(4), each_PatientID=["p1", "", "p1", "p1"], SeriesInstanceUID="1.2.9")
+    found = find_series(tmp_path)
+    assert [(s.series_uid, s.n) for s in found] == [("1.2.9", 4)]
+    (problem,) = found.problems
+    assert (sorted(problem.files), problem.broken) == (sorted(files), True)
+    assert "p1" not in problem.reason
+    with pytest.raises(UserError, match="2 patients"):
+        read_volume(tmp_path / "a")
+    assert read_volume(tmp_path / "b").array.shape[0] == 4
+
+
 def test_copies_are_left_out_and_named(tmp_path):
     files = write_series(tmp_path, random_slices(4))
     shutil.copy(files[1], tmp_path / "zz_copy.dcm")

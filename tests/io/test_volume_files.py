@@ -219,6 +219,28 @@ def test_absurd_geometry(tmp_path, affine, reason):
         read_volume(tmp_path / "x.nii")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("distances", [(0.0, 0.0, 0.0), (0.8, 0.8, 0.0), (0.8, -0.8, 2.0), (float("nan"), 1.0, 1.0)])
+def test_distances_of_a_qform_are_not_made_up(tmp_path, distances, packed):
+    """nibabel puts 1 mm for 0, and drops a sign."""
+    image = nibabel.Nifti1Image(voxels(), np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(np.eye(4), 1)
+    image.header["pixdim"][1:4] = distances
+    path = tmp_path / ("x.nii.gz" if packed else "x.nii")
+
+    def write() -> None:
+        data = image.header.binaryblock + b"\0" * 4 + voxels().tobytes(order="F")
+        path.write_bytes(gzip.compress(data) if packed else data)
+
+    write()
+    with pytest.raises(UserError, match="distances of voxels"):
+        read_volume(path)
+    image.header.set_sform(oblique(1), 1)  # needs none of them
+    write()
+    assert read_volume(path).provenance["affine_source"] == "sform"
+
+
 def test_kinds_of_nifti_that_are_no_volume(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6, 2), np.int16), np.eye(4)), tmp_path / "4d.nii")
     with pytest.raises(UserError, match="4 dimensions"):
