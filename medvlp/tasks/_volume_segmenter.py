@@ -266,4 +266,14 @@ def _largest(logits: Float[np.ndarray, "k d h w"], grid: Grid, shape: Sequence[i
         larger = values > best
         found[larger] = number
         best[larger] = values[larger]
-    return found
+    return _to_the_border(found, grid)
+
+
+def _to_the_border(found: UInt8[np.ndarray, "d h w"], grid: Grid) -> UInt8[np.ndarray, "d h w"]:
+    """Return classes of which voxels beyond the grid, which `respaced` can leave out, have that of the last within."""
+    inverse, places = grid.inverse(found.shape), []
+    for length, count, start, step in zip(found.shape, grid.size, inverse.start, inverse.step, strict=True):
+        centres = start + step * np.arange(length)
+        within = np.flatnonzero((centres >= -0.5) & (centres <= count - 0.5))
+        places.append(np.clip(np.arange(length), within[0], within[-1]))
+    return found[np.ix_(*places)]

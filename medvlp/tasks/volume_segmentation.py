@@ -124,7 +124,7 @@ def _tested_on_val(found: dict[str, Samples]) -> dict[str, Samples]:
 class VolumeSegmentation(Task):
     """One of the labels for each voxel, or background."""
 
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     scoring: ClassVar[str] = "volume_segmentation"
     protocols: ClassVar[frozenset[str]] = frozenset({FROZEN, "fine_tune"})
     needs: ClassVar[str] = ""

@@ -122,6 +122,18 @@ def test_windows_and_the_stretched_whole_find_what_lies_in_the_volume(spacing: A
         assert ((found == 1) == (array > 0))[middle].mean() > (0.6 if spacing is None else 0.9)
 
 
+@pytest.mark.parametrize("length", range(9, 19))
+def test_voxels_at_the_border_have_the_class_of_their_neighbours(length: int) -> None:
+    """A whole number of coarse voxels covers up to half of one less than the volume: that is no background."""
+    array = np.full((length, 20, 20), 400, np.int16)
+    array[: length // 2] = -400
+    taken = VolumeInputConfig(size=(8, 8, 8), spacing_mm=(5.0, 2.0, 2.0), mean=(0.5,), std=(0.5,))
+    volume = Volume(array, np.diag([1.0, 1.0, 1.0, 1.0]), (1.0, 1.0, 1.0), Intensity.HU, {})
+    found = segment(Thresholds(), volume, taken, 0.5)
+    assert (found[-3:] == 1).all()
+    assert (found[:3] == 0).all()
+
+
 def test_a_volume_of_other_numbers_is_refused() -> None:
     volume = Volume(np.zeros((8, 8, 8), np.int16), None, None, Intensity.STORED, {})
     taken = VolumeInputConfig(size=(8, 8, 8), spacing_mm=(1, 1, 1))
