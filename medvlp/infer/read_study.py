@@ -151,7 +151,7 @@ def _check(clips: Sequence[Path], split: str, views: Sequence[str], weights: Pat
 
 def _weights(path: Path) -> SectionWeights:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [(row["view"].strip(), float(row["weight"])) for row in csv.DictReader(file)]
     except OSError as error:
         raise UserError(

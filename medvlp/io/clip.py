@@ -85,6 +85,8 @@ def _pictures(path: Path) -> list[Path]:
     found = [file for file in files if volume_format(file) == "picture"]
     for stranger in unrecognised(files, found):
         raise UserError("A file among the frames is no picture, or is damaged.", stranger, "Restore or remove it.")
+    if len({file.parent for file in found}) > 1:
+        raise UserError("The frames lie in several folders.", path, "Give the folder of one video.")
     pictures = numbered(found, path)
     if not pictures:
         raise UserError("The folder holds no frames.", path, "Give a video, or a folder of numbered PNG or JPEG files.")

@@ -75,7 +75,7 @@ def _caption(values: dict[str, float]) -> str:
 def test_a_clip_counts_by_the_weight_of_its_view(made, tmp_path) -> None:
     path, run = made
     clips, weights = loops(path), tmp_path / "weights.csv"
-    weights.write_text("view,weight\nA4C,0\nPLAX,2\n")
+    weights.write_text("view,weight\nA4C,0\nPLAX,2\n", encoding="utf-8-sig")  # as spreadsheets write it
     out = tmp_path / "reading.json"
     both = read_study(run, clips, path, out, neighbours=2, views=["A4C", "PLAX"], weights=weights, device="cpu")
     assert json.loads(out.read_text())["weights"] == {"A4C": 0.0, "PLAX": 2.0}

@@ -76,6 +76,16 @@ def test_folder_of_frames(tmp_path):
         read_clip(tmp_path, SIZE)
 
 
+def test_frames_of_two_clips_are_not_one(tmp_path):
+    for name, first in (("a", 0), ("b", 6)):
+        (tmp_path / name).mkdir()
+        for k, frame in enumerate(frames(12)[first : first + 6], first):
+            Image.fromarray(frame).save(tmp_path / name / f"{k}.png")
+    with pytest.raises(UserError, match="several folders"):
+        read_clip(tmp_path, SIZE)
+    assert len(read_clip(tmp_path / "b", SIZE).array) == 6
+
+
 def test_videos_that_cannot_be_used(tmp_path):
     path = write(tmp_path / "x.avi", frames(), "MJPG")
     data = path.read_bytes()
