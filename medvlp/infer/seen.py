@@ -96,6 +96,8 @@ def see_volume(scan: VolumeFiles, model: TunedModel, intensity: str = "auto") ->
     volume = with_meaning(volume, model.preprocessing.input, scan)
     if volume.provenance.get("intensity_source") == "values":
         notes.append("taken as HU by its values")
+    if volume.provenance.get("sform_qform_agree") is False:
+        notes.append("sform and qform place it differently: sform is taken")
     check_content(volume.array, scan.path)
     return SeenVolume(volume, _digest(scan.files or (scan.path,)), notes)
 

@@ -94,6 +94,20 @@ def test_label_maps_lie_on_the_grid_of_the_file(store: Path, segmenter: Path, tm
         assert table[f"volume_ml:{name}"].iloc[0] == pytest.approx((values == k).sum() * voxel_ml, rel=1e-4)
 
 
+def test_a_file_that_places_its_volume_twice_is_answered_by_its_sform(
+    store: Path, segmenter: Path, tmp_path: Path
+) -> None:
+    scan = nibabel.load(next((store.parent / "raw" / "volumes").iterdir()))
+    scan.set_qform(scan.affine @ np.diag([-1.0, 1.0, 1.0, 1.0]), 1)
+    nibabel.save(scan, tmp_path / "x.nii.gz")
+    predict(segmenter, [tmp_path / "x.nii.gz"], tmp_path / "p.csv", masks=tmp_path / "masks")
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert "sform and qform place it differently" in table["notes"].iloc[0]
+    mask = nibabel.load(tmp_path / "masks" / table["mask"].iloc[0])
+    for affine in (mask.get_sform(), mask.get_qform()):
+        np.testing.assert_allclose(affine, scan.get_sform(), atol=1e-4)
+
+
 def test_real_volumes_are_answered_or_refused_with_a_reason(
     store: Path, segmenter: Path, test_data: Path, tmp_path: Path
 ) -> None:
