@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from medvlp.zoo.volume_encoder import VolumeEncoder
 
 WINDOWS_AT_ONCE = 4
+VOXEL_BYTES = 18
+"""Of a voxel at the network's distance at least: as int16 and float32, the weight of windows, and two logits."""
 BEYOND = -(2.0**15) - 1
 """What no int16 voxel is: marks what a window has beyond its volume."""
 
@@ -121,7 +123,14 @@ class VolumeSegmenterTuning(Tunable):
             yield (
                 place,
                 found_classes(
-                    network, partial(self.store.crop, index), shape, grid, self.input, self.config.overlap, self.device
+                    network,
+                    partial(self.store.crop, index),
+                    shape,
+                    grid,
+                    self.input,
+                    self.config.overlap,
+                    self.device,
+                    self.store.images["image_id"].iloc[row],
                 ),
             )
 
@@ -189,14 +198,15 @@ def segment(
         where: What is named if it cannot be done.
 
     Raises:
-        UserError: The volume has other numbers than the network takes, no spacing, or the logits are not finite.
+        UserError: The volume has other numbers than the network takes, no spacing, too many voxels at the network's
+            distance, or the logits are not finite.
     """
     if not fits(volume.intensity, taken):
         what = f"The volume is in {volume.intensity}, the network takes {taken.intensity}."
         raise UserError(what, where, "Convert it, or name what its numbers mean when it is read.")
     shape = volume.array.shape
     grid, device = cover(shape, volume.spacing_mm, taken, where), next(network.parameters()).device
-    return found_classes(network, part_of(volume.array), shape, grid, taken, overlap, device)
+    return found_classes(network, part_of(volume.array), shape, grid, taken, overlap, device, where)
 
 
 @torch.inference_mode()
@@ -208,6 +218,7 @@ def found_classes(
     taken: VolumeInputConfig,
     overlap: float,
     device: torch.device,
+    where: object = "the volume",
 ) -> UInt8[np.ndarray, "d h w"]:
     """Return the class of each voxel of a volume, 0 for background.
 
@@ -219,10 +230,12 @@ def found_classes(
         taken: What the network takes.
         overlap: Share by which neighbouring windows overlap.
         device: Of the network.
+        where: What is named if it cannot be done.
 
     Raises:
-        UserError: The logits are not finite.
+        UserError: The logits are not finite, or memory does not hold those of the whole volume.
     """
+    _check_room(grid.size, where)
     network.eval()
     voxels = torch.from_numpy(input_view(part, shape, grid, taken))[None, None]
     if taken.spacing_mm is None:
@@ -245,6 +258,26 @@ def found_classes(
     assert isinstance(logits, torch.Tensor)
     check_finite(logits, "volume_segmentation")
     return _largest(logits[0].float().cpu().numpy(), grid, shape)
+
+
+def _check_room(size: Sequence[int], where: object) -> None:
+    """Check that free memory holds the logits of a grid.
+
+    Raises:
+        UserError: It does not, whatever the network.
+    """
+    import psutil
+
+    needed, free = VOXEL_BYTES * math.prod(size), psutil.virtual_memory().available
+    if needed > free:
+        sides = " x ".join(str(side) for side in size)
+        raise UserError(
+            f"At the distance of voxels that the network takes the volume has {sides} voxels, for which "
+            f"{needed / 2**30:.1f} GiB or more are needed; {free / 2**30:.1f} GiB of memory are free.",
+            where,
+            "Check the spacing that the file states; use a coarser volume_segmentation.spacing_mm, or a part of the "
+            "volume.",
+        )
 
 
 def _filled(windows: Float[torch.Tensor, "n 1 d h w"], taken: VolumeInputConfig) -> Int16[torch.Tensor, "n 1 d h w"]:

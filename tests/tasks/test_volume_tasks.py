@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,16 @@ def test_voxels_at_the_border_have_the_class_of_their_neighbours(length: int) ->
     found = segment(Thresholds(), volume, taken, 0.5)
     assert (found[-3:] == 1).all()
     assert (found[:3] == 0).all()
+
+
+def test_a_volume_of_more_voxels_than_memory_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spacing that was written in another unit makes thousands of voxels a side."""
+    volume = Volume(np.zeros((8, 8, 8), np.int16), np.diag([9.0, 9.0, 9.0, 1.0]), (9.0,) * 3, Intensity.HU, {})
+    taken = VolumeInputConfig(size=(8, 8, 8), spacing_mm=(1, 1, 1))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=18 * 72**3 - 1))
+    with pytest.raises(UserError, match="72 x 72 x 72 voxels") as caught:
+        segment(Thresholds(), volume, taken, 0.5, "a.nii.gz")
+    assert caught.value.where == "a.nii.gz"
 
 
 def test_a_volume_of_other_numbers_is_refused() -> None:
