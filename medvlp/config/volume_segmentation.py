@@ -27,6 +27,11 @@ class VolumeSegmentationConfig(Config):
         description="Distance of voxels along d, h, w at which windows of the model input slide over a volume; null is "
         "that of the encoder's input. Where that has none, the whole volume is stretched to the model input.",
     )
+    modalities: tuple[str, ...] = Field(
+        (),
+        description="Volumes of these modalities alone (CT, MR), where a data set has several: numbers of an MR mean "
+        "nothing in windows of HU, and are refused there. Empty takes all.",
+    )
     test_split: Literal["test", "val"] = Field(
         "test",
         description="val: test on the validation volumes of the data set, where those of its test have no label maps; "

@@ -276,7 +276,8 @@ def check_volumes(store: Store, rows: Int[np.ndarray, " n"], config: VolumeInput
             f"{len(other)} of {len(used)} volumes are not in {config.intensity}, as the windows are: "
             f"{other['image_id'].iloc[0]} is in {other['intensity'].iloc[0]}.",
             store.path,
-            "Name it when the data set is prepared (volume.intensity), or set input.intensity and input.windows.",
+            "Name it when the data set is prepared (volume.intensity), or set input.intensity and input.windows; where "
+            "some are of another modality, segmentation leaves them out by volume_segmentation.modalities.",
         )
     unknown = used[used["spacing_slice_mm"].isna()]
     if config.spacing_mm is not None and len(unknown):

@@ -22,6 +22,7 @@ from medvlp.data.inputs import fitting_augmentation
 from medvlp.data.transforms import normalise
 from medvlp.data.volume_augment import on_device
 from medvlp.data.volume_input import fits, input_view
+from medvlp.data.volume_loader import check_volumes
 from medvlp.data.volume_rows import CLASSES, VolumeRowLoader
 from medvlp.data.volume_views import Grid, Part, part_of, put_back, read_view, respaced, stretched
 from medvlp.errors import UserError
@@ -80,6 +81,7 @@ class VolumeSegmenterTuning(Tunable):
         self.regions, self.config, self.device = regions, task.volume_segmentation, encoder.device
         self.input = model_input(task, encoder.preprocessing.input)
         check_sides(task)
+        check_volumes(store, np.concatenate([train.rows, val.rows]), self.input)
         augment = fitting_augmentation(task.fine_tune.augment, self.input, store.path)
         assert isinstance(augment, VolumeAugmentConfig)
         self.loader = VolumeRowLoader(
@@ -114,7 +116,12 @@ class VolumeSegmenterTuning(Tunable):
         return float(np.mean([column.mean() for column in shown if len(column)]))
 
     def classes(self, network: nn.Module, samples: Samples) -> Iterator[tuple[int, UInt8[np.ndarray, "d h w"]]]:
-        """Yield the place of each sample and the class of each voxel: 0, or 1 + the place of the label."""
+        """Yield the place of each sample and the class of each voxel: 0, or 1 + the place of the label.
+
+        Raises:
+            UserError: A volume has other numbers than the network takes.
+        """
+        check_volumes(self.store, samples.rows, self.input)
         places = self.store.images["index"].to_numpy()
         for place, row in enumerate(samples.rows):
             index = int(places[row])

@@ -140,6 +140,8 @@ class VolumeSegmentation(Task):
         # A voxel has one class: a volume of which one label is unknown would teach that its voxels are background.
         marked[np.isnan(marked).any(axis=1)] = np.nan
         marked[store.images["spacing_slice_mm"].isna().to_numpy()] = np.nan
+        if modalities := self.config.volume_segmentation.modalities:
+            marked[~store.images["modality"].isin(modalities).to_numpy()] = np.nan
         position = {image: row for row, image in enumerate(store.images["image_id"])}
         labels = marked[[position[image] for image in frame["image_id"]]]
         found = by_split(store, frame, self.config, [label.name for label in self.config.labels], labels)
@@ -150,7 +152,7 @@ class VolumeSegmentation(Task):
                 raise UserError(
                     f"No volume of the split '{split}' has a label map with the task's structures.",
                     f"task {self.config.name}, data set {self.config.dataset}",
-                    "Check `regions` of the task, and what the store holds, with `medvlp data show`.",
+                    "Check `regions` and `modalities` of the task, and what the store holds, with `medvlp data show`.",
                 )
         return found
 
@@ -169,7 +171,8 @@ class VolumeSegmentation(Task):
         """Train a head.
 
         Raises:
-            UserError: No training volume shows a label; the subject is no encoder of volumes; the loss is not finite.
+            UserError: No training volume shows a label; the subject is no encoder of volumes, or one whose windows mean
+                something else than the numbers of a volume; the loss is not finite.
         """
         if not (train.labels == 1).any():
             raise UserError(

@@ -40,7 +40,7 @@ def test_the_collection_prepares_what_the_suite_asks_for() -> None:
 
 def test_the_smallest_data_sets_are_planned_from_their_raw_layouts(tmp_path: Path) -> None:
     """Label maps with a test split that has none: nothing but the other data sets is missing."""
-    ct_miniature.make_stores(tmp_path, SMALL, studies=6)
+    ct_miniature.make_stores(tmp_path, SMALL, studies=12)
     run = ct_miniature.make_run(tmp_path / "run")
     suite = load_suite(ct_miniature.SUITE, ct_miniature.changes())
     resolved = resolve_suite(suite, choose_stores(suite, [], tmp_path / "stores"), missing=True)
@@ -54,6 +54,9 @@ def test_the_smallest_data_sets_are_planned_from_their_raw_layouts(tmp_path: Pat
         samples = TASKS.get("volume_segmentation")(resolved.tasks[f"{name}_organs"]).samples(resolved.stores[name])
         assert not {*samples["train"].patient_ids} & {*samples["test"].patient_ids}
         assert (samples["test"].labels == 1).any()
+        shown = np.concatenate([samples[split].rows for split in samples])
+        assert set(resolved.stores[name].images["modality"].iloc[shown]) == {"CT"}
+    assert set(resolved.stores["amos22"].images["modality"]) == {"CT", "MR"}
 
 
 def command(verb: str, folder: Path, *more: object) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,6 +144,30 @@ def test_a_volume_of_more_voxels_than_memory_holds_is_refused(monkeypatch: pytes
     with pytest.raises(UserError, match="72 x 72 x 72 voxels") as caught:
         segment(Thresholds(), volume, taken, 0.5, "a.nii.gz")
     assert caught.value.where == "a.nii.gz"
+
+
+def test_an_mr_among_the_ct_is_left_out_or_refused(store: Store, encoder: Encoder, tmp_path: Path) -> None:
+    """AMOS22 has both in one store, and windows of HU mean nothing on an MR."""
+    shutil.copytree(store.path, tmp_path / "store")
+    mixed = Store.open(tmp_path / "store")
+    train = np.flatnonzero(mixed.images["split"] == "train")[:3]
+    mixed.images.loc[train, ["modality", "intensity"]] = ["MR", "stored"]
+    other = set(mixed.images["image_id"].iloc[train])
+    every, asked = task(), subject(mixed, encoder)
+    samples = every.samples(mixed)
+    assert other & set(samples["train"].sample_ids)
+    with pytest.raises(UserError, match="not in hu") as caught:
+        every.fit(asked, "frozen", samples["train"], samples["val"], 0)
+    assert "volume_segmentation.modalities" in caught.value.fix
+    config = {"decoder": "linear", "modalities": ["CT"]}
+    ct = task(volume_segmentation=config)
+    own = ct.samples(mixed)
+    assert set(own["train"].sample_ids) == set(samples["train"].sample_ids) - other
+    head = ct.fit(asked, "frozen", own["train"], own["val"], 0)
+    with pytest.raises(UserError, match="not in hu"):
+        head.predict(samples["train"])
+    with pytest.raises(UserError, match="modalities"):
+        task(volume_segmentation=config | {"modalities": ["PT"]}).samples(mixed)
 
 
 def test_a_volume_of_other_numbers_is_refused() -> None:
