@@ -1,6 +1,7 @@
 """Where the labels of a task are in the volumes of a store: classes of voxels from their label maps.
 
-Guarantee: a structure that a label map does not name is not known of the volume, never taken as absent.
+Guarantee: a structure that a label map does not name is not known of the volume, never taken as absent; a label of
+several structures is known where all are that the store has at all.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class VolumeRegions:
         if not names:
             raise UserError("The store has no label maps.", where, "Prepare the data set with its masks.")
         self._class_of: dict[str, int] = {}
+        self._needed = [len(names & set(regions_of(label))) for label in labels]
         for number, label in enumerate(labels, 1):
             wanted = regions_of(label)
             if not names & set(wanted):
@@ -66,6 +68,7 @@ class VolumeRegions:
     def marked(self) -> Float[np.ndarray, "n k"]:
         """Return for every row of the images table 1 where a label has voxels, 0 where none, NaN where unknown."""
         found = np.full((len(self._places), len(self.labels)), np.nan)
+        named = np.zeros(found.shape, dtype=np.int64)
         row_of = {str(image): row for row, image in enumerate(self.store.images["image_id"])}
         table = self.store.masks
         for image, name, voxels in zip(table["image_id"], table["label"], table["voxels"], strict=True):
@@ -73,7 +76,8 @@ class VolumeRegions:
             if number is not None and str(image) in row_of:
                 at = row_of[str(image)], number - 1
                 found[at] = np.fmax(found[at], float(voxels > 0))
-        return found
+                named[at] += 1
+        return np.where(named == self._needed, found, np.nan)
 
     def classes(self, row: int) -> UInt8[np.ndarray, "d h w"]:
         """Return the class of each voxel of a volume: 0, or 1 + the place of its label; it must not be changed."""

@@ -88,7 +88,7 @@ class VolumeHeatMaps:
 class VolumeGrounding(Task):
     """A heat map for every finding whose structure a volume shows."""
 
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     scoring: ClassVar[str] = "volume_grounding"
     protocols: ClassVar[frozenset[str]] = frozenset({ZERO_SHOT})
     needs: ClassVar[str] = HEAT_MAPS

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -19,7 +20,7 @@ from medvlp.config.finetune import FinetuneConfig
 from medvlp.config.load import load_config
 from medvlp.config.prepare import PrepareConfig
 from medvlp.config.preprocessing import StoredVolumeConfig, VolumePreprocessing
-from medvlp.config.task import TaskConfig
+from medvlp.config.task import LabelConfig, TaskConfig
 from medvlp.config.volumes import VolumeInputConfig, WindowConfig
 from medvlp.data.volume_augment import on_device
 from medvlp.data.volume_rows import CLASSES
@@ -33,6 +34,7 @@ from medvlp.store.array_store import Store
 from medvlp.store.prepare import prepare
 from medvlp.tasks import TASKS
 from medvlp.tasks._fine_tune import seeded
+from medvlp.tasks._volume_regions import VolumeRegions
 from medvlp.tasks._volume_segmenter import found_classes, segment
 from medvlp.tasks.base import Subject
 from medvlp.tasks.volume_segmentation import VolumeOutlines
@@ -144,6 +146,21 @@ def test_a_volume_of_more_voxels_than_memory_holds_is_refused(monkeypatch: pytes
     with pytest.raises(UserError, match="72 x 72 x 72 voxels") as caught:
         segment(Thresholds(), volume, taken, 0.5, "a.nii.gz")
     assert caught.value.where == "a.nii.gz"
+
+
+def test_a_label_of_two_structures_is_unknown_where_a_map_names_one_of_them() -> None:
+    """The other lobe would be taught as background, and asked as if it were not there."""
+    named = {"a": RIGHT["regions"], "b": RIGHT["regions"][:1], "c": ["heart"], "d": RIGHT["regions"]}
+    rows = [(image, name, int(image != "d")) for image, names in named.items() for name in names]
+    made: Any = SimpleNamespace(
+        kind="volume",
+        dataset="x",
+        images=pd.DataFrame({"image_id": list("abcde"), "index": range(5)}),
+        masks=pd.DataFrame(rows, columns=["image_id", "label", "voxels"]),
+    )
+    label = LabelConfig(name="right lung", positive="right lung", regions=(*RIGHT["regions"], "of another edition"))
+    found = VolumeRegions(made, [label], "x").marked()[:, 0]
+    np.testing.assert_array_equal(found, [1, np.nan, np.nan, 0, np.nan])
 
 
 def test_an_mr_among_the_ct_is_left_out_or_refused(store: Store, encoder: Encoder, tmp_path: Path) -> None:
