@@ -52,7 +52,7 @@ def _grounding(task: dict[str, Any]) -> str:
         f"Heat maps of {', '.join(label['name'] for label in task.get('labels', []))} against their outlines, over the "
         "volumes that have one, on an even grid of cells over the whole volume. Pointing: the structure touches the "
         "cell with most evidence; chance is the share of the cells that it touches. AUROC of cells: the chance that a "
-        "cell that it touches has more evidence than one that it does not. What an encoder does not see is left out."
+        "cell that it touches has more evidence than one that it does not; what an encoder does not see has least."
     )
 
 

@@ -1,6 +1,7 @@
 """Scores of heat maps of volumes: the pointing game, and how well evidence tells cells inside from cells outside.
 
 Guarantee: a map without any difference is no answer: it gets what pointing at random gets, and an area of one half.
+A cell that an encoder has not seen has less evidence than every other: what lies there is missed, never left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 class VolumeGroundingScoring(OutcomeScoring[VolumeHeatMaps]):
     """Mean over volumes of the pointing game, and of the area under the curve over cells."""
 
+    code_version: ClassVar[int] = 2
     metrics: ClassVar[tuple[str, ...]] = ("pointing", "cell_auroc")
     shares: ClassVar[frozenset[str]] = frozenset({"pointing"})
 
@@ -56,13 +58,11 @@ def cell_auroc(cells: Float[np.ndarray, "d h w"], inside: Bool[np.ndarray, "d h 
     """Return the chance that a cell inside has more evidence than one outside, ties half; NaN without either."""
     from scipy.stats import rankdata
 
-    known = np.isfinite(cells)
-    values, true = cells[known], inside[known]
-    number = int(true.sum())
-    if number in (0, len(true)):
+    number = int(inside.sum())
+    if number in (0, inside.size):
         return float("nan")
-    ranks = rankdata(values)
-    return float((ranks[true].sum() - number * (number + 1) / 2) / (number * (len(true) - number)))
+    ranks = rankdata(np.where(np.isfinite(cells), cells, -np.inf).ravel())
+    return float((ranks[inside.ravel()].sum() - number * (number + 1) / 2) / (number * (inside.size - number)))
 
 
 def _asked(predictions: VolumeHeatMaps) -> np.ndarray:

@@ -381,9 +381,13 @@ def test_grounding_scores_are_those_of_scikit_learn() -> None:
     assert cell_auroc(cells, inside) == pytest.approx(roc_auc_score(inside.ravel(), cells.ravel()))
     assert pointing(cells, inside) == pytest.approx(inside[cells == cells.max()].mean())
     unseen = np.where(rng.random(cells.shape) < 0.3, np.nan, cells)
-    known = ~np.isnan(unseen)
-    assert cell_auroc(unseen, inside) == pytest.approx(roc_auc_score(inside[known], unseen[known]))
+    assert cell_auroc(unseen, inside) == pytest.approx(
+        roc_auc_score(inside.ravel(), np.nan_to_num(unseen, nan=-1.0).ravel())
+    )
     assert pointing(np.full(cells.shape, np.nan), inside) == 0
+    assert cell_auroc(np.full(cells.shape, np.nan), inside) == 0.5
+    hidden = np.where(inside, np.nan, cells)
+    assert cell_auroc(hidden, inside) == 0, "what is not seen is missed, and does not drop out"
     assert np.isnan(cell_auroc(cells, np.zeros_like(inside)))
 
 
