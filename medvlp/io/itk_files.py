@@ -42,6 +42,8 @@ _META_ALIASES = {
     "Rotation": "TransformMatrix",
     "Orientation": "TransformMatrix",
 }
+_MM = ("mm", "", "?")
+"""Units of length that are mm, or not stated: mm is then the rule of both formats."""
 _SPACES = {
     "left-posterior-superior": LPS_TO_RAS, "lps": LPS_TO_RAS,
     "right-anterior-superior": np.eye(4), "ras": np.eye(4),
@@ -155,6 +157,8 @@ def _meta_affine(fields: dict[str, str]) -> Float[np.ndarray, "4 4"] | None:
         return None
     if missing:
         raise ValueError(f"it states only a part of its geometry; {', '.join(sorted(missing))} is missing")
+    if fields.get("DistanceUnits", "mm") not in _MM:
+        raise ValueError("its geometry is not in mm")
     directions = np.asarray([float(n) for n in fields["TransformMatrix"].split()]).reshape(3, 3)
     spacing = np.asarray([float(n) for n in fields["ElementSpacing"].split()])
     if spacing.shape != (3,) or not (spacing > 0).all():
@@ -208,6 +212,8 @@ def _nrrd_affine(fields: dict[str, Any]) -> Float[np.ndarray, "4 4"] | None:
     space = _SPACES.get(str(fields["space"]).lower())
     if space is None:
         raise ValueError("its space is not one of the patient")
+    if not set(fields.get("space units", ())) <= {*_MM}:
+        raise ValueError("its geometry is not in mm")
     matrix = np.eye(4)
     matrix[:3, :3] = np.asarray(fields["space directions"], dtype=np.float64).T
     matrix[:3, 3] = fields["space origin"]

@@ -353,6 +353,7 @@ def test_data_file_of_a_header_must_lie_beside_it(tmp_path):
         ("ElementSpacing = 1 1 1", "ElementSpacing = 1 nan 1", "three positive numbers"),
         ("Offset = 0 0 0", "Offset = 0 0 nan", "not finite"),
         ("Offset = 0 0 0\n", "", "only a part of its geometry; Offset is missing"),
+        ("NDims = 3", "NDims = 3\nDistanceUnits = um", "not in mm"),
         ("ElementSpacing", "ElementSpacimg", "only a part of its geometry; ElementSpacing is missing"),
     ],
 )
@@ -367,6 +368,20 @@ def test_broken_metaimage(tmp_path, old, new, reason):
     (tmp_path / "x.mhd").write_text(text.replace(old, new))
     with pytest.raises(UserError, match=reason):
         read_volume(tmp_path / "x.mhd")
+
+
+def test_nrrd_in_other_units_is_refused(tmp_path):
+    head = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 2 2\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\nencoding: raw\nspace origin: (0,0,0)\n"
+    )
+    path = tmp_path / "x.nrrd"
+    for units in ("", 'space units: "mm" "mm" "mm"\n'):
+        path.write_bytes((head + units + "\n").encode() + bytes(16))
+        assert read_volume(path).spacing_mm == (1, 1, 1)
+    path.write_bytes((head + 'space units: "um" "um" "um"\n\n').encode() + bytes(16))
+    with pytest.raises(UserError, match="not in mm"):
+        read_volume(path)
 
 
 def test_numpy_files_have_no_geometry_but_that_of_the_data_set(tmp_path):
