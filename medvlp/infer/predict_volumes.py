@@ -1,7 +1,8 @@
 """Answers of a fine-tuned model for volumes: files of volumes and DICOM series.
 
 Guarantee: as for images (`medvlp.infer.predict`): every volume has a row or a reason. A label map lies on the grid of
-its file, index by index and in the patient's coordinates, so that any viewer lays it over the volume.
+its file, index by index and in the patient's coordinates, so that any viewer lays it over the volume; by a model whose
+stored volumes are resampled or cropped it lies on their grid, in the patient's coordinates.
 """
 
 from __future__ import annotations
