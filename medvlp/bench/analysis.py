@@ -142,7 +142,7 @@ def _errors(
         drawn, without = (
             resampled_calibration_error(labels, scores, each, binning=binning) for each in (resamples, jackknife)
         )
-        bounds = interval(value, drawn, without, alpha)
+        bounds = interval(value, drawn, without, alpha, raised=True)
         found[f"equal_{binning}"] = {"value": value, "low": bounds.low, "high": bounds.high}
     return found
 

@@ -21,6 +21,7 @@ from medvlp.bench.baselines import FEATURES
 from medvlp.bench.scored import MACRO
 from medvlp.bench.sides import AUROC, Side
 from medvlp.bench.stats import RULE, columns_of, components_of, group, values_of
+from medvlp.metrics.classification import RAISED_BY_NOISE
 from medvlp.metrics.comparison import ROUNDING, adjusted, bootstrap_p, exchange_p, normal_p, with_components
 from medvlp.metrics.exchange import exchanged_differences, exchanges
 from medvlp.metrics.intervals import Interval, interval, percentile_interval
@@ -188,8 +189,10 @@ class _Pair:
         rules: Rules,
     ) -> Interval:
         """Return the interval over patients."""
-        if np.ptp(resampled) < ROUNDING < abs(difference):
-            # No resample tells more than the scores themselves, such as a perfect one: their own bounds do (MOVER).
+        constant = np.ptp(resampled) < ROUNDING
+        if abs(difference) > ROUNDING if constant else self.metric in RAISED_BY_NOISE:
+            # Where no resample tells more than the scores themselves, such as a perfect one, and where noise raises
+            # each score by an amount of its own, the scores' own bounds do (MOVER).
             low, high = np.array([side.bounds(label) for side in self.all]).T
             a, b, shares = slice(len(self.sides[0])), slice(len(self.sides[0]), None), np.abs(self.weights)
             down, up = shares * (values - low), shares * (high - values)

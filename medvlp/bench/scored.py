@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medvlp.metrics.bootstrap import Resamples
+from medvlp.metrics.classification import RAISED_BY_NOISE
 from medvlp.metrics.intervals import Interval, interval
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def scored(
     for score in scoring.scores(predictions, thresholds):
         metric, column = score.metric, columns.index(score.label)
         carried = int(support[metric][column]) if metric in support else None
-        bounds = interval(score.value, values[metric][:, column], jackknife[metric][:, column], suite.alpha, carried)
+        drawn, without = (found[metric][:, column] for found in (values, jackknife))
+        bounds = interval(score.value, drawn, without, suite.alpha, carried, metric in RAISED_BY_NOISE)
         rows.append(_row(score, bounds, carried))
     return Scored(rows, values | {JACKKNIFE + metric: found for metric, found in jackknife.items()}, resamples.patients)
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.bench.scored import MACRO
+from medvlp.metrics.classification import RAISED_BY_NOISE
 from medvlp.metrics.components import Components, Design
 from medvlp.metrics.intervals import Interval, interval
 
 if TYPE_CHECKING:
     from medvlp.bench.cells import Finished
 
-RULE = 2
+RULE = 3
 """Rises with every change that can move a number of `aggregate.json` or `comparisons.json`; stands in their rows."""
 Setting = tuple[str, str, float, int, str]
 """Task, protocol, fraction, shots, encoder."""
@@ -101,7 +102,7 @@ def _over_cells(
         return Interval.unknown(len(resampled[0])), {}
     value = float(values.mean())
     mean_without = np.mean([member.jackknife[metric][:, column] for member in members], axis=0)
-    over_patients = interval(value, resampled.mean(axis=0), mean_without, alpha, support)
+    over_patients = interval(value, resampled.mean(axis=0), mean_without, alpha, support, metric in RAISED_BY_NOISE)
     bounds = within_range(found.widen(value, over_patients, alpha), support)
     named = {name: math.sqrt(variance) for name, variance in found.variances.items()}
     return bounds, {"patients": math.sqrt(found.patients), **named}

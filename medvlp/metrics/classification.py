@@ -37,6 +37,8 @@ METRICS = (
 """Names of all scores of a classification result, in the order of tables."""
 
 LOWER_IS_BETTER = frozenset({"ece", "brier"})
+RAISED_BY_NOISE = frozenset({"ece"})
+"""Metrics that few samples raise, however well an encoder is calibrated; see `intervals.interval`."""
 NEEDS_THRESHOLD = frozenset({"f1", "sensitivity", "specificity", "accuracy"})
 ECE_BINS = 15
 

@@ -3,7 +3,8 @@
 Guarantee: bias-corrected and accelerated (Efron, Journal of the American Statistical Association 1987), widened by
 Student's t for the few patients that carry a score. `benchmarks/coverage.py` measures how often they hold the truth. No
 interval is given where it would say more than the patients do: where one patient alone carries a class there is none;
-where nothing varies because every answer is right, or wrong, it reaches as far as an exact binomial bound.
+where nothing varies because every answer is right, or wrong, it reaches as far as an exact binomial bound. A score that
+noise can only raise, such as a calibration error, has an interval of its own, which holds its value.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 NAN = float("nan")
-RULE = 2
+RULE = 3
 """Rises with every change that can move an interval; part of every cell's hash."""
 _ROUNDING = 1e-12
 
@@ -82,6 +83,7 @@ def interval(
     jackknife: Float[np.ndarray, " g"],
     alpha: float = 0.05,
     support: int | None = None,
+    raised: bool = False,
 ) -> Interval:
     """Return the interval of a score.
 
@@ -92,6 +94,7 @@ def interval(
         alpha: One minus the coverage.
         support: For a share, the independent patients that carry it (of the rarer class where it needs both); None for
             a score that is no share.
+        raised: Whether noise alone raises the score from 0, as it does the mean size of gaps.
     """
     found = resampled[~np.isnan(resampled)]
     missing = len(resampled) - len(found)
@@ -100,6 +103,8 @@ def interval(
         return Interval.unknown(missing)
     if np.ptp(found) < _ROUNDING:
         return _at_the_end(value, support, alpha, missing)
+    if raised:
+        return _of_gaps(value, found, alpha, missing)
     below = (np.sign(np.round(found - value, 12)) < 0).mean() + (np.round(found - value, 12) == 0).mean() / 2
     bias = special.ndtri(np.clip(below, 1 / (len(found) + 1), len(found) / (len(found) + 1)))
     influence = Influence.of(jackknife)
@@ -108,6 +113,21 @@ def interval(
     shares = special.ndtr(bias + reach / np.maximum(1 - influence.acceleration * reach, 1e-6))
     low, high = np.quantile(found, shares)
     return Interval(float(low), float(high), missing)
+
+
+def _of_gaps(value: float, found: Float[np.ndarray, " r"], alpha: float, missing: int) -> Interval:
+    """Return the interval of a mean size of gaps.
+
+    Noise raises it, and in a resample raises it again, so that BCa would end at the lowest resample. What it adds to
+    the square of a gap it adds twice; of what it adds to a gap of 0 it adds sqrt(2) - 1 times as much again. The lower
+    bound is the lower one of what these two leave, the upper one that of the basic bootstrap, and the value lies
+    between.
+    """
+    low, high = np.quantile(found, [alpha / 2, 1 - alpha / 2])
+    centre = float(found.mean())
+    squares = float(np.sqrt(max(2 * value**2 - high**2, 0.0)))
+    zeros = value - (1 + np.sqrt(2)) * (centre - value) - (float(high) - centre)
+    return Interval(max(min(squares, zeros, value), 0.0), max(2 * value - float(low), value), missing)
 
 
 def _student(share: float, freedom: float) -> float:

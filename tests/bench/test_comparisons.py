@@ -69,6 +69,22 @@ def test_other_metrics_are_tested_by_permutation(results: Path) -> None:
     assert rows[-1]["p"] < 0.01
 
 
+def test_a_difference_of_calibration_errors_has_the_bounds_of_both(results: Path, tmp_path: Path) -> None:
+    rows = compare_two(finished_cells(results), "good", "poor", Rules(permutations=100), "ece")
+    cells = {cell.record["encoder"]: cell for cell in finished_cells(results)}
+    for row in rows:
+        a, b = (
+            next(r for r in cells[name].result["scores"] if (r["metric"], r["label"]) == ("ece", row["label"]))
+            for name in ("good", "poor")
+        )
+        assert row["low"] == pytest.approx(row["difference"] - np.hypot(a["value"] - a["low"], b["high"] - b["value"]))
+        assert row["high"] == pytest.approx(row["difference"] + np.hypot(a["high"] - a["value"], b["value"] - b["low"]))
+    for name in ("one", "two"):
+        made_cells.write_cell(tmp_path / "out", name, made_cells.predictions(2.0, 5))
+    for row in compare_two(finished_cells(tmp_path / "out"), "one", "two", Rules(permutations=100), "ece"):
+        assert (row["difference"], row["p"], row["low"], row["high"]) == (0, 1, 0, 0)
+
+
 def test_alike_encoders_are_not_told_apart_and_the_same_one_has_p_one(results: Path, tmp_path: Path) -> None:
     (row,) = rows_of(results, a="good", b="same", label="macro")
     assert row["p"] > 0.05

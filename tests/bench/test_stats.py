@@ -60,6 +60,14 @@ def test_a_mean_over_cells_is_widened_by_draws_and_seeds(results: Path) -> None:
     assert row["high"] <= 1
 
 
+def test_calibration_errors_lie_in_their_intervals_and_those_of_small_tests_are_not_narrow(results: Path) -> None:
+    rows = [row for row in json.loads((results / "aggregate.json").read_text()) if row["metric"] == "ece"]
+    rows += [row for cell in finished_cells(results) for row in cell.result["scores"] if row["metric"] == "ece"]
+    for row in rows:
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["high"] - row["low"] > 0.03
+
+
 def test_a_metric_that_one_cell_lacks_has_no_mean(tmp_path: Path) -> None:
     root = made_cells.write_results(tmp_path / "out", {"good": 2.0}, seeds=2)
     path = next(root.glob("cells/*/result.json"))

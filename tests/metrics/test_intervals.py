@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from medvlp.metrics.bootstrap import Resamples, bootstrap_values
+from medvlp.metrics.calibration import calibration_error, resampled_calibration_error
 from medvlp.metrics.classification import ClassificationScoring
 from medvlp.metrics.intervals import Influence, interval, percentile_interval
 from medvlp.types import Predictions
@@ -118,6 +119,38 @@ def test_extreme_acceleration_stops_at_the_last_resample() -> None:
     without = np.r_[np.full(30, 0.5), 0.1]  # one patient carries nearly all of it
     found = interval(0.5, resampled, without)
     assert 0 <= found.low < 0.5 < found.high <= 1
+
+
+def calibrated(rng: np.random.Generator, count: int, slope: float, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and scores; the true log odds are slope times those of the scores, plus shift."""
+    odds = rng.normal(-0.5, 1.2, count)
+    chance = 1 / (1 + np.exp(-slope * odds - shift))
+    return (rng.random(count) < chance).astype(float), 1 / (1 + np.exp(-odds))
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+@pytest.mark.parametrize(
+    "laws",
+    [[(1, 0)], [(0.8, 0)], [(1, -0.6)], [(0.2, -1)], [(1, 0)] * 5, [(1, 0)] * 3 + [(1, -1)] * 2],
+    ids=["calibrated", "nearly", "shifted", "flat", "mean of calibrated", "mean of some"],
+)
+def test_intervals_of_calibration_errors_hold_the_true_one(count: int, laws: list[tuple[float, float]]) -> None:
+    many = np.random.default_rng(0)
+    truth = np.mean([0 if law == (1, 0) else calibration_error(*calibrated(many, 400_000, *law)) for law in laws])
+    names = [f"{i:04d}" for i in range(count)]
+    drawn = Resamples.draw(names, 300, 0), Resamples.jackknife(names)
+    held = 0
+    for seed in range(60):
+        rng = np.random.default_rng([seed, count])
+        sets = [calibrated(rng, count, *law) for law in laws]
+        value = float(np.mean([calibration_error(*one) for one in sets]))
+        resampled, without = (
+            np.mean([resampled_calibration_error(*one, each) for one in sets], axis=0) for each in drawn
+        )
+        found = interval(value, resampled, without, raised=True)
+        assert 0 <= found.low <= value <= found.high
+        held += found.low <= truth <= found.high
+    assert held / 60 >= 0.85
 
 
 @pytest.mark.slow
