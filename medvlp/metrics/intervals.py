@@ -127,7 +127,7 @@ def _of_gaps(value: float, found: Float[np.ndarray, " r"], alpha: float, missing
     centre = float(found.mean())
     squares = float(np.sqrt(max(2 * value**2 - high**2, 0.0)))
     zeros = value - (1 + np.sqrt(2)) * (centre - value) - (float(high) - centre)
-    return Interval(max(min(squares, zeros, value), 0.0), max(2 * value - float(low), value), missing)
+    return Interval(max(min(squares, zeros, value), 0.0), min(max(2 * value - float(low), value), 1.0), missing)
 
 
 def _student(share: float, freedom: float) -> float:

@@ -7,6 +7,7 @@ is called better than another by its rank alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ class Friedman:
     chi_square: float
     f: float
     p: float
-    """Of F; NaN with fewer than two blocks."""
+    """Of F; exact where all blocks agree; NaN with fewer than two blocks."""
 
 
 def friedman(table: Float[np.ndarray, "b e"]) -> Friedman:
@@ -61,8 +62,10 @@ def friedman(table: Float[np.ndarray, "b e"]) -> Friedman:
     spread = float(((placed - (count + 1) / 2) ** 2).sum()) / (blocks * (count - 1))
     chi_square = float(blocks * (deviations**2).sum() / spread) if spread > 0 else 0.0
     left = blocks * (count - 1) - chi_square
-    if left <= 1e-9:
-        return Friedman(chi_square, float("inf"), 0.0)
+    if left <= 1e-9:  # F is infinite, and yet few blocks agree by chance, too
+        ties = np.unique(placed[0], return_counts=True)[1].tolist()
+        orders = math.factorial(count) // math.prod(map(math.factorial, ties))
+        return Friedman(chi_square, float("inf"), 1 / orders ** (blocks - 1))
     f = (blocks - 1) * chi_square / left
     return Friedman(chi_square, f, float(stats.f.sf(f, count - 1, (count - 1) * (blocks - 1))))
 

@@ -148,7 +148,7 @@ def test_intervals_of_calibration_errors_hold_the_true_one(count: int, laws: lis
             np.mean([resampled_calibration_error(*one, each) for one in sets], axis=0) for each in drawn
         )
         found = interval(value, resampled, without, raised=True)
-        assert 0 <= found.low <= value <= found.high
+        assert 0 <= found.low <= value <= found.high <= 1
         held += found.low <= truth <= found.high
     assert held / 60 >= 0.85
 

@@ -32,7 +32,11 @@ def test_friedman_knows_its_ends() -> None:
     same = friedman(np.ones((4, 3)))
     assert (same.chi_square, same.p) == (0, 1)
     always = friedman(np.tile([1.0, 2.0, 3.0], (6, 1)))
-    assert (always.f, always.p) == (np.inf, 0)
+    assert always.f == np.inf
+    assert always.p == pytest.approx(1 / 6**5), "that five blocks have the order of the first by chance"
+    pair = friedman(np.tile([1.0, 2.0], (5, 1)))
+    assert pair.p == pytest.approx(stats.binomtest(5, 5).pvalue), "of two encoders it is the sign test"
+    assert friedman(np.tile([1.5, 1.5, 3.0], (4, 1))).p == pytest.approx(1 / 3**3)
     assert np.isnan(friedman(np.array([[1.0, 2.0]])).p)
 
 
