@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medvlp.bench.cells import PREDICTIONS, VALIDATION
+from medvlp.bench.kept import read_predictions
 from medvlp.bench.stats import RULE, group
 from medvlp.metrics.bootstrap import Resamples
 from medvlp.metrics.calibration import (
@@ -169,9 +170,7 @@ def _scaled(
 
 def read(cell: Finished, name: str) -> Predictions:
     """Return the kept predictions of a classification: `predictions.parquet` or `validation.parquet`."""
-    import pandas as pd
-
-    return Predictions.from_frame(pd.read_parquet(cell.folder / name))
+    return Predictions.from_frame(read_predictions(cell, name, unstamped=True))
 
 
 def thresholds_of(cell: Finished) -> dict[str, float]:

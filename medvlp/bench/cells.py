@@ -14,17 +14,20 @@ import math
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from medvlp.bench.finite import check_predictions
 from medvlp.bench.heat import MAPS, heat_maps
 from medvlp.bench.scored import JACKKNIFE, scored
+from medvlp.errors import UserError
 from medvlp.metrics.scoring import SCORINGS
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ PREDICTIONS_FORMAT = 1
 """Rises with every change of what the columns of kept predictions mean; stands in each file."""
 STAMP = "medvlp"
 """Where a file of predictions says what it is: key of the table's metadata."""
+AGAIN = "Remove the cell's folder and run the suite again, or use the medvlp that wrote it."
+"""What to do about a cell that cannot be read."""
 
 
 def as_json(value: Any) -> str:
@@ -73,8 +78,15 @@ class Finished:
 
     @classmethod
     def read(cls, folder: Path) -> Finished:
-        """Read `cell.json`, `result.json`, and the scores of metrics that were computed later."""
-        return cls(folder, json.loads((folder / CELL).read_text(encoding="utf-8")), read_result(folder))
+        """Read `cell.json`, `result.json`, and the scores of metrics that were computed later.
+
+        Raises:
+            UserError: One of them is missing or broken.
+        """
+        try:
+            return cls(folder, json.loads((folder / CELL).read_text(encoding="utf-8")), read_result(folder))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"The cell cannot be read: {error!r}.", folder, AGAIN) from error
 
     @property
     def setting(self) -> tuple[str, str, float, int, str]:
@@ -84,11 +96,18 @@ class Finished:
 
     @cached_property
     def bootstrap(self) -> dict[str, np.ndarray]:
-        """Metric -> its values `[r k+1]`: resamples by labels, then the macro mean."""
+        """Metric -> its values `[r k+1]`: resamples by labels, then the macro mean.
+
+        Raises:
+            UserError: A file of them is missing or broken.
+        """
         found: dict[str, np.ndarray] = {}
         for path in (self.folder / BOOTSTRAP, *sorted((self.folder / RESCORED).glob("*.npz"))):
-            with np.load(path) as file:
-                found |= {name: file[name] for name in file.files}
+            try:
+                with np.load(path) as file:
+                    found |= {name: file[name] for name in file.files}
+            except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+                raise UserError(f"The resamples cannot be read: {error}", path, AGAIN) from error
         return found
 
     @cached_property
@@ -127,10 +146,11 @@ def read_result(folder: Path) -> dict[str, Any]:
 def status_of(folder: Path) -> str | None:
     """Return the status of a cell's folder, `ok` or `failed`; None where there is no whole one."""
     try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        record, result = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (CELL, RESULT))
     except (OSError, ValueError):
         return None
-    return str(result.get("status", OK))
+    whole = isinstance(record, dict) and isinstance(result, dict) and isinstance(result.get("scores"), list)
+    return str(result.get("status", OK)) if whole else None
 
 
 def run_cell(
@@ -240,7 +260,7 @@ def as_text(record: Any) -> Callable[[Path], Any]:
 def write_folder(target: Path, files: dict[str, Callable[[Path], Any]], scratch: Path) -> None:
     """Write a folder of files and rename it into place; one with numbers that is there already is kept.
 
-    A folder that holds a failure is replaced.
+    A folder that holds a failure, or that cannot be read, is replaced.
     """
     temporary, old = scratch / target.name, scratch / f"{target.name}.old"
     for folder in (temporary, old):
@@ -252,12 +272,12 @@ def write_folder(target: Path, files: dict[str, Callable[[Path], Any]], scratch:
             write(temporary / name)
             with (temporary / name).open("rb") as file:
                 os.fsync(file.fileno())
-        if status_of(target) == FAILED:
+        if target.exists() and status_of(target) != OK:
             with contextlib.suppress(FileNotFoundError):  # another run has just taken it away
                 target.rename(old)
         temporary.rename(target)
     except OSError:
-        if not (target / RESULT).exists():
+        if status_of(target) is None:
             raise
     finally:
         for folder in (temporary, old):

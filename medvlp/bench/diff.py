@@ -93,7 +93,7 @@ def recorded_encoders(results: Path, suite: Suite) -> list[Judged]:
     """Return the encoders that results were made with, as they are on record, and the suite's baselines."""
     try:
         entries = json.loads((results / "suite.json").read_text(encoding="utf-8"))["encoders"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         entries = []
     fields = set(Judged.__dataclass_fields__)
     found = []

@@ -136,7 +136,7 @@ def known_tasks(out: Path) -> dict[str, TaskConfig]:
         found[task.name] = task
     try:
         own = json.loads((out / "suite.json").read_text(encoding="utf-8"))["tasks"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         own = {}
     return found | {name: load_config(None, (), TaskConfig, dict(given)) for name, given in own.items()}
 

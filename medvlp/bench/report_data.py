@@ -87,7 +87,8 @@ class Results:
         fix = "Name the folder that `medvlp bench run` wrote to with --out."
         if not root.is_dir():
             raise UserError("There is no folder of results.", root, fix)
-        raw = public(read_json(root / "suite.json")) or {}
+        raw = public(read_json(root / "suite.json"))
+        raw = raw if isinstance(raw, dict) else {}
         cells = sorted(_cells(root), key=lambda cell: (*(cell.info.get(k) or 0 for k in ("seed", "draw")), cell.hash))
         if not raw and not cells:
             raise UserError("The folder holds no benchmark results: neither suite.json nor a finished cell.", root, fix)

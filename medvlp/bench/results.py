@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlp.bench.cells import CELL, FAILED, OK, RESULT, RUN, Finished, status_of
+from medvlp.bench.cells import FAILED, OK, RESULT, RUN, Finished, status_of
 from medvlp.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
+
 
 def finished_cells(results: Path) -> list[Finished]:
-    """Return all cells with numbers of a folder of results, ordered by hash.
+    """Return all cells with numbers of a folder of results, ordered by hash; of broken ones it is told.
 
     Raises:
         UserError: There is no such folder.
     """
+    for folder in _folders(results, None):
+        logger.warning("%s cannot be read and is left out; run the suite again", folder)
     return [Finished.read(folder) for folder in _folders(results, OK)]
 
 
@@ -32,11 +37,11 @@ def failed_cells(results: Path) -> list[dict[str, Any]]:
     return [json.loads((one / RESULT).read_text(encoding="utf-8")) | {"hash": one.name} for one in found]
 
 
-def _folders(results: Path, status: str) -> list[Path]:
+def _folders(results: Path, status: str | None) -> list[Path]:
     if not (results / "cells").is_dir():
         raise UserError("There are no results.", results, "Run `medvlp bench run SUITE --out RESULTS` first.")
     folders = sorted(path.parent for path in (results / "cells").glob(f"*/{RESULT}"))
-    return [one for one in folders if (one / CELL).exists() and status_of(one) == status]
+    return [one for one in folders if status_of(one) == status]
 
 
 def load_results(results: Path | str) -> pd.DataFrame:

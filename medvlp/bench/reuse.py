@@ -51,7 +51,7 @@ class KeptPredictions:
     def donors(self, cell: Cell, settings: Mapping[str, Any]) -> Iterator[Finished]:
         """Yield the cells of other statistics whose predictions a cell may take over; arguments as for `of`."""
         for folder in self._by_record.get(_about(cell.record()), ()):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(UserError, KeyError, TypeError):
                 found = Finished.read(folder)
                 if found.result["status"] == OK and _deciding(found.result["config"]["settings"]) == _deciding(
                     settings

@@ -255,7 +255,7 @@ class _Run:
         path = self.out / "suite.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["encoders"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return []
         return [entry for entry in found if {"name", "hash", "kind", "dataset"} <= set(entry)]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medvlp.bench.cells import PREDICTIONS, STAMP
+from medvlp.bench.kept import read_predictions
 from medvlp.bench.scored import MACRO
 from medvlp.metrics.answers import Answers
 from medvlp.metrics.classification import both_classes
@@ -58,9 +59,7 @@ class Side:
 
     def answers(self) -> Answers | None:
         """Read the predictions in the form that tests need."""
-        import pandas as pd
-
-        frame = pd.read_parquet(self.cell.folder / PREDICTIONS)
+        frame = read_predictions(self.cell, PREDICTIONS, unstamped=True)
         kind = frame.attrs.get(STAMP, {}).get("kind")
         if kind is None:
             return None

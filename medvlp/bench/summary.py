@@ -19,6 +19,7 @@ from medvlp.bench.comparisons import Rules, compare
 from medvlp.bench.examples import write_examples, write_places, write_studies
 from medvlp.bench.plan import Judged, left_out
 from medvlp.bench.ranks import rank_table
+from medvlp.bench.report_data import read_lines
 from medvlp.bench.report_scores import LOWER_IS_BETTER
 from medvlp.bench.results import failed_cells, finished_cells
 from medvlp.bench.schedule import Planned, Schedule
@@ -105,11 +106,7 @@ def _write_failures(
         if schedule.is_current(cell["hashes"]):
             about = {key: cell[key] for key in ABOUT}
             records.append({"cell": about, **cell["failure"], "hash": cell["hash"]})
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
+    records += read_lines(path)
     kept: dict[str, dict[str, Any]] = {}
     for record in records:
         if record.get("hash") not in finished:

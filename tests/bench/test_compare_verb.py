@@ -143,3 +143,29 @@ def test_cells_of_another_rule_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(result))
     with pytest.raises(UserError, match="another rule"):
         compare_encoders(root, "a", "b")
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "bootstrap.npz"])
+def test_what_a_cell_kept_is_refused_where_it_is_cut_off_or_of_another_cell(tmp_path: Path, name: str) -> None:
+    root = made_cells.write_results(tmp_path / "out", {"a": 2.0, "b": 1.0})
+    first, second = sorted(root.glob(f"cells/*/{name}"))
+    whole = second.read_bytes()
+    second.write_bytes(whole[:300])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        compare_encoders(root, "a", "b")
+    assert caught.value.where == str(second)
+    if name == "predictions.parquet":
+        second.write_bytes(first.read_bytes())
+        with pytest.raises(UserError, match="another version: cell"):
+            compare_encoders(root, "a", "b")
+
+
+@pytest.mark.parametrize("name", ["cell.json", "result.json"])
+def test_a_cell_that_is_cut_off_is_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    root = made_cells.write_results(tmp_path / "out", {"a": 2.0, "b": 1.0}, seeds=2)
+    path = next(root.glob(f"cells/*/{name}"))
+    path.write_text(path.read_text()[:200])
+    assert len(compare_encoders(root, "a", "b").rows) == 1
+    assert f"{path.parent} cannot be read" in caplog.text

@@ -95,7 +95,7 @@ def test_every_number_follows_from_the_kept_predictions(finished: tuple[Path, Be
             assert row["value"] == pytest.approx(score.value, abs=1e-6)
             own, left = (part[score.metric][:, columns.index(score.label)] for part in (values, without))
             if row["low"] is not None:
-                bounds = interval(score.value, own, left, 0.05, row["support"])
+                bounds = interval(score.value, own, left, 0.05, row["support"], row["metric"] == "ece")
                 assert [row["low"], row["high"]] == pytest.approx([bounds.low, bounds.high], abs=1e-6)
 
 

@@ -30,6 +30,7 @@ from medvlp.metrics.bootstrap import Resamples, bootstrap_values
 from medvlp.metrics.intervals import interval
 from medvlp.types import Predictions
 
+CELL_FILES = ("cell.json", "result.json")
 NO_TRACK = TrackConfig(mlflow=False)
 DEFAULTS: dict[str, Any] = {"track": NO_TRACK, "device": "cpu", "audit": False}
 PROBES = [
@@ -409,9 +410,27 @@ def test_killed_runs_leave_the_same_results(store: Path, tmp_path: Path, monkeyp
 
 def test_a_cell_that_another_run_finished_first_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "cells" / "abc"
-    files = {name: lambda path: path.write_text("first") for name in ("cell.json", "result.json")}
-    cells_module.write_folder(target, files, tmp_path / ".tmp")
-    later = {name: lambda path: path.write_text("second") for name in files}
-    cells_module.write_folder(target, later, tmp_path / ".tmp")
-    assert (target / "result.json").read_text() == "first"
+    written = [
+        {name: lambda path, run=run: path.write_text(json.dumps({"scores": [], "run": run})) for name in CELL_FILES}
+        for run in ("first", "second")
+    ]
+    for files in written:
+        cells_module.write_folder(target, files, tmp_path / ".tmp")
+    assert json.loads((target / "result.json").read_text())["run"] == "first"
     assert not list((tmp_path / ".tmp").iterdir())
+
+
+@pytest.mark.parametrize("name", ["cell.json", "result.json"])
+@pytest.mark.parametrize("content", [None, '{"task": "chest", "sco', "[]"])
+def test_a_cell_that_cannot_be_read_is_run_again(tmp_path: Path, name: str, content: str | None) -> None:
+    target = tmp_path / "cells" / "abc"
+    whole = {each: lambda path: path.write_text('{"scores": []}') for each in CELL_FILES}
+    cells_module.write_folder(target, whole, tmp_path / ".tmp")
+    assert cells_module.status_of(target) == "ok"
+    (target / name).unlink()
+    if content is not None:
+        (target / name).write_text(content)
+    assert cells_module.status_of(target) is None
+    cells_module.write_folder(target, whole, tmp_path / ".tmp")
+    assert cells_module.status_of(target) == "ok"
+    assert {path.name for path in target.iterdir()} == set(CELL_FILES)
