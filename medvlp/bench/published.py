@@ -8,6 +8,7 @@ mistake is refused as a whole, every mistake named.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,9 @@ RANGES = {
     "median_rank": (1.0, math.inf),
     "hd95_mm": (0.0, math.inf),
     "hd95_pixels": (0.0, math.inf),
+    "mae": (0.0, math.inf),
+    "mae_gain": (-math.inf, math.inf),
+    "bias": (-math.inf, math.inf),
     "cider": (0.0, 10.0),
     "cider_d": (0.0, 10.0),
 }
@@ -147,7 +151,15 @@ def _records(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The table cannot be read: {error}", table, "Give a CSV file in UTF-8.") from error
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        yield from _read(reader, table)
+    except csv.Error as error:
+        at = f"The table cannot be read after line {reader.line_num}: {error}."
+        raise UserError(at, table, "Mend the line; each quote that is opened must be closed.") from error
+
+
+def _read(reader: csv.DictReader[str], table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     columns = list(reader.fieldnames or [])
     missing = [name for name in REQUIRED if name not in columns]
     allowed = [*REQUIRED, *OPTIONAL]
@@ -168,7 +180,7 @@ def _records(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 table,
                 "Mend the line; quote cells that hold a comma.",
             )
-        yield reader.line_num, {name: value.strip() for name, value in record.items()}
+        yield reader.line_num, {name: " ".join(value.split()) for name, value in record.items()}
 
 
 def _row(record: Mapping[str, str], tasks: Mapping[str, TaskConfig], percent: bool) -> Published | list[str]:
@@ -180,6 +192,10 @@ def _row(record: Mapping[str, str], tasks: Mapping[str, TaskConfig], percent: bo
             numbers[name] = _number(record.get(name, ""))
         except ValueError:
             mistakes.append(f"{name} '{record[name]}' is no number")
+    for name, least in (("shots", 0), ("runs", 1), ("n", 1)):
+        count = numbers.get(name)
+        if count is not None and (count != int(count) or count < least):
+            mistakes.append(f"{name} {count:g} is no whole number from {least} up")
     protocol, task = record["protocol"], tasks.get(record["task"])
     if task is None and record["task"]:
         mistakes.append(f"there is no task '{record['task']}'.{nearest(record['task'], list(tasks))}")
@@ -251,6 +267,8 @@ def _out_of_range(
     metric: str, value: float, low: float | None, high: float | None, sd: float | None, percent: bool
 ) -> Iterator[str]:
     bottom, top = RANGES.get(metric, (0.0, 1.0))
+    if percent and math.isinf(top):
+        yield f"{metric} is never in percent; give it in a table of its own, without --percent"
     for name, number in (("value", value), ("low", low), ("high", high)):
         if number is not None and not bottom <= number <= top:
             hint = "; give --percent if it is in percent" if not percent and 1 < number <= 100 and top == 1 else ""

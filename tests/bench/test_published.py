@@ -54,6 +54,43 @@ def test_percent_is_said_never_guessed(results: Path, tmp_path: Path) -> None:
     assert published(results)[0].sd == pytest.approx(0.0001)
 
 
+def test_lengths_and_points_are_no_percent(results: Path, tmp_path: Path) -> None:
+    head = HEAD.replace("fraction,", "")
+    echo = table(tmp_path, "EchoCLIP,echo_reading,knn,mae,7.1,,,,Christensen 2024\n", head)
+    with pytest.raises(UserError, match="mae is never in percent"):
+        add_results(echo, results, percent=True)
+    add_results(echo, results)
+    assert published(results)[0].value == 7.1
+    organs = table(tmp_path, "nnU-Net,amos22_organs,fine_tune,hd95_mm,5.3,,,,Ji 2022\n", head)
+    with pytest.raises(UserError, match="hd95_mm is never in percent"):
+        add_results(organs, results, percent=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("shots", "2.5", "shots 2.5 is no whole number from 0 up"),
+        ("shots", "-1", "shots -1 is no whole number"),
+        ("runs", "0", "runs 0 is no whole number from 1 up"),
+        ("n", "10.7", "n 10.7 is no whole number from 1 up"),
+    ],
+)
+def test_counts_are_whole(results: Path, tmp_path: Path, column: str, value: str, said: str) -> None:
+    row = f"{value},{ROW.replace('linear_probe', 'few_shot' if column == 'shots' else 'linear_probe')}"
+    with pytest.raises(UserError, match=re.escape(said)):
+        add_results(table(tmp_path, row, f"{column},{HEAD}"), results)
+
+
+def test_a_quote_that_stays_open_swallows_no_rows(results: Path, tmp_path: Path) -> None:
+    rows = ROW.replace(SOURCE, f'"{SOURCE}') + ROW.replace("ConVIRT", "GLoRIA")
+    with pytest.raises(UserError, match="cannot be read after line 1"):
+        add_results(table(tmp_path, rows), results)
+    with pytest.raises(UserError, match="field larger than"):
+        add_results(table(tmp_path, ROW.replace(SOURCE, "x" * 200_000)), results)
+    add_results(table(tmp_path, ROW.replace(SOURCE, '"Smith &\nSons  2024"')), results)
+    assert published(results)[0].source == SOURCE
+
+
 MISTAKES = {
     "no task": ("nih_pneumonia", "nih_pneumona", "Did you mean 'nih_pneumonia'"),
     "no protocol": ("linear_probe", "linear_prob", "there is no protocol 'linear_prob'"),
