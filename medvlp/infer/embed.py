@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import medvlp
 from medvlp.errors import UserError
 from medvlp.infer.clips import list_clips
-from medvlp.infer.images import Bad, list_files, read_ahead, whole_table, write_quarantine
+from medvlp.infer.images import Bad, list_files, read_ahead, told_by_name, whole_table, write_quarantine
 from medvlp.infer.volumes import VolumeFiles, list_volumes
 from medvlp.io.volume import read_volume
 from medvlp.progress import progress_bar
@@ -90,6 +90,7 @@ def embed(
     files: Sequence[Path | VolumeFiles]
     of_clips = encoder.kind == "video"
     files, bad = list_volumes(paths) if of_volumes else list_clips(paths) if of_clips else list_files(paths)
+    files, bad = told_by_name(files, bad)
     if not files and not bad:
         raise UserError("There is nothing to embed.", "", "Give files of what the encoder takes, or folders of them.")
     if intensity != "auto" and not of_volumes:

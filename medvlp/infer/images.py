@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,6 +53,24 @@ def list_files(paths: Sequence[Path]) -> tuple[list[Path], list[Bad]]:
         else:
             bad.append(Bad(str(path), "The file does not exist.", "Check the path."))
     return list(files), bad
+
+
+def told_by_name(files: Sequence[F], bad: Sequence[Bad]) -> tuple[list[F], list[Bad]]:
+    """Return the files whose name a table can hold, and the others among what has no result.
+
+    Args:
+        files: Files, or what else `str` names by its path.
+        bad: What has no result already.
+    """
+    reason, fix = "The name of the file is not in UTF-8.", "Rename the file, or its folder."
+    others = [Bad(str(one), reason, fix) for one in files if _in_utf8(str(one)) != str(one)]
+    kept = [one for one in files if _in_utf8(str(one)) == str(one)]
+    return kept, [replace(one, path=_in_utf8(one.path)) for one in [*bad, *others]]
+
+
+def _in_utf8(name: str) -> str:
+    """Return a name with its bytes that are no UTF-8 written out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_ahead(

@@ -22,7 +22,7 @@ import medvlp
 from medvlp.data.transforms import resize_pixels, to_tensor
 from medvlp.errors import UserError
 from medvlp.infer.clips import ClipProbabilities, list_clips, see_clip
-from medvlp.infer.images import Bad, list_files, read_ahead, whole_table, write_quarantine
+from medvlp.infer.images import Bad, list_files, read_ahead, told_by_name, whole_table, write_quarantine
 from medvlp.infer.predict_volumes import LabelMaps, VolumeProbabilities
 from medvlp.infer.seen import Seen, see, see_volume
 from medvlp.infer.volumes import VolumeFiles, list_volumes
@@ -117,6 +117,7 @@ def predict(
     batch_size = batch_size or (1 if volumes else 8 if clips else 32)
     files: Sequence[Path | VolumeFiles]
     files, bad = list_volumes(paths) if volumes else list_clips(paths) if clips else list_files(paths)
+    files, bad = told_by_name(files, bad)
     if not files and not bad:
         raise UserError(
             "There is nothing to answer.", "paths", "Give files of what the model takes, or folders of them."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,18 @@ def test_what_is_no_image_or_of_another_kind_is_set_aside(own_run: Path, tmp_pat
         ("empty", "holds no DICOM"),
     ):
         assert reason in told[name], (name, told[name])
+
+
+def test_a_name_that_is_not_in_utf8_costs_no_other_file_its_answer(own_run: Path, tmp_path: Path) -> None:
+    good = own_data.write_file(tmp_path / "new" / "good.dcm", 501)
+    for name in (b"bild\xe9.dcm", b"leer\xe9.dcm"):
+        (tmp_path / "new" / os.fsdecode(name)).write_bytes(good.read_bytes() if name.startswith(b"bild") else b"")
+    done = predict(own_run / "run", [tmp_path / "new"], tmp_path / "out.csv")
+    assert (done.predicted, done.refused) == (1, 2)
+    assert done.quarantine is not None
+    bad = [json.loads(line) for line in done.quarantine.read_text(encoding="utf-8").splitlines()]
+    assert [Path(one["path"]).name for one in bad] == ["bild\\xe9.dcm", "leer\\xe9.dcm"]
+    assert {one["reason"] for one in bad} == {"The name of the file is not in UTF-8."}
 
 
 def test_files_given_twice_are_one_and_copies_are_told(own_run: Path, tmp_path: Path) -> None:
