@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ class Table:
     columns: list[tuple[str, str]]
     rows: list[tuple[str, bool, list[Cell]]]
     sources: list[str]
+    level: str
+    """Coverage of the intervals, in words."""
 
 
 def _tables(found: Results, rank_published: bool) -> Iterator[Table]:
@@ -98,7 +101,7 @@ def _tables(found: Results, rank_published: bool) -> Iterator[Table]:
                 rows.append((name, is_published, [_cell(group, mark, metric, label) for group, mark in entries]))
             columns = [(PROTOCOL_NAMES.get(protocol, protocol), amount) for protocol, amount, _ in board["columns"]]
             title = f"{board['task']}: {METRICS.get(metric, metric)} ({of}{down})"
-            yield Table(title, columns, rows, list(dict.fromkeys(sources)))
+            yield Table(title, columns, rows, list(dict.fromkeys(sources)), found.level)
 
 
 def _cell(group: Group | None, mark: str, metric: str, label: str) -> Cell:
@@ -109,14 +112,14 @@ def _cell(group: Group | None, mark: str, metric: str, label: str) -> Cell:
 
 
 def markdown(tables: list[Table]) -> str:
-    """Return tables in Markdown, with 95 % intervals in brackets."""
+    """Return tables in Markdown, with intervals in brackets."""
     parts = []
     for table in tables:
         head = ["Encoder", *(f"{protocol}, {amount}" for protocol, amount in table.columns)]
-        lines = [f"### {table.title}", "", _line(head), _line(["---", *["---:"] * len(table.columns)])]
+        lines = [f"### {_plain(table.title)}", "", _line(head), _line(["---", *["---:"] * len(table.columns)])]
         for name, is_published, cells in table.rows:
-            lines.append(_line([_pipe(name) + (f" {PUBLISHED}" if is_published else ""), *map(_markdown_cell, cells)]))
-        parts.append("\n".join([*lines, "", *_notes(table, str)]))
+            lines.append(_line([_plain(name) + (f" {PUBLISHED}" if is_published else ""), *map(_markdown_cell, cells)]))
+        parts.append("\n".join([*lines, "", *_notes(table, _plain)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -124,8 +127,9 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _pipe(text: str) -> str:
-    return text.replace("|", "\\|")
+def _plain(text: str) -> str:
+    """Return a text of which Markdown takes nothing for a column, a tag or emphasis."""
+    return re.sub(r"([|<*`\\])", r"\\\1", text)
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -137,7 +141,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _notes(table: Table, escape: Callable[[str], str]) -> Iterator[str]:
     """Yield what stands below a table."""
-    yield escape("With 95 % intervals; the best value is bold; – is missing.")
+    yield escape(f"With {table.level} intervals; the best value is bold; – is missing.")
     if table.sources:
         yield f"{PUBLISHED} {escape('published, not measured here: ' + '; '.join(table.sources) + '.')}"
     if any(cell.leaked for _, _, cells in table.rows for cell in cells):

@@ -116,6 +116,11 @@ class Results:
             published=published(root),
         )
 
+    @property
+    def level(self) -> str:
+        """Return the coverage of the suite's intervals in words, e.g. `95 %`."""
+        return f"{100 * (1 - float(self.suite.get('alpha') or 0.05)):g} %"
+
     @cached_property
     def encoder_names(self) -> list[str]:
         """Return all encoders, the ones under test first, then the baselines."""

@@ -215,13 +215,13 @@ def methods_text(results: Results) -> list[str]:
     """Return the paragraphs that say how the numbers were made."""
     suite = results.suite
     resamples, seed, alpha = suite.get("bootstrap_resamples"), suite.get("bootstrap_seed"), suite.get("alpha", 0.05)
-    level = f"{100 * (1 - float(alpha)):g} %"
     drawn = f" ({count(resamples)} resamples, seed {seed})" if resamples else ""
     correction = CORRECTIONS.get(str(suite.get("correction")), CORRECTIONS["holm"])
     paragraphs = [
-        f"Every score is computed from kept predictions on the test split. Intervals are {level} bootstrap intervals "
-        f"over patients, not images{drawn}, bias-corrected and accelerated, and widened where few patients carry a "
-        "score: all images of a patient enter or leave together. Where a setting has several seeds or label subsets, "
+        f"Every score is computed from kept predictions on the test split. Intervals are {results.level} bootstrap "
+        f"intervals over patients, not images{drawn}, bias-corrected and accelerated, and widened where few patients "
+        "carry a score: all images of a patient enter or leave together. Those of calibration errors are basic ones, "
+        "with what chance alone adds taken off. Where a setting has several seeds or label subsets, "
         "the value is their mean, and their variance components are added to that of the patients. There is no "
         "interval where a single patient carries a class.",
         "Encoders are compared on the same test patients, pair by pair: AUROC by DeLong's test over patients, other "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import made_cells
 import pytest
 from browser import open_page
 from fake_results import write_results
@@ -196,6 +198,25 @@ def test_exports_hold_the_same_numbers(results: Path, tmp_path: Path) -> None:
     assert (paper["value"], paper["low"], paper["source"], paper["sd"]) == ("0.999", "", SOURCE, "0.01")
     assert any(row["status"].startswith("failed") or row["status"].startswith("not") for row in rows)
     assert {"low", "high", "n"} <= {key for row in rows for key, value in row.items() if value}
+
+
+def test_intervals_are_called_what_they_cover(results: Path, tmp_path: Path) -> None:
+    record = json.loads((results / "suite.json").read_text())
+    record["suite"]["alpha"] = 0.1
+    (results / "suite.json").write_text(json.dumps(record))
+    files = {"latex": tmp_path / "t.tex", "csv": None, "markdown": tmp_path / "t.md"}
+    assert len(list(write_exports(results, files))) == 2
+    write_report(results, tmp_path / "report.html")
+    texts = [path.read_text() for path in (tmp_path / "t.tex", tmp_path / "t.md", tmp_path / "report.html")]
+    for text, level in zip(texts, (r"90 \% intervals", "90 % intervals", "90 % intervals"), strict=True):
+        assert level in text
+        assert not re.search(r"95 \\?% [a-z ]*interval", text)
+
+
+def test_names_are_no_markup_in_markdown(tmp_path: Path) -> None:
+    root = made_cells.write_results(tmp_path / "out", {"a|<b>*x*": 2.0, "good": 1.0})
+    (path,) = write_exports(root, {"markdown": tmp_path / "t.md"})
+    assert r"| a\|\<b>\*x\* |" in path.read_text()
 
 
 def test_special_characters_of_latex_are_escaped() -> None:
