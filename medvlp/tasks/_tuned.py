@@ -25,7 +25,7 @@ from medvlp.config.task import TaskConfig
 from medvlp.errors import UserError
 from medvlp.models.device import resolve_device
 from medvlp.models.weights import check_keys, read_state, state_sha256
-from medvlp.store.files import atomic_folder
+from medvlp.store.files import atomic_folder, file_sha256
 from medvlp.tasks import TASKS
 from medvlp.tasks._answerer import Answerer
 from medvlp.tasks._experts.prompts import build_experts
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 HEAD, DECISIONS, CARD = "head.safetensors", "decisions.json", "model_card.md"
+DECIDING = (PREPROCESSING, DECISIONS, ENCODER, HEAD)
+"""Files of which the description has the SHA-256: with another one, answers are not those that were validated."""
 EXPERTS = "experts"
 """Folder of the models of a writer's experts, each under its number."""
 TOWER = "tower."
@@ -158,13 +160,14 @@ def save_tuned(folder: Path, model: TunedModel, tower: dict[str, Any], dim: int,
         TASKS.get(model.task.type)(model.task).save_parts(model.network, part)
         for number, expert in enumerate(model.experts):
             expert.save(part / EXPERTS / str(number))
-        (part / CONFIG).write_text(_json(described), encoding="utf-8")
         (part / DECISIONS).write_text(_json([asdict(one) for one in model.decisions]), encoding="utf-8")
         (part / PREPROCESSING).write_text(model.preprocessing.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (part / CARD).write_text(card, encoding="utf-8")
         for name, tensors in ((ENCODER, encoder), (HEAD, head)):
             save_file(tensors, part / name)
-            (part / name).chmod((part / CONFIG).stat().st_mode)  # safetensors writes for the owner alone
+            (part / name).chmod((part / CARD).stat().st_mode)  # safetensors writes for the owner alone
+        files = {name: file_sha256(part / name) for name in DECIDING}
+        (part / CONFIG).write_text(_json(described | {"files": files}), encoding="utf-8")
 
 
 def load_tuned(path: Path, device: str = "cpu") -> TunedModel:
@@ -180,9 +183,13 @@ def load_tuned(path: Path, device: str = "cpu") -> TunedModel:
     where = torch.device(resolve_device(device))
     folder = _find(Path(path))
     described = _read_json(folder / CONFIG)
-    if described.get("format") != FORMAT:
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        found = described.get("format") if isinstance(described, dict) else None
         fix = "Use the version of medvlp that wrote it, or fine-tune again."
-        raise UserError(f"The model has format {described.get('format')!r}, this version reads {FORMAT}.", folder, fix)
+        raise UserError(f"The model has format {found!r}, this version reads {FORMAT}.", folder, fix)
+    for name, digest in described.get("files", {}).items():  # models of older versions do not have them
+        if (folder / name).is_file() and file_sha256(folder / name) != digest:
+            raise UserError("The file is not the one that was validated with this model.", folder / name, _COPY)
     try:
         task = TaskConfig.model_validate(_with_experts(described["task"], folder))
         preprocessing = read_preprocessing(_read_json(folder / PREPROCESSING))

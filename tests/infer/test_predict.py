@@ -222,6 +222,15 @@ def damaged(own_run: Path, tmp_path: Path, case: str) -> Path:
     elif case == "other format":
         described = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(described | {"format": 99}))
+    elif case == "other threshold":
+        decisions = json.loads((model / "decisions.json").read_text())
+        decisions[0]["threshold"] = 0.01
+        (model / "decisions.json").write_text(json.dumps(decisions))
+    elif case == "weights of another run":
+        state = load_file(model / "head.safetensors")
+        save_file({name: value + 1 for name, value in state.items()}, model / "head.safetensors")
+    elif case == "no preprocessing":
+        (model / "preprocessing.json").write_text("{}")
     else:
         (model / case).write_text("{")
     return run
@@ -234,11 +243,14 @@ def damaged(own_run: Path, tmp_path: Path, case: str) -> Path:
         ("empty", "This is no run of fine-tuning"),
         ("pre-training", "an encoder without a head"),
         ("unfinished", "no finished model"),
-        ("other weights", "do not fit the model"),
-        ("cut weights", "cannot be read"),
+        ("other weights", "not the one that was validated"),
+        ("weights of another run", "not the one that was validated"),
+        ("cut weights", "not the one that was validated"),
+        ("other threshold", "not the one that was validated"),
+        ("no preprocessing", "not the one that was validated"),
         ("other format", "has format 99"),
-        ("decisions.json", "cannot be read"),
-        ("preprocessing.json", "cannot be read"),
+        ("decisions.json", "not the one that was validated"),
+        ("config.json", "cannot be read"),
     ],
 )
 def test_a_run_that_cannot_be_used_is_told(case: str, what: str, own_run: Path, tmp_path: Path) -> None:
