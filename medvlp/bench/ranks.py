@@ -46,12 +46,14 @@ def rank_table(cells: Iterable[Finished], order: Sequence[str], rules: Rules) ->
         for where, encoders in by_setting(cells).items()
     }
     chosen, names = _shared(settings)
-    if len(names) < 2:
+    alike = {where: _over_common_draws(settings[where], names) for where in chosen}
+    chosen = [where for where in chosen if alike[where]]
+    if len(names) < 2 or not chosen:
         return None
     place = {name: i for i, name in enumerate(order)}
     names.sort(key=lambda name: (place.get(name, len(place)), name))
     datasets = [settings[where][names[0]][0].record["dataset"] for where in chosen]
-    by_where = [_ranks(where, [settings[where][name] for name in names]) for where in chosen]
+    by_where = [_ranks(where, [alike[where][name] for name in names]) for where in chosen]
     _, table = block_means(np.stack([row for row, _ in by_where]), datasets)
     blocks, resampled = block_means(np.stack([row for _, row in by_where]), datasets)
     mean, drawn = table.mean(axis=0), resampled.mean(axis=0)
@@ -102,6 +104,13 @@ def _shared(settings: dict[Where, dict[str, list[Finished]]]) -> tuple[list[Wher
             best = (chosen, list(names))
         names.pop()
     return best
+
+
+def _over_common_draws(encoders: dict[str, list[Finished]], names: Sequence[str]) -> dict[str, list[Finished]]:
+    """Return the cells of the draws that all encoders have; empty where there is none."""
+    common = set.intersection(*({cell.record["draw"] for cell in encoders[name]} for name in names))
+    kept = {name: [cell for cell in encoders[name] if cell.record["draw"] in common] for name in names}
+    return kept if common else {}
 
 
 def _ranks(where: Where, encoders: Sequence[Sequence[Finished]]) -> tuple[np.ndarray, np.ndarray]:

@@ -164,3 +164,18 @@ def test_a_page_names_the_fewer_of_those_told_apart_and_those_not(one: Path, tmp
     file.write_text(json.dumps(record))
     write_report(tmp_path / "out", tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text().count("all others") == len(STRENGTHS)
+
+
+def test_encoders_are_ranked_over_the_draws_that_all_have(tmp_path: Path) -> None:
+    for draw, (better, worse) in enumerate([(1.5, 0.5), (3.5, 3.0)]):
+        made_cells.write_cell(tmp_path, "better", made_cells.predictions(better, 10 + draw), draw=draw, fraction=0.1)
+        if draw:  # the easy draw alone
+            made_cells.write_cell(tmp_path, "worse", made_cells.predictions(worse, 20), draw=draw, fraction=0.1)
+    cells = finished_cells(tmp_path)
+    scores = {(cell.record["encoder"], cell.record["draw"]): values_of(cell)["auroc", "macro"] for cell in cells}
+    assert scores["better", 1] > scores["worse", 1] > (scores["better", 0] + scores["better", 1]) / 2
+    found = rank_table(cells, ["better", "worse"], Rules())
+    assert found is not None
+    assert [(row["encoder"], row["rank"]) for row in found["encoders"]] == [("better", 1), ("worse", 2)]
+    apart = [cell for cell in cells if cell.record["draw"] == (cell.record["encoder"] == "worse")]
+    assert rank_table(apart, ["better", "worse"], Rules()) is None
