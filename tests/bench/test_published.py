@@ -87,8 +87,6 @@ def test_a_quote_that_stays_open_swallows_no_rows(results: Path, tmp_path: Path)
     rows = ROW.replace(SOURCE, f'"{SOURCE}') + ROW.replace("ConVIRT", "GLoRIA")
     with pytest.raises(UserError, match="cannot be read after line 1"):
         add_results(table(tmp_path, rows), results)
-    with pytest.raises(UserError, match="field larger than"):
-        add_results(table(tmp_path, ROW.replace(SOURCE, "x" * 200_000)), results)
     add_results(table(tmp_path, ROW.replace(SOURCE, '"Smith &\nSons  2024"')), results)
     assert published(results)[0].source == SOURCE
 
