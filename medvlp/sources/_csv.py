@@ -85,7 +85,7 @@ def read_csv(
         may_be_empty: Allow a table without rows.
 
     Raises:
-        UserError: The file is empty or a column is missing.
+        UserError: The file is empty, a column is missing or occurs twice, or a row has more cells than the header.
     """
     rows = list(iterate_csv(path, columns, optional, delimiter=delimiter, encoding=encoding))
     if not rows and not may_be_empty:
@@ -99,7 +99,7 @@ def column_places(
     """Return column -> place in the header, for those that are there.
 
     Raises:
-        UserError: One of `columns` is missing, or the header is empty.
+        UserError: One of `columns` is missing, a column occurs twice, or the header is empty.
     """
     for column in columns:
         if column not in header:
@@ -107,7 +107,12 @@ def column_places(
             what = f"{path.name} has no column '{column}'." if present else f"{path.name} is empty."
             fix = f"The columns are: {', '.join(present)}." if present else "Download it again."
             raise UserError(what + nearest(column, present), path, fix)
-    return {column: header.index(column) for column in (*columns, *optional) if column in header}
+    places = {column: header.index(column) for column in (*columns, *optional) if column in header}
+    twice = [column for column in places if header.count(column) > 1]
+    if twice:
+        fix = "Keep the right one; nothing says which of them is meant."
+        raise UserError(f"{path.name} has several columns '{twice[0]}'.", path, fix)
+    return places
 
 
 def iterate_csv(
@@ -121,8 +126,9 @@ def iterate_csv(
     """Yield what `read_csv` returns, a row at a time: for tables of thousands of columns. They may be empty.
 
     Raises:
-        UserError: The file is empty, a column is missing, or the last row is cut off, as half a download leaves it:
-            its missing cells would read as blank.
+        UserError: The file is empty, a column is missing or occurs twice, a row has more cells than the header (a
+            delimiter within a cell: those behind it would be read as other columns), or the last row is cut off, as
+            half a download leaves it: its missing cells would read as blank.
     """
     text = read_text(path, encoding)
     reader = _reader(text, delimiter)
@@ -132,6 +138,10 @@ def iterate_csv(
     last = max((places[column] for column in columns), default=-1)
     cells: list[str] = []
     for cells in reader:
+        if any(cell.strip() for cell in cells[len(header) :]):
+            what = f"Line {reader.line_num} has {len(cells)} cells, and the header {len(header)}."
+            fix = f"Put cells that hold a '{delimiter}' into quotation marks, or name every column."
+            raise UserError(what, path, fix)
         if any(cell.strip() for cell in cells):
             values = {name: cells[place].strip() if place < len(cells) else "" for name, place in places.items()}
             yield Row(reader.line_num, absent | values)

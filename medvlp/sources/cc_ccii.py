@@ -45,10 +45,15 @@ class CcCcii(Source):
         table = unique_rows(self, rows, self._key, TABLE, "scan")
         folders = self._folders()
         self._count(table)
+        classes: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            classes[_person_and_scan(row)].add(self._label(row.cells["label"]))
         metadata = self._metadata()
         lesions = self._lesions()
         for name, row in sorted(table.items(), key=lambda item: _order(item[0])):
             try:
+                if len(own := classes[_person_and_scan(row)]) > 1:
+                    raise ValueError(f"the scan is listed in the classes {' and '.join(sorted(own))}; none is kept")
                 yield self._study(name, row, folders, metadata, lesions)
             except ValueError as error:
                 self.problem(f"{TABLE}:{row.line}", str(error), "Unpack its archive again, or correct the row.", name)

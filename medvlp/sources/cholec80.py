@@ -8,7 +8,7 @@ shifted in time. Studies come in the order of video and frame.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,7 @@ class Cholec80(Source):
         if mistake:
             self.problem(where, *mistake, name)
             return
+        self.counts["rows of instruments beyond the phases, not used"] += sum(frame >= len(rows) for frame in tools)
         for row in rows[::FPS]:
             labels = self._labels(name, where, row, tools.get(int(row.cells["Frame"])))
             image = self._image(name, video, int(row.cells["Frame"]))
@@ -142,10 +143,18 @@ class Cholec80(Source):
             self.problem(where, "the table of instruments is missing", "Download it again.", name)
             return {}
         found: dict[int, Row] = {}
-        for row in read_csv(path, ("Frame", *self._tool_names), delimiter="\t"):
+        table = read_csv(path, ("Frame", *self._tool_names), delimiter="\t")
+        said: dict[int, set[tuple[str, ...]]] = defaultdict(set)
+        for row in table:
+            if row.cells["Frame"].isdecimal():
+                said[int(row.cells["Frame"])].add(tuple(row.cells[tool] for tool in self._tool_names))
+        twice = {frame for frame, rows in said.items() if len(rows) > 1}
+        for row in table:
             cells = [row.cells[tool] for tool in self._tool_names]
             frame = row.cells["Frame"]
-            if not frame.isdecimal() or int(frame) % FPS or int(frame) in found:
+            if frame.isdecimal() and int(frame) in twice:
+                mistake = f"frame {frame} has several rows that differ; none is used"
+            elif not frame.isdecimal() or int(frame) % FPS or int(frame) in found:
                 mistake = f"frame '{frame}' is no further multiple of {FPS}"
             elif not set(cells) <= {"0", "1"}:
                 mistake = f"instruments are 0 or 1, found {', '.join(sorted(set(cells) - {'0', '1'}))}"

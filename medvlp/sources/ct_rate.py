@@ -115,6 +115,8 @@ class CtRate(Source):
         reports = self._rows("radiology_text_reports", REPORTS[split], tuple(SECTIONS))
         files = nifti_files(self, [f"dataset/{self._folder(split)}/*/*/*"])
         left_out = self._no_chest(split)
+        for table, rows in ((REPORTS, reports), (LABELS, labels)):
+            self.counts[f"rows of {table[split]} without a volume"] = len(set(rows) - set(files) - set(meta))
         volumes = []
         for name in sorted(set(files) | set(meta), key=_order):
             if name in left_out:

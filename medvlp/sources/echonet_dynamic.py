@@ -107,7 +107,8 @@ class EchonetDynamic(Source):
             elif frame >= frames:
                 mistake = f"an outline of frame {written}, and the loop has {cells['NumberOfFrames']}"
             elif points is None:
-                mistake = f"the outline of frame {written} has fewer than three chords, or a value that is no number"
+                mistake = f"the outline of frame {written} has fewer than three chords, chords that do not follow"
+                mistake += " each other along the long axis, or a value that is no number"
             if mistake or points is None:
                 fix = "Correct the rows; the loop is kept without this outline."
                 self.problem(f"{TRACINGS}:{rows[0].line}", mistake, fix, name)
@@ -133,9 +134,17 @@ def _name(cell: str) -> str:
 
 
 def _outline(rows: Sequence[Row]) -> Points | None:
-    """Return the polygon along one end of the chords and back along the other; the first row is the long axis."""
-    lines = [[number(row.cells[column]) for column in LINE] for row in rows[1:]]
-    if len(lines) < 3 or not all(math.isfinite(value) for line in lines for value in line):
+    """Return the polygon along one end of the chords and back along the other; the first row is the long axis.
+
+    None where a value is no number, or the chords do not follow each other along that axis (rows in another order, or
+    twice): the polygon would cross itself.
+    """
+    axis, *lines = [[number(row.cells[column]) for column in LINE] for row in rows]
+    if len(lines) < 3 or not all(math.isfinite(value) for line in (axis, *lines) for value in line):
+        return None
+    x, y = axis[2] - axis[0], axis[3] - axis[1]
+    places = [x * (line[0] + line[2]) + y * (line[1] + line[3]) for line in lines]
+    if len({math.copysign(1, b - a) if a != b else 0 for a, b in pairwise(places)}) != 1 or places[0] == places[1]:
         return None
     return tuple((x, y) for x, y, _, _ in lines) + tuple((x, y) for _, _, x, y in reversed(lines))
 

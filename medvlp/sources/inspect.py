@@ -106,6 +106,8 @@ class Inspect(Source):
             ValueError: It cannot be used; the message says why.
         """
         image = _image(row)
+        if not row.cells["person_id"]:
+            raise ValueError("the row names no person")
         if image not in files:
             raise ValueError(f"row without CT: {image} is not in CTPA/")
         for table, rows in (("splits", splits), ("labels", labels)):

@@ -34,6 +34,7 @@ POINT = ("coordX", "coordY", "coordZ")
 CLASSES = {"1": "candidate_nodule", "0": "candidate_other"}
 VALUES = {"lungs": (3, 4), "trachea": (5,)}
 PATIENT_COLUMNS = (("seriesuid", "patient_id"), ("Series UID", "Subject ID"))
+_UID = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 _SUBSET = re.compile(r"subset[0-9]")
 
 
@@ -44,7 +45,7 @@ class Luna16(Source):
         """Yield one study per scan, in the order of the series UIDs.
 
         Raises:
-            UserError: A table or column is missing, or no scan is there.
+            UserError: A table or column is missing, a nodule is of no series UID, or no scan is there.
         """
         self.problems, self.counts = [], Counter()
         scans = index_files(self, ["subset[0-9]/*", "subset[0-9]/subset[0-9]/*"], [".mhd"])
@@ -82,11 +83,24 @@ class Luna16(Source):
         return tuple(Mask(name, structure, masks[name], VALUES[structure]) for structure in self.card.structures)
 
     def _annotations(self, scans: Mapping[str, str], lesions: dict[str, list[Lesion]]) -> set[str]:
-        """Add the nodules, and return the scans that have any."""
+        """Add the nodules, and return the scans that have any.
+
+        Raises:
+            UserError: The scan of a row cannot be told: no scan could then be called one without nodules.
+        """
         path = table_path(self, *ANNOTATIONS)
         rows = read_csv(path, ("seriesuid", *POINT, "diameter_mm"))
+        seen: dict[tuple[str, ...], int] = {}
         for row in rows:
             name, diameter = row.cells["seriesuid"], number(row.cells["diameter_mm"])
+            if not _UID.fullmatch(name):
+                what = f"Line {row.line}: '{name}' is no series UID, so nobody knows which scan has the nodule."
+                raise UserError(what, path, "Write the UID alone, as the names of the .mhd files have it.")
+            first = seen.setdefault(tuple(row.cells.values()), row.line)
+            if first != row.line:
+                reason = f"the row repeats line {first}; the first is used"
+                self.problem(f"{path.name}:{row.line}", reason, "Remove it.", name)
+                continue
             if not (diameter > 0 and math.isfinite(diameter)):
                 reason = f"nodule with the diameter '{row.cells['diameter_mm']}'"
                 self.problem(f"{path.name}:{row.line}", reason, "Correct the row; the scan is kept without it.", name)

@@ -122,6 +122,10 @@ class M3dCap(Source):
                     reason = "the entry does not name an image and a text below the root"
                     self.problem(f"{path.name}:{split}[{place}]", reason, "Correct the entry.")
                     continue
+                if PurePosixPath(image).parts[-3:-1] != PurePosixPath(text).parts[-3:-1]:
+                    reason = "the text of the entry is that of another case than its image"
+                    self.problem(f"{path.name}:{split}[{place}]", reason, "Correct the entry.")
+                    continue
                 found.append(_Entry(split, image, text))
         return found
 

@@ -130,7 +130,10 @@ class Msd(Source):
         if image not in files["imagesTr"] | files["imagesTs"]:
             self.problem(LIST, f"{case} is listed, and there is no such volume", "Unpack the archive again.", case)
             return None
-        if split == "train" and labels not in files["labelsTr"]:
+        if labels is not None and case_of(PurePosixPath(labels).name) != case:
+            self.problem(image, f"the list gives {case} the label map of another case", "Correct the entry.", case)
+            labels = None
+        elif split == "train" and labels not in files["labelsTr"]:
             self.problem(image, "the volume has no label map", "Unpack the archive again.", case)
             labels = None
         ct = self._facts["modality"] == "CT"

@@ -58,7 +58,7 @@ class RadChestCt(Source):
         scans = read_csv(table_path(self, METADATA), (PATIENT, KEY, "final_spacing"))
         wanted = [row for row in scans if row.cells[KEY] in summary]
         metadata = unique_rows(self, wanted, lambda row: row.cells[KEY], METADATA, "volume")
-        labels = {name: values for split in SPLITS for name, values in self._labels(split)}
+        labels = {split: dict(self._labels(split)) for split in SPLITS}
         self._count(summary)
         studies = []
         for name, row in sorted(summary.items()):
@@ -72,7 +72,7 @@ class RadChestCt(Source):
 
     def _study(
         self, name: str, row: Row, files: Mapping[str, str], metadata: Mapping[str, Row],
-        labels: Mapping[str, dict[str, float]],
+        labels: Mapping[str, Mapping[str, dict[str, float]]],
     ) -> Study:  # fmt: skip
         """Return one study.
 
@@ -89,7 +89,9 @@ class RadChestCt(Source):
             raise ValueError(f"{name} has no (or no unambiguous) row in {METADATA}")
         if metadata[name].cells[PATIENT] != cells[PATIENT]:
             raise ValueError(f"{name} is of another patient in {METADATA}")
-        if name not in labels:
+        if not cells[PATIENT]:
+            raise ValueError(f"{name} has no patient in {SUMMARY}")
+        if name not in labels[subset[1]]:
             raise ValueError(f"{name} has no (or no usable) row in {LABELS.format(split=subset[1])}")
         spacing = _NUMBER.findall(metadata[name].cells["final_spacing"])
         if len(spacing) not in (1, 3):
@@ -99,7 +101,7 @@ class RadChestCt(Source):
             study_id=name,
             patient_id=cells[PATIENT],
             images=(ImageRef(name, files[name], "CT", facts=facts),),
-            labels=self._chosen(labels[name]),
+            labels=self._chosen(labels[subset[1]][name]),
             split=SPLITS[subset[1]][0],
             subsets=tuple(dict.fromkeys(cell for cell in (cells["Set_Assigned"], cells["Subset_Assigned"]) if cell)),
         )

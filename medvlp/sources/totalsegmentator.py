@@ -61,7 +61,7 @@ class TotalSegmentator(Source):
         return Study(
             study_id=name,
             patient_id=UNKNOWN_PATIENT,
-            images=(ImageRef(name, f"{name}/ct.nii.gz", "CT", facts=VolumeFacts(Intensity.HU)),),
+            images=(ImageRef(name, f"{name}/ct.nii.gz", "CT", facts=VolumeFacts(Intensity.HU, label_values=(1,))),),
             masks=self._masks(name, folder / "segmentations"),
             values={"kvp": number(cells["kvp"])} if cells["kvp"] else {},
             attributes={key: cells[key] for key in self.card.attributes if cells[key]},

@@ -80,6 +80,7 @@ def test_metadata_and_lesions(tmp_path: Path) -> None:
         ([*ROWS, "x.zip,Norml,1,2,3"], 4, "unknown class 'Norml'. Did you mean 'Normal'"),
         ([*ROWS, ROWS[1]], 4, "agree; the first is kept"),
         ([*ROWS, "CP-2.zip,CP,2,10,9"], 3, "differ; none is kept"),
+        ([*ROWS, "NCP-1.zip,NCP,2,10,2"], 3, "the scan is listed in the classes CP and NCP; none is kept"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, rows: list[str], kept: int, reason: str) -> None:

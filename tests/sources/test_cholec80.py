@@ -93,3 +93,15 @@ def test_gaps_unknown_phases_and_bad_instruments(tmp_path: Path) -> None:
 def test_an_empty_root(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing in videos/"):
         read(tmp_path)
+
+
+def test_instruments_that_contradict_each_other_are_not_mentioned(tmp_path: Path) -> None:
+    rows = ["0\t1\t0\t0\t0\t0\t0\t0", "25\t0\t0\t0\t0\t0\t0\t0", "0\t0\t0\t0\t0\t0\t0\t0", "50\t0\t0\t0\t0\t0\t0\t0"]
+    write(tmp_path, "video01", ["Preparation"] * 50, rows)
+    studies, problems, summary = read(tmp_path)
+    assert [str(study.labels["Grasper"]) for study in studies] == ["nan", "0.0"]
+    assert problems == [
+        f"tool_annotations/video01-tool.txt:{line}: frame 0 has several rows that differ; none is used"
+        for line in (2, 4)
+    ]
+    assert summary["rows of instruments beyond the phases, not used"] == 1

@@ -251,3 +251,13 @@ def test_missing_lists_and_columns_stop_the_run(tmp_path: Path) -> None:
     (root / "dataset/metadata/no_chest_valid.txt").touch()
     with pytest.raises(UserError, match="no column 'RescaleIntercept'"):
         read(root)
+
+
+def test_rows_of_volumes_that_are_not_there_are_counted(tmp_path: Path) -> None:
+    root = write(tmp_path, tables("valid_1_a_1", "valid_9_a_1"))
+    (root / "dataset/valid/valid_9/valid_9_a/valid_9_a_1.nii.gz").unlink()
+    path = root / "dataset" / FILES["metadata"]
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "valid_9" not in line))
+    _, source = read(root)
+    assert source.counts["rows of validation_reports.csv without a volume"] == 1
+    assert source.counts["rows of valid_predicted_labels.csv without a volume"] == 1

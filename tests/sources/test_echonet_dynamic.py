@@ -65,7 +65,8 @@ def test_broken_outlines_leave_the_loop(tmp_path: Path) -> None:
     assert problems == [
         "VolumeTracings.csv: outlines of a loop that FileList.csv does not list",
         "VolumeTracings.csv:2: an outline of frame 200, and the loop has 200",
-        "VolumeTracings.csv:6: the outline of frame 7 has fewer than three chords, or a value that is no number",
+        "VolumeTracings.csv:6: the outline of frame 7 has fewer than three chords, chords that do not follow each "
+        "other along the long axis, or a value that is no number",
         "VolumeTracings.csv:9: an outline of frame 'No Systolic', which is no number",
     ]
     assert "frame_ED" not in study.values
@@ -102,3 +103,15 @@ def test_no_loops(tmp_path: Path) -> None:
     write(tmp_path, ["0X1A,60.0,40.0,100.0,112,112,50,200,TRAIN"], [], ())
     with pytest.raises(UserError, match="no image in Videos/"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[AXIS, *box(60)] * 2, [AXIS, *(line for line in box(60) for _ in range(2))], [*box(60), AXIS]],
+    ids=["all rows twice", "each chord twice", "axis last"],
+)
+def test_an_outline_that_would_cross_itself_is_none(tmp_path: Path, lines: list[str]) -> None:
+    write(tmp_path, ["0X1A,60.0,40.0,100.0,112,112,50,200,TRAIN"], traced("0X1A.avi", 7, lines))
+    (study,), problems, _ = read(tmp_path)
+    assert study.masks == ()
+    assert "do not follow each other along the long axis" in problems[0]

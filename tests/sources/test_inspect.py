@@ -92,6 +92,7 @@ def repeat(table: str, line: str) -> Callable[[dict[str, list[str]]], None]:
         (lambda tables: tables["labels"].pop(), 2, "row in the labels"),
         (lambda tables: tables["study_mapping"].pop(), 2, "the image is not in the study mapping"),
         (lambda tables: tables["splits"].__setitem__(3, "9\tdev"), 2, "unknown split 'dev'"),
+        (lambda tables: tables["study_mapping"].__setitem__(3, "9\t\tPEb1\t\tx"), 2, "the row names no person"),
         (lambda tables: tables["labels"].__setitem__(3, "9\tmaybe\t0\t0\t0\t0\t0"), 2, "a label is 'maybe'"),
     ],
 )

@@ -127,3 +127,15 @@ def test_patients_come_from_a_named_table(tmp_path: Path) -> None:
     (root / "tcia.csv").write_text("uid,patient\n1.2.1,a\n")
     with pytest.raises(UserError, match="lacks the columns"):
         read(root, patients="tcia.csv")
+
+
+@pytest.mark.parametrize("name", ["1.2.2.mhd", "", "subset9/1.2.2"])
+def test_a_nodule_of_no_series_stops_the_run(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"Line 4: '{name}' is no series UID"):
+        read(write(tmp_path, [*ANNOTATIONS, f"{name},1,2,3,4"]))
+
+
+def test_a_nodule_that_is_listed_twice_is_one(tmp_path: Path) -> None:
+    studies, source = read(write(tmp_path, [*ANNOTATIONS, ANNOTATIONS[1]]))
+    assert len(studies[0].lesions) == 1
+    assert [problem.reason for problem in source.problems] == ["the row repeats line 2; the first is used"]

@@ -159,6 +159,11 @@ def test_the_prepared_edition(tmp_path: Path) -> None:
         ({"train": [entry("../../000001/Axial")]}, 0, "below the root"),
         ({"train": [{"image": "/etc/a/b/c.npy", "text": "x"}]}, 0, "below the root"),
         ({"train": ["Axial.npy"]}, 0, "below the root"),
+        (
+            {"train": [entry("ct_case/000001/Axial") | {"text": entry("ct_case/000002/Axial")["text"]}]},
+            0,
+            "that of another case",
+        ),
     ],
 )
 def test_bad_entries_are_named(tmp_path: Path, listed: Any, kept: int, reason: str) -> None:

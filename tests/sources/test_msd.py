@@ -139,3 +139,17 @@ def test_files_with_channels_are_what_nibabel_reads(tmp_path: Path) -> None:
     image = nibabel.load(tmp_path / "x.nii.gz")
     assert image.shape == (4, 3, 2, 2)
     assert np.array_equal(np.asarray(image.dataobj)[..., 1].T, array + 100)
+
+
+def test_the_label_map_of_another_case_is_used_for_none(tmp_path: Path) -> None:
+    names = ["spleen_1", "spleen_2"]
+    path = write(tmp_path, "Task09_Spleen", names, [], labels={"0": "x", "1": "spleen"}) / "dataset.json"
+    content = json.loads(path.read_text())
+    for entry, other in zip(content["training"], names[::-1], strict=True):
+        entry["label"] = f"./labelsTr/{other}.nii.gz"
+    path.write_text(json.dumps(content))
+    studies, problems, _ = read(tmp_path)
+    assert [(study.study_id, study.masks) for study in studies] == [("spleen_1", ()), ("spleen_2", ())]
+    assert [problem.split(": ")[1] for problem in problems] == [
+        f"the list gives {name} the label map of another case" for name in names
+    ]

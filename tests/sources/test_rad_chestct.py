@@ -171,3 +171,19 @@ def test_a_patient_that_differs_between_the_tables_leaves_the_volume_out(tmp_pat
     studies, source = read(root)
     assert "trn00001" not in studies
     assert "another patient" in source.problems[0].reason
+
+
+def test_labels_come_from_the_table_of_the_split(tmp_path: Path) -> None:
+    made = Made()
+    root = made.write(tmp_path)
+    train, test = (root / f"{TABLES[start]}_Abnormality_and_Location_Labels.csv" for start in ("trn", "tst"))
+    test.write_text(test.read_text() + train.read_text().splitlines()[1].replace("0.0", "1.0") + "\n")
+    assert set(read(root)[0]["trn00001"].labels.values()) == {0.0}
+
+
+def test_a_volume_without_a_patient_is_left_out(tmp_path: Path) -> None:
+    made = Made()
+    made.patients["trn00001"] = ""
+    studies, source = read(made.write(tmp_path))
+    assert list(studies) == ["tst00003", "val00002"]
+    assert "no patient" in source.problems[0].reason

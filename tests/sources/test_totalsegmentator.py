@@ -91,3 +91,10 @@ def test_rows_and_folders_that_do_not_match(tmp_path: Path) -> None:
         "meta.csv:3: row without volume: there is no s0002",
         "meta.csv:4: unknown split 'training'",
     ]
+
+
+def test_a_file_of_one_structure_holds_one_value(tmp_path: Path) -> None:
+    write(tmp_path, ["s0001;61;m;A;ct thorax;train"], CARD.structures)
+    (study,), _ = read(tmp_path)
+    assert study.images[0].facts is not None
+    assert study.images[0].facts.label_values == (1,)  # a label map of all structures is no liver
