@@ -112,8 +112,8 @@ def volume(rng: np.random.Generator, layout: type[Layout], findings: frozenset[s
     chosen = sorted(rng.choice(len(names), min(4, len(names)), replace=False).tolist()) if names else []
     structures = rng.integers(0, len(chosen) + 1, shape).astype(np.uint8)
     lesions = [
-        ExampleLesion(name, tuple((affine[:3] @ [2, 2, 2, 1]).tolist()), 6.5)
-        for name in sorted(findings & {"nodule", "mass"})
+        ExampleLesion(name, tuple((affine[:3] @ [2, 2, 2, 1]).tolist()), 6.5 + place)
+        for place, name in enumerate(sorted(findings & {"nodule", "mass"}))
     ]
     return ExampleVolume(
         rng.integers(-1000, 1500, shape).astype(np.int16),

@@ -44,7 +44,7 @@ class TotalSegmentatorLayout(Layout):
                 cells += ["siemens", "", "120.0", "no_pathology", ""]
                 attributes |= {"manufacturer": "siemens", "pathology": "no_pathology"}
             lines.append(";".join(cells))
-            image = ImageRef(name, f"{name}/ct.nii.gz", "CT", facts=VolumeFacts(Intensity.HU))
+            image = ImageRef(name, f"{name}/ct.nii.gz", "CT", facts=VolumeFacts(Intensity.HU, label_values=(1,)))
             studies.append(
                 Study(name, UNKNOWN_PATIENT, (image,), masks=tuple(masks), values={"kvp": 120.0} if second else {},
                       attributes=attributes, age=float(example.age), sex=example.sex, site="A", split=example.split)
