@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED = 1.0, 0.0, -1.0, float("nan")
 """Values of a label. They are never filled in silently; a task names the policy that collapses them."""
 
+AS_A_WHOLE = "\x02"
+"""Before an identifier that is removed from texts as a whole only: Heart Clinic is not all hearts."""
 UNKNOWN_PATIENT = "unknown"
 """Patient of a study whose data set does not say whose it is."""
 

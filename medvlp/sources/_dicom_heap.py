@@ -17,7 +17,7 @@ from medvlp.sources._heap_item import Item
 from medvlp.sources._tables import view_of
 from medvlp.sources._values import age_years, sex, yyyymmdd
 from medvlp.sources.base import Source
-from medvlp.types import UNKNOWN_PATIENT, ImageRef
+from medvlp.types import AS_A_WHOLE, UNKNOWN_PATIENT, ImageRef
 
 if TYPE_CHECKING:
     from medvlp.io.dicom_header import Header
@@ -30,6 +30,8 @@ NAME_TAGS = (
     *("ResponsiblePerson", "ReferringPhysicianName", "RequestingPhysician", "PerformingPhysicianName"),
     *("NameOfPhysiciansReadingStudy", "PhysiciansOfRecord", "ConsultingPhysicianName", "OperatorsName"),
 )
+
+PLACE_TAGS = ("InstitutionName", "InstitutionAddress")
 
 
 def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
@@ -73,15 +75,19 @@ def read_heap(source: Source, modality: str) -> tuple[list[Item], str]:
 
 
 def names_of(file: Path) -> tuple[str, ...]:
-    """Return the names of people in a header, patient and staff, for their removal from the report."""
+    """Return the names of people in a header, patient and staff, for their removal from the report.
+
+    Name and address of the institution are among them, to be found as a whole only.
+    """
     from pydicom.valuerep import PersonName
 
     from medvlp.io.dicom_file import open_header
 
-    dataset, _ = open_header(file, NAME_TAGS)
+    dataset, _ = open_header(file, (*NAME_TAGS, *PLACE_TAGS))
     values = [dataset.get(tag) for tag in NAME_TAGS]
     parts = [[value] if isinstance(value, str | PersonName) else list(value) for value in values if value]
-    return tuple(sorted({str(value) for part in parts for value in part}))
+    places = {f"{AS_A_WHOLE}{dataset.get(tag)}" for tag in PLACE_TAGS if dataset.get(tag)}
+    return tuple(sorted({str(value) for part in parts for value in part} | places))
 
 
 def _kind(part: Part) -> str:

@@ -40,9 +40,13 @@ class Slake(Source):
         for split, names in TABLES.items():
             path = table_path(self, *names)
             rows = read_json(path)
+            same: dict[str, list[Any]] = {}
+            for row in rows if isinstance(rows, list) else []:
+                if isinstance(row, dict):
+                    same.setdefault(cell(row, "qid"), []).append(row)
             for place, row in enumerate(rows if isinstance(rows, list) else [], 1):
                 where = f"{path.name}:{place}"
-                mistake = self._mistake(row)
+                mistake = self._mistake(row) or _repeated(row, same[cell(row, "qid")])
                 if mistake:
                     self.problem(where, *mistake)
                     continue
@@ -125,6 +129,14 @@ class Slake(Source):
                     self.problem(where, mistake, "Correct the box; the image is kept without it.", image)
                 else:
                     yield Box(image, label, sides[0], sides[1], sides[2], sides[3])
+
+
+def _repeated(row: Any, same: list[Any]) -> tuple[str, str] | None:
+    """Return what is wrong with a row whose qid others have, too."""
+    fix = "Keep one row per qid."
+    if any(other != row for other in same):
+        return f"several rows of qid {cell(row, 'qid')} differ; none is used", fix
+    return None if row is same[0] else (f"the row repeats another one of qid {cell(row, 'qid')}", fix)
 
 
 def _image(name: str) -> str:

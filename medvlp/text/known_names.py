@@ -2,7 +2,8 @@
 
 Guarantee: a known string is found whatever its case, blanks and punctuation, with or without accents (Müller, Mueller,
 MULLER), in either order of family and given name, and a number also without its leading zeros or with blanks inside.
-Parts of a name count from three letters on, and particles (van, der, de la) never alone.
+Parts of a name count from three letters on, and particles (van, der, de la) never alone; a string
+after `AS_A_WHOLE` (an institution) is found as a whole only.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import unicodedata
 from collections.abc import Iterable
 from functools import cache
 
+from medvlp.types import AS_A_WHOLE
+
 SHORTEST_PART = 3
 SHORTEST_NUMBER = 4
+SHORTEST_WHOLE = 4
 _PARTICLES = frozenset(
     (
         *("and", "aus", "bei", "bin", "das", "dei", "del", "dem", "den", "der", "des", "dos", "frau", "herr", "ibn"),
@@ -81,6 +85,8 @@ _Words = tuple[str, ...]
 
 
 def _candidates(name: str) -> set[_Words]:
+    if name.startswith(AS_A_WHOLE):
+        return {(name[1:],)} if len(name) > SHORTEST_WHOLE else set()
     found: set[_Words] = {(name,)} if len(name) >= SHORTEST_PART else set()
     if name.isdigit():
         bare = name.lstrip("0")

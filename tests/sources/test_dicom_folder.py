@@ -15,6 +15,7 @@ from medvlp.sources import SOURCES
 from medvlp.sources.base import Source
 from medvlp.sources.phantom.abdomen import abdomen_volume
 from medvlp.sources.phantom.layouts._dicom import ct_series, radiograph_file
+from medvlp.text.known_names import without_known
 from medvlp.types import Study
 
 PIXELS = np.zeros((8, 6), np.uint16)
@@ -78,6 +79,10 @@ def test_people_of_headers_and_tables_are_named_for_removal(tmp_path: Path) -> N
     (study,), _, source = read(tmp_path, reports="reports.csv")
     people = {"Anon^7", "Hall^Ada", "Ek^Bo", "House^Gregory", "Jane Doe", "A. Turing", "P1", "008"}
     assert set(study.identifiers) == people
+    film(tmp_path, "a", "1.2", "P1", InstitutionName="Heart Clinic", InstitutionAddress="1 High Street")
+    (study,), _, _ = read(tmp_path)
+    text = "Seen at HEART  CLINIC, 1 High Street. The heart is of high normal size."
+    assert without_known(text, study.identifiers) == "Seen at [REMOVED]. The heart is of high normal size."
     assert source.summary()["table of reports: names of people, removed from reports"] == "Patient Name, Radiologist"
     assert "table of reports: not used" not in source.summary()
 

@@ -153,6 +153,22 @@ def test_slake_keeps_images_of_one_split_and_sound_boxes(tmp_path: Path) -> None
     assert any("in test and train" in problem.reason for problem in both.problems)
 
 
+def test_a_question_that_stands_twice_has_one_answer_or_none(tmp_path: Path) -> None:
+    rows = [ask(0, 1), ask(0, 2), ask(0, 2, answer="Right"), ask(0, 3), ask(0, 3)]
+    slake(tmp_path, {"train": rows, "test": [ask(1, 1)]})
+    source = Slake(tmp_path)
+    assert [one.question_id for study in source.studies() for one in study.questions] == [
+        "train_1",
+        "train_3",
+        "test_1",
+    ]
+    assert [f"{problem.path}: {problem.reason}" for problem in source.problems] == [
+        "train.json:2: several rows of qid 2 differ; none is used",
+        "train.json:3: several rows of qid 2 differ; none is used",
+        "train.json:5: the row repeats another one of qid 3",
+    ]
+
+
 def test_slake_without_images_says_what_to_unpack(tmp_path: Path) -> None:
     for name in ("train", "validate", "test"):
         (tmp_path / f"{name}.json").write_text(json.dumps([ask(0, 0)]))
