@@ -137,7 +137,7 @@ def _schema(tree: Tree, where: object, kind: type[Config] | None) -> type[Config
         return kind
     if named is None and {"name", "objectives"} <= set(tree):
         return MethodConfig  # the declaration of a method, as in configs/methods
-    if named not in KINDS:
+    if not isinstance(named, str) or named not in KINDS:
         hint = nearest(str(named), list(KINDS)) if named is not None else ""
         raise UserError(f"The key 'kind' is {named!r}.{hint}", where, f"Write kind: and one of {', '.join(KINDS)}.")
     if kind is not None and KINDS[named] is not kind:

@@ -6,7 +6,7 @@ Guarantee: a global batch splits evenly into its micro-batches.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,11 +16,14 @@ from medvlp.config.methods import MethodConfig
 from medvlp.config.towers import kind_of
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class RunConfig(Config):
     """Where a run lives and from which seed it starts."""
 
     dir: Path
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     name: str | None = None
 
 
@@ -37,7 +40,7 @@ class OptimizerConfig(Config):
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: Positive = 3e-4
     weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     eps: Positive = 1e-8
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     momentum: float = Field(0.9, ge=0, lt=1)

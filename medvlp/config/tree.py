@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,22 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"{key} cannot be a key", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+def _parsed(text: str) -> Any:
+    """Return the value of a YAML text; whatever it cannot mean (the date 2026-13-45, say) is a `YAMLError`."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except (ValueError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from error
 
 
 def read_yaml(path: Path) -> Tree:
@@ -42,7 +53,7 @@ def read_yaml(path: Path) -> Tree:
         UserError: The file cannot be read, is no YAML, or holds no mapping.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        tree = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The file cannot be read: {error}.", path, "Give a YAML text file.") from error
     except yaml.YAMLError as error:
@@ -98,7 +109,7 @@ def parse_override(text: str) -> Tree:
             f"'{text}' is not of the form key.path=value.", "command line", "Write for example train.steps=100."
         )
     try:
-        tree: Any = yaml.safe_load(value)
+        tree = _parsed(value)
     except yaml.YAMLError as error:
         raise UserError(
             f"The value of '{key}' is not valid YAML: {value}.", "command line", "Quote it for the shell."

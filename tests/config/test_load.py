@@ -118,6 +118,12 @@ def test_fine_tuning_refuses_changes_of_text(tmp_path: Path) -> None:
         ("kind: pretrian\n", "Did you mean 'pretrain'"),
         ("kind: suite\nname: x\nversion: 1\nentries: []\n", "not 'pretrain'"),
         ("kind: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("[a]: 1\n", "not valid YAML"),
+        ("? {a: b}\n: 1\n", "not valid YAML"),
+        ("kind: 2026-13-45\n", "not valid YAML"),
+        ("a: " + "[" * 3000, "not valid YAML"),
+        ("kind: [pretrain]\n", "The key 'kind' is ['pretrain']"),
+        ("kind: {a: b}\n", "The key 'kind' is {'a': 'b'}"),
     ],
 )
 def test_broken_files_are_user_errors(tmp_path: Path, text: str, part: str) -> None:
@@ -132,6 +138,35 @@ def test_broken_files_are_user_errors(tmp_path: Path, text: str, part: str) -> N
 def test_bad_overrides_are_user_errors(text: str) -> None:
     with pytest.raises(UserError):
         load_config(None, [text], PrepareConfig)
+
+
+@pytest.mark.parametrize("text", ["image={size: 32, size: 64}", "a={[b]: 1}", "a=2026-13-45"])
+def test_the_value_of_an_override_is_read_as_strictly_as_a_file(text: str) -> None:
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(None, [text], PrepareConfig)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.optimizer.lr=.inf",
+        "train.optimizer.weight_decay=.inf",
+        "train.optimizer.clip_norm=.nan",
+        "method.image.input.std=[.nan]",
+        "data.augment.crop_ratio=[.inf, 1]",
+        "train.optimizer.betas=[1.5, 0.9]",
+        "train.optimizer.betas=[0.9, -0.1]",
+        "train.steps=true",
+        "train.grad_cache=yes",
+        "data.augment.invert=true",
+        "run.seed=99999999999999999999",
+    ],
+)
+def test_values_that_no_training_can_use_or_that_mean_another_one_are_mistakes(tmp_path: Path, override: str) -> None:
+    path = write(tmp_path, "m.yaml", MINIMAL)
+    with pytest.raises(UserError) as caught:
+        load_config(path, [override], PretrainConfig)
+    assert override.partition("=")[0] in caught.value.what
 
 
 def test_unknown_method_names_the_nearest(tmp_path: Path) -> None:
