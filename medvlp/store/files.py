@@ -111,8 +111,12 @@ def file_sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, what: str = "this store") -> Iterator[None]:
     """Hold the lock of a progress folder; the operating system frees it when the process ends, however it ends.
+
+    Args:
+        folder: Made where it is missing.
+        what: What the folder around it holds, for messages.
 
     Raises:
         UserError: Another process holds it, or the folder cannot be written.
@@ -134,13 +138,11 @@ def locked(folder: Path) -> Iterator[None]:
                 holder = os.read(descriptor, 200).decode(errors="replace").strip()
                 os.close(descriptor)
                 raise UserError(
-                    f"Another run is writing this store ({holder or 'just started'}).",
+                    f"Another run is writing {what} ({holder or 'just started'}).",
                     folder.parent,
                     "Wait until it has finished, then run the same command again.",
                 ) from None
-            logger.warning(
-                "%s: this file system has no locks; do not start a second run into this store.", folder.parent
-            )
+            logger.warning("%s: this file system has no locks; do not start a second run into %s.", folder.parent, what)
         # The former holder may have removed the file between open and lock: then the lock protects nothing.
         if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
             break

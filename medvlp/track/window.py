@@ -20,7 +20,7 @@ GRADIENT = "grad_norm"
 
 
 class NotFiniteError(UserError):
-    """A loss term or the gradient is not finite; `step`, counted from 1, is the first at which it was not."""
+    """A loss term, the gradient or a weight is not finite; `step`, counted from 1, is the first at which it was not."""
 
     def __init__(self, term: str, step: int) -> None:
         super().__init__(

@@ -28,6 +28,10 @@ STATE = "state.json"
 _PREFIX = "step_"
 
 
+class DamagedError(UserError):
+    """A checkpoint is not as it was written."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint as read: tensors by part (`model`, `optimizer`, `average`) and the JSON state."""
@@ -99,11 +103,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that is undamaged; None where there is none."""
+    """Return the newest checkpoint that is undamaged; None where there is none.
+
+    Raises:
+        UserError: One that may be good cannot be read here: going on from before it would remove it.
+    """
     for path in reversed(list_checkpoints(folder)):
         try:
             return read_checkpoint(path)
-        except UserError as error:
+        except DamagedError as error:
             logger.warning("%s %s It is passed over.", error.what, error.where)
     return None
 
@@ -112,20 +120,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint.
 
     Raises:
-        UserError: A file is missing, damaged, or of another format.
+        DamagedError: A file is missing or damaged.
+        UserError: It is of another format, or the file system refuses to read it.
     """
     fix = "Delete it; the run resumes from the one before."
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
-            raise UserError(f"The checkpoint has format {state['format']}, not {FORMAT}.", path, fix)
+            raise UserError(
+                f"The checkpoint has format {state['format']}, not {FORMAT}.", path, "Use the version that wrote it."
+            )
         tensors = {}
         for name, digest in state["files"].items():
             if file_sha256(path / name) != digest:
-                raise UserError(f"The checkpoint is damaged: {name} has another SHA-256 than recorded.", path, fix)
+                raise DamagedError(f"The checkpoint is damaged: {name} has another SHA-256 than recorded.", path, fix)
             tensors[name.removesuffix(".safetensors")] = load_file(path / name)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"The checkpoint is damaged: {error!r}.", path, fix) from error
+    except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"The checkpoint is damaged: {error!r}.", path, fix) from error
+    except OSError as error:
+        raise UserError(f"The checkpoint cannot be read: {error}.", path, f"Mend that, or give it up. {fix}") from error
     return Checkpoint(path, tensors, state)
 
 

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from medvlp.train.grad_cache import GradCache
 from medvlp.train.interruption import interruption
 from medvlp.train.lookahead import Lookahead
 from medvlp.train.optim import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
-from medvlp.train.resume import check_free, check_same_run
+from medvlp.train.resume import alone_in, check_free, check_same_run
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,14 @@ def pretrain(config: PretrainConfig) -> Path:
         `run.dir`.
 
     Raises:
-        UserError: Data or method do not fit (nothing is started), `run.dir` holds another run, or a loss is not finite.
+        UserError: Data or method do not fit (nothing is started), `run.dir` holds another run or one that is going on,
+            or a loss or a weight is not finite.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when the checkpoint is saved.
     """
     with processes(config.train) as where:
         devices = [where.device] if where.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        alone = alone_in(config.run.dir) if where.main else nullcontext()
+        with alone, torch.random.fork_rng(devices=devices):
             _Training(config, where).run()
     return config.run.dir
 
@@ -338,7 +341,11 @@ class _Training:
         return {name: copy for name, copy in both.items() if copy is not None}
 
     def _save(self) -> None:
-        tensors = {"model": self._weights(), "optimizer": optimizer_tensors(self.optimizer, self.method)}
+        weights = self._weights()
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise NotFiniteError(f"weight '{name}'", self.step)
+        tensors = {"model": weights, "optimizer": optimizer_tensors(self.optimizer, self.method)}
         tensors |= {name: _whole(copy.tensors) for name, copy in self._copies().items()}
         state = {
             "config": self.config.resolved(),

@@ -6,7 +6,9 @@ and saved may change. Data are compared by their hash, not by their path.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from medvlp.config.finetune import FinetuneConfig
 from medvlp.config.train import PretrainConfig
 from medvlp.config.tree import read_yaml
 from medvlp.errors import UserError
+from medvlp.store.files import locked
 from medvlp.train.checkpoint import Checkpoint
 
+RUNNING = ".running"
+"""Folder in `run.dir` that is there while a run is at it."""
 FREE = (
     "run.dir",
     "run.name",
@@ -36,6 +41,27 @@ FREE = (
     "track",
 )
 """Keys that may differ. The learning-rate schedule of a longer run is that of its new `train.steps` from there on."""
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second run out of `run.dir` while this one is in it: the two would delete each other's checkpoints.
+
+    Raises:
+        UserError: Another process is at it, or nothing can be written there.
+    """
+    new = not folder.exists()
+    if not new and not folder.is_dir():
+        yield  # `check_free` tells it
+        return
+    with locked(folder / RUNNING, "this run.dir"):
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder / RUNNING, ignore_errors=True)
+            if new:
+                with suppress(OSError):  # where the run was refused, there is nothing in it
+                    folder.rmdir()
 
 
 def check_free(folder: Path, config: str, model: str, kind: str = "pretrain") -> None:

@@ -24,7 +24,7 @@ from medvlp.methods import METHODS
 from medvlp.methods._artifact import load_model
 from medvlp.methods.base import complete
 from medvlp.track.jsonl import read_lines
-from medvlp.train import loop, pretrain
+from medvlp.train import checkpoint, loop, pretrain
 from medvlp.train.checkpoint import list_checkpoints
 from medvlp.train.optim import build_optimizer, learning_rate
 
@@ -183,6 +183,61 @@ def test_a_damaged_checkpoint_is_passed_over(store, whole_run, tmp_path, damage,
     pretrain(tiny_store.config(store, run, train={"steps": 5}))
     assert "passed over" in caplog.text
     assert [line["step"] for line in curve(run)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("reason", ["access", "format"])
+def test_a_checkpoint_that_may_be_good_is_neither_passed_over_nor_removed(store, tmp_path, monkeypatch, reason):
+    run = tmp_path / "run"
+    config = tiny_store.config(store, run, train={"steps": 3, "checkpoint_every": 1})
+    pretrain(config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})}))
+    newest = run / "checkpoints" / "step_000000002"
+    if reason == "format":
+        state = json.loads((newest / "state.json").read_text())
+        (newest / "state.json").write_text(json.dumps(state | {"format": 99}))
+    else:
+
+        def refused(_: Path) -> str:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(checkpoint, "file_sha256", refused)
+    with pytest.raises(UserError, match="format 99|cannot be read: .*Permission denied"):
+        pretrain(config)
+    assert newest.is_dir()
+    assert not (run / "checkpoints" / "step_000000003").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(store, tmp_path, monkeypatch):
+    def spoil(training) -> None:
+        next(training.method.parameters()).data.view(-1)[0] = math.inf
+
+    after_step(monkeypatch, 4, spoil)
+    run = tmp_path / "run"
+    train = {"steps": 4, "validate_every": 100, "optimizer": {"clip_norm": None}}
+    with pytest.raises(UserError, match=r"weight 'log_scale' is not finite at step 4\."):
+        pretrain(tiny_store.config(store, run, data={"split": "val"}, train=train | {"batch_size": 2}))
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step_000000002"]
+    assert not (run / "model").exists()
+
+
+def test_a_second_run_in_the_same_folder_at_the_same_time_is_refused(store, whole_run, tmp_path, monkeypatch):
+    run, refusals = tmp_path / "run", []
+
+    def start_again(_) -> None:
+        with pytest.raises(UserError, match="Another run is writing this run.dir") as refused:
+            pretrain(tiny_store.config(store, run))
+        refusals.append(refused.value.where)
+
+    with monkeypatch.context() as patch:
+        after_step(patch, 3, start_again)
+        pretrain(tiny_store.config(store, run))
+    assert refusals == [str(run)]
+    assert_same_weights(run, whole_run)
+
+
+def test_a_refused_run_leaves_no_folder(store, tmp_path):
+    with pytest.raises(UserError, match="fewer than one batch"):
+        pretrain(tiny_store.config(store, tmp_path / "run", train={"batch_size": 800}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_a_good_one(store, tmp_path):
