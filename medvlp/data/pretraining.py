@@ -218,6 +218,8 @@ def load_data(
             "concepts_of_groups": len(groups.concepts),
             "places_in_groups": groups.within(train).size(demands.group_size),
         }
+        if groups.within(val).size(demands.group_size) < world_size * demands.group_size:
+            val = val[:0]
     check_batch(
         config, demands, len(train) if groups is None else groups.within(train).size(demands.group_size), world_size
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
@@ -200,6 +201,15 @@ def _create(config: ImageTowerConfig, arguments: dict[str, Any]) -> Any:
             "method.image",
             "Choose another input size, drop_path: 0.0, or another backbone.",
         ) from error
+    embed, side = getattr(backbone, "patch_embed", None), config.upsample or config.input.size
+    # Published towers at their own size are taken as they are, e.g. SO400M: patches of 14 on 384 pixels.
+    if isinstance(embed, PatchEmbed) and side % embed.patch_size[0] and not (native and native.input_size[-1] == side):
+        raise UserError(
+            f"An image of {side} pixels does not split into the patches of {embed.patch_size[0]} of '{config.name}': "
+            "its right and lower margins would not be seen.",
+            "method.image.input.size",
+            f"Give a multiple of {embed.patch_size[0]}.",
+        )
     if not hasattr(backbone, "forward_head"):
         raise UserError(f"The backbone '{config.name}' has no pooled output.", "method.image.name", "Choose another.")
     return backbone

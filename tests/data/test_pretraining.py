@@ -16,6 +16,7 @@ import volume_source
 from medvlp.data.demands import Demands
 from medvlp.data.labels import map_labels
 from medvlp.data.pretraining import load_data
+from medvlp.data.studies import split_of_images
 from medvlp.data.texts import SentenceChoice, Sentences, collect_sentences, report_text
 from medvlp.errors import UserError
 from medvlp.store.array_store import Store
@@ -230,6 +231,19 @@ def test_a_run_is_not_validated_on_what_it_trains_on(store, tmp_path, caplog):
     assert loaded(config, tmp_path).facts["val_images"] == 0
     loaded(tiny_store.config(store, tmp_path, data={"split": "test"}), tmp_path)
     assert "no benchmark on this store is valid" in caplog.text
+
+
+def test_validation_images_of_which_no_report_names_a_concept_make_no_group(store, tmp_path):
+    silent = tmp_path / "store"
+    shutil.copytree(store, silent)
+    studies = pd.read_parquet(silent / "studies.parquet")
+    images = pd.read_parquet(silent / "images.parquet")
+    of_val = studies["study_id"].isin(images["study_id"][split_of_images(Store.open(silent)) == "val"])
+    studies.loc[of_val, "report"] = "FINDINGS: Study of the chest."
+    studies.to_parquet(silent / "studies.parquet")
+    data = loaded(tiny_store.config(silent, tmp_path / "run", "keep"), tmp_path, Demands(group_size=4))
+    assert len(data.val) == 0
+    assert len(data.train) == 24
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused(store, tmp_path):

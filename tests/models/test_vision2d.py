@@ -54,6 +54,13 @@ def test_vit_tokens_have_no_prefix_and_fit_another_size(name: str, grid: tuple[i
     torch.testing.assert_close(features.pooled, model.backbone(pixels))
 
 
+def test_pixels_that_no_patch_covers_are_refused() -> None:
+    with pytest.raises(UserError, match="40 pixels does not split into the patches of 16"):
+        tower("vit_tiny_patch16_224", 40)
+    published = tower("vit_so400m_patch14_siglip_384", 384, args={"depth": 1})  # 27 x 27 patches of 14
+    assert published.grid_of(torch.zeros(1, 1, 384, 384)) == (27, 27)
+
+
 @torch.inference_mode()
 def test_swin_tokens_are_row_major_and_fit_another_size() -> None:
     model = tower("swin_tiny_patch4_window7_224", 96)
