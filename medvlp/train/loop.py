@@ -34,7 +34,7 @@ from medvlp.methods._artifact import save_model
 from medvlp.methods.base import Method, Progress, Term, complete
 from medvlp.methods.context import MethodContext
 from medvlp.models.average import Average
-from medvlp.models.weights import find_weights
+from medvlp.models.weights import check_keys, find_weights
 from medvlp.progress import progress_bar
 from medvlp.store.files import file_sha256
 from medvlp.track import Tracker, open_tracker, run_record
@@ -101,6 +101,7 @@ class _Training:
         context = MethodContext.of(tokenizer, self.data.label_names, self.data.concepts)
         self.method: Method = kind(config.method, context).to(where.device)
         if checkpoint is not None:
+            check_keys(self.method.state_dict(), checkpoint.tensors["model"], checkpoint.path)
             self.method.load_state_dict(checkpoint.tensors["model"], strict=True)
         self.module = wrap(self.method, config.train, where)
         self.losses: Callable[..., dict[str, Term]] = self.module

@@ -7,14 +7,17 @@ import itertools
 import json
 import logging
 import math
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_store
 import torch
 import tracking_store
+import transformers
 import yaml
 from safetensors.torch import load_file
 
@@ -183,6 +186,40 @@ def test_a_damaged_checkpoint_is_passed_over(store, whole_run, tmp_path, damage,
     pretrain(tiny_store.config(store, run, train={"steps": 5}))
     assert "passed over" in caplog.text
     assert [line["step"] for line in curve(run)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("changed", ["labels", "pixels"])
+def test_a_store_that_was_changed_by_hand_is_refused(store, tmp_path, changed):
+    own, run = tmp_path / "store", tmp_path / "run"
+    shutil.copytree(store, own)
+    pretrain(tiny_store.config(own, run, train={"steps": 2}))
+    table = own / ("studies.parquet" if changed == "labels" else "images.parquet")
+    rows = pd.read_parquet(table)
+    column = "label:Pneumonia" if changed == "labels" else "index"
+    rows[column] = rows[column].to_numpy()[::-1]
+    rows.to_parquet(table)
+    with pytest.raises(UserError, match="not those that this run began with"):
+        pretrain(tiny_store.config(own, run, train={"steps": 4}))
+
+
+def test_a_text_tower_of_another_architecture_is_refused(store, whole_run, tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "tower"
+    shutil.copytree(whole_run, run)
+    shutil.copytree(run / "tokenizer", folder)
+    size = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 300}
+    transformers.BertModel(transformers.BertConfig(hidden_size=32, **size)).save_pretrained(folder)
+    with pytest.raises(UserError, match="layer.1"):
+        pretrain(tiny_store.config(store, run, method={"text": {"folder": str(folder)}}, train={"steps": 8}))
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"\0\0\0\0", b"5\n", b"{}\n"])
+def test_a_damaged_curve_stops_no_run(store, whole_run, tmp_path, damage):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    lines = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(lines + damage)
+    pretrain(tiny_store.config(store, run, train={"steps": 7}))
+    assert [line["step"] for line in curve(run)] == [1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("reason", ["access", "format"])
