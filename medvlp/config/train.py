@@ -15,7 +15,6 @@ from medvlp.config.data import PretrainDataConfig
 from medvlp.config.methods import MethodConfig
 from medvlp.config.towers import kind_of
 
-
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 

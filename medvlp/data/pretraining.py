@@ -248,7 +248,7 @@ def load_data(
     made_of = [store.hash, None if table is None else table.hash, label_names, data.split, data.views]
     of_images = [train, store.images["index"].to_numpy()[train], None if labels is None else labels[train]]
     of_images += [] if paired is None else [paired.first[train], paired.count[train]]
-    made_of += [hashlib.sha256(np.ascontiguousarray(values)).hexdigest() for values in of_images if values is not None]
+    made_of += [hashlib.sha256(values.tobytes()).hexdigest() for values in of_images if values is not None]
     made_of += [] if candidates is None else [candidates.table.hash]
     made_of += [] if bank is None else [bank.meta["hash"]]
     return PretrainData(store, train, val, sources, sentences, concepts, facts, json_sha256(made_of))
