@@ -39,7 +39,7 @@ from medvlp.track import Tracker, open_tracker, run_record
 from medvlp.track.base import Status
 from medvlp.train.checkpoint import Checkpoint, load_newest
 from medvlp.train.interruption import interruption
-from medvlp.train.resume import check_free, check_same_run
+from medvlp.train.resume import alone_in, check_free, check_same_run
 from medvlp.zoo import load_encoder
 from medvlp.zoo.rebuild import describe_tower
 
@@ -94,7 +94,8 @@ def finetune(config: FinetuneConfig) -> Finetuned:
     model is judged again without training.
 
     Raises:
-        UserError: Store, labels or encoder do not fit, `run.dir` holds something else, or a value is not finite.
+        UserError: Store, labels or encoder do not fit, `run.dir` holds something else or a run that is going on, or a
+            value is not finite.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when the checkpoint is saved.
     """
     folder = Path(config.run.dir)
@@ -102,7 +103,8 @@ def finetune(config: FinetuneConfig) -> Finetuned:
     if kept is not None:
         logger.info("The run is complete.")
         return kept
-    return _Run(config, folder).run()
+    with alone_in(folder):
+        return _Run(config, folder).run()
 
 
 def _finished(folder: Path, config: FinetuneConfig) -> Finetuned | None:

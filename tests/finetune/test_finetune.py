@@ -26,6 +26,7 @@ from medvlp.store.prepare import prepare
 from medvlp.tasks._fine_tune import FineTuning
 from medvlp.tasks._tuned import load_tuned
 from medvlp.track.jsonl import read_lines
+from medvlp.train.resume import alone_in
 from medvlp.zoo import load_encoder
 
 
@@ -148,6 +149,14 @@ def test_a_stopped_run_ends_like_one_that_was_not(own_run: Path, tmp_path: Path,
         for result in (one, two):  # where it lay, and the commit that somebody may have made meanwhile
             del result["config_sha256"], result["record"]["git"]
         assert one == two
+
+
+def test_a_second_run_in_the_same_folder_at_the_same_time_is_refused(own_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with alone_in(run), pytest.raises(UserError, match=r"Another run is writing this run\.dir"):
+        finetune(own_data.config(own_run / "store", run))
+    assert list(run.iterdir()) == []
 
 
 def test_a_stop_after_training_costs_no_training_and_a_new_threshold_neither(
