@@ -17,7 +17,7 @@ step "3/5 pre-train ConVIRT on volumes"
 "$BIN/medvlp" pretrain configs/pretrain/convirt_phantom_ct.yaml data.store="$DEMO/store" run.dir="$DEMO/convirt"
 step "4/5 run the benchmark, beside the same tower untrained"
 "$BIN/medvlp" bench run benchmarks/suites/phantom_ct.yaml --store "$DEMO/store" --encoder "$DEMO/convirt" \
-  --encoder "random:$DEMO/convirt" --out "$DEMO/results"
+  --encoder "random:$DEMO/convirt" --out "$DEMO/results" --jobs 2
 step "5/5 write the report"
 "$BIN/medvlp" bench report "$DEMO/results" --html "$DEMO/report.html"
 
